@@ -1,0 +1,55 @@
+# Everything from a fresh clone: `make demo` runs the main job, `make test` the tests.
+# Each makes the environment it needs; nothing but Python >= 3.11 and a package registry.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PRESET ?= quick
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: demo test lint format docs bench ci lock clean help
+
+demo: $(STAMP) ## fit densities, train a small language model, draw the figures, print the report
+	$(BIN)/python -m experiments reproduce --preset $(PRESET)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP) ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --level error
+
+format: $(STAMP) ## put the code into house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## build the site into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP) ## speed of the training step; TORCH=path/to/python adds PyTorch beside it
+	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
+
+ci: lint test docs ## what continuous integration runs
+
+lock: ## resolve requirements.lock again for all supported Pythons
+	$(BIN)/uv pip compile --universal setup.cfg --extra dev --extra docs -o requirements.lock -q
+
+$(STAMP): requirements.lock setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || true
+	if test -x $(BIN)/uv; then \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock && \
+	    $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .; \
+	else \
+	    $(BIN)/python -m pip install --quiet -r requirements.lock && \
+	    $(BIN)/python -m pip install --quiet --no-deps --editable .; \
+	fi
+	touch $(STAMP)
+
+clean: ## remove the environment and everything built; runs/ and results/ stay
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10

@@ -1,0 +1,106 @@
+"""Text generation: prefill, then one scan; a single compiled program."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from attention import transformer
+from attention.mixer import Mixer
+
+
+def generate(
+    params: Any,
+    config: transformer.TransformerConfig,
+    prompts: Any,
+    max_new_tokens: int,
+    *,
+    lengths: Any = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    key: Array | None = None,
+    mixer: Mixer | None = None,
+) -> Array:
+    """Continue prompts, greedily or by sampling.
+
+    Args:
+        prompts: int [B, T], right-padded when `lengths` is given.
+        max_new_tokens: tokens to generate, >= 1.
+        lengths: int [B], live tokens of each prompt, 1..T; all T by default.
+        temperature: 0 takes the most likely token; otherwise logits are divided by it.
+        top_k: sample among the k most likely tokens only.
+        key: random key, needed when temperature > 0.
+        mixer: a mixer in place of the one of `config`.
+
+    Returns:
+        int32 [B, max_new_tokens].
+
+    Raises:
+        ValueError: shapes, lengths, temperature or top_k outside their range, no key.
+    """
+    prompts = np.asarray(prompts)
+    if prompts.ndim != 2 or 0 in prompts.shape:
+        raise ValueError(f"prompts: expected a non-empty [B, T], got shape {prompts.shape}")
+    if prompts.min() < 0 or prompts.max() >= config.vocab_size:
+        raise ValueError(
+            f"prompts: expected tokens in [0, {config.vocab_size}), "
+            f"got [{prompts.min()}, {prompts.max()}]"
+        )
+    batch, time = prompts.shape
+    lengths = np.full(batch, time) if lengths is None else np.asarray(lengths)
+    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > time:
+        raise ValueError(f"lengths: expected {batch} values in [1, {time}], got {lengths}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+    if temperature < 0 or (temperature > 0 and key is None):
+        raise ValueError(f"temperature: expected 0, or > 0 with a key, got {temperature}")
+    if top_k is not None and not 1 <= top_k <= config.vocab_size:
+        raise ValueError(f"top_k: expected 1..{config.vocab_size}, got {top_k}")
+    key = jax.random.key(0) if key is None else key
+    return _generate(
+        params, prompts, lengths, key, temperature, config, max_new_tokens, top_k, mixer
+    )
+
+
+def choose(
+    logits: Float[Array, "B V"], key: Array, temperature: Array | float, top_k: int | None
+) -> Array:
+    """The next token: the most likely at temperature 0, else a sample."""
+    greedy = jnp.argmax(logits, axis=-1)
+    if top_k is not None:
+        smallest = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+    sampled = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
+    return jnp.where(temperature > 0, sampled, greedy).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "new_tokens", "top_k", "mixer"))
+def _generate(
+    params: Any,
+    prompts: Array,
+    lengths: Array,
+    key: Array,
+    temperature: Array,
+    config: transformer.TransformerConfig,
+    new_tokens: int,
+    top_k: int | None,
+    mixer: Mixer | None,
+) -> Array:
+    batch, time = prompts.shape
+    dtype = params["embedding"].dtype
+    state = transformer.init_state(config, batch, time + new_tokens, dtype, mixer=mixer)
+    state, logits = transformer.prefill(params, prompts, state, config, lengths, mixer=mixer)
+    last = jnp.take_along_axis(logits, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    prepared = transformer.prepare(params, config, mixer)
+
+    def body(carry: tuple[Any, Array], index: Array) -> tuple[tuple[Any, Array], Array]:
+        state, logits = carry
+        token = choose(logits, jax.random.fold_in(key, index), temperature, top_k)
+        state, logits = transformer.step(prepared, state, token, config, mixer=mixer)
+        return (state, logits), token
+
+    _, tokens = jax.lax.scan(body, (state, last), jnp.arange(new_tokens))
+    return tokens.T

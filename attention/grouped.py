@@ -1,0 +1,202 @@
+"""Grouped-query attention: MHA, GQA and MQA are one function with K key/value heads.
+
+Notation
+    d        model dimension
+    H, K     query heads, key/value heads; K = H is MHA, K = 1 is MQA
+    d_h      head dimension
+    params   query [d, H d_h], key and value [d, K d_h], output [H d_h, d]
+
+Source: Vaswani et al. (arXiv 1706.03762); Shazeer, MQA (1911.02150); Ainslie et al., GQA
+(2305.13245); https://kexue.fm/archives/10091.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attention import cache, masks, rope, scores
+from attention.linear import linear
+from attention.mixer import Mixer
+
+
+@dataclass(frozen=True)
+class GroupedConfig:
+    """Sizes of one grouped-query attention layer.
+
+    Attributes:
+        d_model: d, width of the residual stream.
+        n_heads: H.
+        n_kv_heads: K, a divisor of H; None means H (multi-head attention).
+        head_dim: d_h; None means d / H.
+        rope_base: base of the rotary frequencies; None turns rotary embedding off.
+        rope_layout: "half" or "interleaved" pairs.
+        window: number of keys a query sees, itself included; None means all before it.
+    """
+
+    d_model: int = 128
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    head_dim: int | None = None
+    rope_base: float | None = 10_000.0
+    rope_layout: rope.Layout = "half"
+    window: int | None = None
+
+    def __post_init__(self):
+        for name in ("d_model", "n_heads", "kv_heads", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.n_heads % self.kv_heads:
+            raise ValueError(
+                f"n_kv_heads: expected a divisor of n_heads = {self.n_heads}, got {self.kv_heads}"
+            )
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(
+                f"n_heads: expected a divisor of d_model = {self.d_model}, got {self.n_heads}; "
+                "or give head_dim"
+            )
+        if self.rope_base is not None and self.width % 2:
+            raise ValueError(f"head_dim: expected an even number with RoPE, got {self.width}")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window: expected at least 1 key, got {self.window}")
+
+    @property
+    def kv_heads(self) -> int:
+        """K, with the default resolved."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def width(self) -> int:
+        """d_h, with the default resolved."""
+        return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def cache_elements(self) -> int:
+        """Elements cached per token and layer, 2 K d_h (DeepSeek-V2, Table 1)."""
+        return 2 * self.kv_heads * self.width
+
+
+def init(key: Array, config: GroupedConfig) -> dict[str, Array]:
+    """Normal projections with standard deviation d^(-1/2) (fan-in)."""
+    wide, narrow = config.n_heads * config.width, config.kv_heads * config.width
+    shapes = {
+        "query": (config.d_model, wide),
+        "key": (config.d_model, narrow),
+        "value": (config.d_model, narrow),
+        "output": (wide, config.d_model),
+    }
+    keys = jax.random.split(key, len(shapes))
+    return {
+        name: jax.random.normal(k, shape) * shape[0] ** -0.5
+        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+
+
+def project(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    positions: Int[Array, "B T"],
+    config: GroupedConfig,
+) -> tuple[Array, Array, Array]:
+    """Queries [B,H,T,d_h], keys and values [B,K,T,d_h]; queries and keys rotated."""
+
+    def heads(weight: Array) -> Array:
+        y = linear(x, weight)
+        return y.reshape(*y.shape[:2], -1, config.width).swapaxes(1, 2)
+
+    q, k, v = heads(params["query"]), heads(params["key"]), heads(params["value"])
+    if config.rope_base is not None:
+        cos, sin = rope.tables(positions[:, None], config.width, config.rope_base)
+        q = rope.rotate(q, cos, sin, config.rope_layout)
+        k = rope.rotate(k, cos, sin, config.rope_layout)
+    return q, k, v
+
+
+def merge(params: dict[str, Array], heads: Float[Array, "B H T d_h"]) -> Float[Array, "B T d"]:
+    """Concatenate the heads and project back to the model dimension."""
+    batch, _, time, _ = heads.shape
+    joined = heads.swapaxes(1, 2).reshape(batch, time, -1)
+    return linear(joined, params["output"])
+
+
+def apply(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    config: GroupedConfig,
+    positions: Int[Array, "B T"] | None = None,
+    mask: Array | None = None,
+) -> Float[Array, "B T d"]:
+    """Causal self-attention over a whole sequence.
+
+    Args:
+        positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
+        mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
+            causal one.
+    """
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        keep = masks.causal(positions[0], positions[0], config.window)
+    else:
+        keep = masks.causal(positions, positions, config.window)
+    if mask is not None:
+        keep = keep & (mask[:, None, :] if mask.ndim == 2 else mask)
+    q, k, v = project(params, x, positions, config)
+    return merge(params, scores.attend(q, k, v, keep))
+
+
+def init_state(
+    batch: int, capacity: int, dtype: Any = jnp.float32, *, config: GroupedConfig
+) -> cache.KVCache:
+    """An empty cache for `capacity` tokens."""
+    return cache.empty(batch, config.kv_heads, capacity, config.width, dtype)
+
+
+def prefill(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    state: cache.KVCache,
+    lengths: Int[Array, "B"] | None = None,
+    *,
+    config: GroupedConfig,
+) -> tuple[cache.KVCache, Float[Array, "B T d"]]:
+    """Attend over a right-padded prompt and store its keys and values."""
+    batch, time, _ = x.shape
+    positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
+    lengths = jnp.full((batch,), time) if lengths is None else lengths
+    q, k, v = project(params, x, positions, config)
+    keep = masks.causal(positions[0], positions[0], config.window)
+    y = merge(params, scores.attend(q, k, v, keep))
+    return cache.fill(state, k, v, lengths), y
+
+
+def step(
+    params: dict[str, Array],
+    state: cache.KVCache,
+    x: Float[Array, "B d"],
+    *,
+    config: GroupedConfig,
+) -> tuple[cache.KVCache, Float[Array, "B d"]]:
+    """One token per example: append it to the cache, attend to what is live."""
+    positions = state.length[:, None]
+    q, k, v = project(params, x[:, None], positions, config)
+    state = cache.append(state, k, v)
+    slots = jnp.arange(state.capacity)
+    keep = masks.causal(positions, slots[None], config.window)
+    y = merge(params, scores.attend(q, state.keys, state.values, keep))
+    return state, y[:, 0]
+
+
+@functools.lru_cache
+def mixer(config: GroupedConfig) -> Mixer:
+    """The six functions of grouped-query attention for one configuration."""
+    return Mixer(
+        init=functools.partial(init, config=config),
+        apply=functools.partial(apply, config=config),
+        prepare=lambda params: params,
+        prefill=functools.partial(prefill, config=config),
+        init_state=functools.partial(init_state, config=config),
+        step=functools.partial(step, config=config),
+    )

@@ -1,0 +1,28 @@
+"""Boolean attention masks; True means "may be attended to"."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+def causal(
+    query_positions: Int[Array, "*batch queries"],
+    key_positions: Int[Array, "*batch keys"],
+    window: int | None = None,
+) -> Bool[Array, "*batch queries keys"]:
+    """Keys at or before the query: 0 <= i - j, and i - j < window when a window is given.
+
+    The window counts the query itself, as Hugging Face's and Mistral's do.
+
+    Raises:
+        ValueError: window < 1.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"window: expected at least 1 key, got {window}")
+    distance = query_positions[..., :, None] - key_positions[..., None, :]
+    keep = distance >= 0
+    return keep if window is None else keep & (distance < window)
+
+
+def valid(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch size"]:
+    """The first `lengths` of `size` slots: right-padded prompts, live slots of a cache."""
+    return jnp.arange(size) < lengths[..., None]

@@ -1,0 +1,221 @@
+"""A pre-norm decoder (RMSNorm, SwiGLU) as plain functions over stacked parameters.
+
+Notation
+    B, T, V, d, L  batch, time, vocabulary, model dimension, layers
+    params         embedding [V, d]; layers: every leaf stacked to [L, ...]; final_norm [d];
+                   head [d, V] unless tied to the embedding
+
+The mixer (attention, or any `Mixer`) is an argument; by default it is made from
+`config.mixer`. Layers run under `lax.scan`, so a deeper model does not compile longer.
+
+Source: Zhang & Sennrich, RMSNorm (arXiv 1910.07467); Shazeer, SwiGLU (2002.05202);
+Touvron et al., Llama (2302.13971).
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attention import grouped
+from attention.linear import linear
+from attention.mixer import Mixer
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a decoder.
+
+    Attributes:
+        vocab_size: V.
+        n_layers: L.
+        mixer: configuration of the attention layers; its `d_model` is the model's.
+        d_ff: hidden width of SwiGLU; None means 8 d / 3 rounded up to a multiple of 32.
+        tie_embeddings: use the embedding as output head.
+        norm_eps: epsilon of RMSNorm.
+        remat: recompute layers in the backward pass to save memory.
+    """
+
+    vocab_size: int = 256
+    n_layers: int = 4
+    mixer: grouped.GroupedConfig = field(default_factory=grouped.GroupedConfig)
+    d_ff: int | None = None
+    tie_embeddings: bool = True
+    norm_eps: float = 1e-5
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("vocab_size", "n_layers", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+    @property
+    def d_model(self) -> int:
+        """d, width of the residual stream."""
+        return self.mixer.d_model
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of SwiGLU, with the default resolved."""
+        return -(-8 * self.d_model // 96) * 32 if self.d_ff is None else self.d_ff
+
+
+def rms_norm(x: Float[Array, "... d"], gain: Float[Array, "d"], eps: float) -> Array:
+    """X / rms(x) * gain; the mean square is taken in float32 at least."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    inverse = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
+    return (wide * inverse).astype(x.dtype) * gain.astype(x.dtype)
+
+
+def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    """(silu(x W_gate) * x W_up) W_down."""
+    hidden = jax.nn.silu(linear(x, params["gate"])) * linear(x, params["up"])
+    return linear(hidden, params["down"])
+
+
+def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> dict[str, Any]:
+    """Parameters in float32; residual projections are scaled down by (2 L)^(-1/2)."""
+    mixer = mixer or grouped.mixer(config.mixer)
+    d, hidden = config.d_model, config.hidden
+    residual = (2 * config.n_layers) ** -0.5
+
+    def layer(key: Array) -> dict[str, Any]:
+        keys = jax.random.split(key, 4)
+        attention = mixer.init(keys[0])
+        if "output" in attention:
+            attention = {**attention, "output": attention["output"] * residual}
+        return {
+            "mixer": attention,
+            "mixer_norm": jnp.ones(d),
+            "ffn_norm": jnp.ones(d),
+            "ffn": {
+                "gate": jax.random.normal(keys[1], (d, hidden)) * d**-0.5,
+                "up": jax.random.normal(keys[2], (d, hidden)) * d**-0.5,
+                "down": jax.random.normal(keys[3], (hidden, d)) * hidden**-0.5 * residual,
+            },
+        }
+
+    embedding_key, layer_key, head_key = jax.random.split(key, 3)
+    params = {
+        "embedding": jax.random.normal(embedding_key, (config.vocab_size, d)) * 0.02,
+        "layers": jax.vmap(layer)(jax.random.split(layer_key, config.n_layers)),
+        "final_norm": jnp.ones(d),
+    }
+    if not config.tie_embeddings:
+        params["head"] = jax.random.normal(head_key, (d, config.vocab_size)) * d**-0.5
+    return params
+
+
+def unembed(params: dict[str, Any], x: Float[Array, "... d"], config: TransformerConfig) -> Array:
+    """Logits [..., V] of the normalised residual stream."""
+    x = rms_norm(x, params["final_norm"], config.norm_eps)
+    if config.tie_embeddings:
+        return linear(x, params["embedding"].T)
+    return linear(x, params["head"])
+
+
+def apply(
+    params: dict[str, Any],
+    tokens: Int[Array, "B T"],
+    config: TransformerConfig,
+    positions: Int[Array, "B T"] | None = None,
+    mask: Array | None = None,
+    *,
+    mixer: Mixer | None = None,
+    dtype: Any = None,
+) -> Float[Array, "B T V"]:
+    """Logits of the next token at every position.
+
+    Args:
+        positions, mask: passed to the mixer (see `grouped.apply`).
+        dtype: dtype of the activations; that of the embedding by default.
+    """
+    mixer = mixer or grouped.mixer(config.mixer)
+    context = {"positions": positions, "mask": mask}
+    context = {name: value for name, value in context.items() if value is not None}
+
+    def layer(x: Array, weights: dict[str, Any]) -> tuple[Array, None]:
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        x = x + mixer.apply(weights["mixer"], normed, **context)
+        return x + _feed_forward(weights, x, config), None
+
+    x = params["embedding"][tokens]
+    x = x if dtype is None else x.astype(dtype)
+    body = jax.checkpoint(layer) if config.remat else layer
+    x, _ = jax.lax.scan(body, x, params["layers"])
+    return unembed(params, x, config)
+
+
+def prepare(
+    params: dict[str, Any], config: TransformerConfig, mixer: Mixer | None = None
+) -> dict[str, Any]:
+    """Parameters for `step`: what the mixer can compute once, outside the loop."""
+    mixer = mixer or grouped.mixer(config.mixer)
+    layers = {**params["layers"], "mixer": jax.vmap(mixer.prepare)(params["layers"]["mixer"])}
+    return {**params, "layers": layers}
+
+
+def init_state(
+    config: TransformerConfig,
+    batch: int,
+    capacity: int,
+    dtype: Any = jnp.float32,
+    *,
+    mixer: Mixer | None = None,
+) -> Any:
+    """Empty states of all layers, stacked to [L, ...]."""
+    mixer = mixer or grouped.mixer(config.mixer)
+    make = functools.partial(mixer.init_state, batch, capacity, dtype)
+    return jax.vmap(lambda _: make())(jnp.arange(config.n_layers))
+
+
+def prefill(
+    params: dict[str, Any],
+    tokens: Int[Array, "B T"],
+    state: Any,
+    config: TransformerConfig,
+    lengths: Int[Array, "B"] | None = None,
+    *,
+    mixer: Mixer | None = None,
+) -> tuple[Any, Float[Array, "B T V"]]:
+    """Read a right-padded prompt: the filled state and the logits of every position."""
+    mixer = mixer or grouped.mixer(config.mixer)
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
+        weights, layer_state = inputs
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        layer_state, y = mixer.prefill(weights["mixer"], normed, layer_state, lengths)
+        x = x + y
+        return x + _feed_forward(weights, x, config), layer_state
+
+    x, state = jax.lax.scan(layer, params["embedding"][tokens], (params["layers"], state))
+    return state, unembed(params, x, config)
+
+
+def step(
+    prepared: dict[str, Any],
+    state: Any,
+    tokens: Int[Array, "B"],
+    config: TransformerConfig,
+    *,
+    mixer: Mixer | None = None,
+) -> tuple[Any, Float[Array, "B V"]]:
+    """Read one token per example: the new state and the logits of the next one."""
+    mixer = mixer or grouped.mixer(config.mixer)
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
+        weights, layer_state = inputs
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        layer_state, y = mixer.step(weights["mixer"], layer_state, normed)
+        x = x + y
+        return x + _feed_forward(weights, x, config), layer_state
+
+    x, state = jax.lax.scan(layer, prepared["embedding"][tokens], (prepared["layers"], state))
+    return state, unembed(prepared, x, config)
+
+
+def _feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:
+    return swiglu(weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps))

@@ -1,0 +1,156 @@
+"""The command line: python -m experiments, or kexue-jax."""
+
+import argparse
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Never
+
+from experiments.harness.errors import ExperimentError, UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are raised, to be shown as one line."""
+
+    def error(self, message: str) -> Never:
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+
+def build() -> Parser:
+    """The parser of all subcommands; fields of an experiment's configuration go to tyro."""
+    parser = Parser(prog="kexue-jax", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        return command
+
+    one = add("list", "list the experiments")
+    one.add_argument("--json", action="store_true")
+    one = add("run", "run or resume an experiment; --FIELD VALUE changes its configuration")
+    one.add_argument("name", help="<package>/<experiment>, or a Python file")
+    one.add_argument("--preset", default="quick", help="quick, cpu or paper (default: quick)")
+    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/<preset>")
+    one.add_argument("--dry-run", action="store_true", help="show what would run; compile only")
+    one.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    one = add("reproduce", "run all experiments, then report")
+    one.add_argument("--preset", default="quick")
+    one.add_argument("--only", default="*", metavar="PATTERN")
+    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("figures", "redraw all figures from recorded numbers")
+    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("report", "claims against results")
+    one.add_argument("--json", action="store_true")
+    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("estimate", "memory and arithmetic before any training")
+    one.add_argument("name")
+    one.add_argument("--preset", default="quick")
+    one = add("compare", "one table and one figure of several runs")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    one.add_argument("--output", type=Path, default=Path("comparison.png"))
+    one = add("new", "write a small working experiment to start from")
+    one.add_argument("path", type=Path)
+    add("doctor", "devices, versions, data, package origins")
+    one = add("publish", "copy a finished run's small outcome into results/")
+    one.add_argument("run", type=Path)
+    one.add_argument("--results", type=Path, default=Path("results"))
+    return parser
+
+
+def dispatch(arguments: Sequence[str]) -> None:
+    """Parse and call the command.
+
+    Raises:
+        ExperimentError: anything the user can mend.
+    """
+    parser = build()
+    _suggest_command(parser, arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command not in ("run", "estimate"):
+        raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
+
+    _configure_jax()
+    from experiments import commands
+
+    match options.command:
+        case "list":
+            commands.list_experiments(options.json)
+        case "run":
+            commands.run(
+                options.name,
+                options.preset,
+                rest,
+                options.workdir,
+                wandb=options.wandb,
+                dry=options.dry_run,
+            )
+        case "reproduce":
+            commands.reproduce(options.preset, options.only, options.workdir)
+        case "figures":
+            commands.redraw(options.workdir)
+        case "report":
+            commands.report(options.workdir, options.json)
+        case "estimate":
+            commands.show_estimate(options.name, options.preset, rest)
+        case "compare":
+            commands.compare(options.runs, options.output)
+        case "new":
+            commands.new(options.path)
+        case "doctor":
+            commands.doctor()
+        case "publish":
+            commands.publish(options.run, options.results)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: errors are one line on standard error and a non-zero status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        dispatch(arguments)
+    except ExperimentError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"kexue-jax: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"kexue-jax: {reason} (--debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Replace argparse's list of choices by the nearest command."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    known = [*actions[0].choices]
+    given = next((a for a in arguments if not a.startswith("-")), None)
+    if given is not None and given not in known:
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
+        raise UsageError(f"no command {given!r}; nearest: {near[0]} (all: {', '.join(known)})")
+
+
+def _configure_jax() -> None:
+    """Keep compiled programs between processes, unless the user chose a place."""
+    import jax
+
+    from experiments.harness.datasets import cache_folder
+
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Finds experiments: modules below this package, and files of the user's own."""
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import experiments
+from experiments.harness.errors import UsageError
+from experiments.harness.ledger import Claim
+
+PRESETS = ("quick", "cpu", "paper")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment file.
+
+    Attributes:
+        name: "<package>/<experiment>", or the path of a user's file.
+        module: what it defines: Config, PRESETS, main; optionally CLAIMS, draw, table,
+            programs, describe.
+    """
+
+    name: str
+    module: ModuleType
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return (self.module.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the experiment checks."""
+        return tuple(getattr(self.module, "CLAIMS", ()))
+
+    def optional(self, name: str) -> Callable[..., Any] | None:
+        """An optional function of the module."""
+        return getattr(self.module, name, None)
+
+    def preset(self, name: str) -> Any:
+        """The configuration of a preset.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        presets = self.module.PRESETS
+        if name not in presets:
+            near = difflib.get_close_matches(name, presets, n=1, cutoff=0.0)
+            raise UsageError(
+                f"--preset: {self.name} has {', '.join(presets)}; got {name!r}, nearest: {near[0]}"
+            )
+        return presets[name]
+
+
+def names() -> list[str]:
+    """All experiments of this package, sorted."""
+    found = []
+    for info in pkgutil.walk_packages(experiments.__path__, "experiments."):
+        parts = info.name.split(".")[1:]
+        if len(parts) == 2 and parts[0] != "harness" and not info.ispkg:
+            spec = importlib.util.find_spec(info.name)
+            source = Path(spec.origin).read_text() if spec and spec.origin else ""
+            if "\nPRESETS" in source:
+                found.append("/".join(parts))
+    return sorted(found)
+
+
+def get(name: str) -> Experiment:
+    """An experiment by name, or by the path of a file.
+
+    Raises:
+        UsageError: no such experiment, or a file that is not one.
+    """
+    if name in names():
+        return Experiment(name, importlib.import_module("experiments." + name.replace("/", ".")))
+    path = Path(name)
+    if path.suffix == ".py" or path.with_suffix(".py").is_file():
+        return _load_file(path.with_suffix(".py"))
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+    raise UsageError(f"no experiment {name!r}; nearest: {near[0]} (all: kexue-jax list)")
+
+
+def _load_file(path: Path) -> Experiment:
+    if not path.is_file():
+        raise UsageError(f"no experiment file {path}; make one with: kexue-jax new {path.stem}")
+    spec = importlib.util.spec_from_file_location(f"user_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
+    missing = [name for name in ("Config", "PRESETS", "main") if not hasattr(module, name)]
+    if missing:
+        raise UsageError(f"{path}: expected an experiment, but it lacks {', '.join(missing)}")
+    return Experiment(path.as_posix(), module)

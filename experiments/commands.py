@@ -1,0 +1,305 @@
+"""What the subcommands of the command line do."""
+
+import fnmatch
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments import catalog
+from experiments.harness import config as configs
+from experiments.harness import datasets, estimate, figures, ledger
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError, Interrupted, UsageError
+from experiments.harness.run import Record, Run
+
+SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
+
+
+def list_experiments(as_json: bool) -> None:
+    """Names, first lines and presets."""
+    found = [catalog.get(name) for name in catalog.names()]
+    if as_json:
+        rows = [
+            {"name": e.name, "summary": e.summary, "presets": [*e.module.PRESETS]} for e in found
+        ]
+        print(json.dumps(rows, indent=1))
+        return
+    width = max(len(e.name) for e in found)
+    for e in found:
+        print(f"{e.name:<{width}}  {e.summary}  [{', '.join(e.module.PRESETS)}]")
+
+
+def run(
+    name: str,
+    preset: str,
+    overrides: list[str],
+    workdir: Path | None,
+    *,
+    wandb: bool = False,
+    dry: bool = False,
+) -> Record | None:
+    """Run or resume an experiment; `dry` only shows what it would do."""
+    experiment = catalog.get(name)
+    default = experiment.preset(preset)
+    config = configs.parse(default, overrides)
+    directory = workdir or default_directory(experiment.name, preset, config, default)
+    if dry:
+        _dry_run(experiment, config, directory)
+        return None
+    with Run(experiment.name, preset, config, directory, wandb=wandb) as current:
+        if current.finished:
+            print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
+            record = runs.load(directory)
+        else:
+            record = current.finish(experiment.module.main(config, current))
+    present(experiment, record)
+    print(summary(record))
+    return record
+
+
+def default_directory(name: str, preset: str, config: Any, default: Any) -> Path:
+    """runs/<experiment>/<preset>; a changed configuration adds its hash."""
+    changed = "" if config == default else f"-{configs.digest(config)[:6]}"
+    return Path("runs") / name.removesuffix(".py").strip("/") / f"{preset}{changed}"
+
+
+def present(experiment: catalog.Experiment, record: Record) -> None:
+    """Write table.md and figure.png from recorded numbers."""
+    make_table = experiment.optional("table")
+    text = make_table(record) if make_table else scalar_table(record)
+    (record.directory / "table.md").write_text(text)
+    draw = experiment.optional("draw")
+    if draw is not None:
+        figures.save(draw(record), record.directory / "figure.png")
+
+
+def scalar_table(record: Record) -> str:
+    """The numbers of the result as a Markdown table."""
+    lines = ["| quantity | value |", "| --- | --- |"]
+    scalars = {k: v for k, v in record.result.items() if isinstance(v, int | float)}
+    lines += [f"| {name} | {value:.6g} |" for name, value in scalars.items()]
+    return "\n".join(lines) + "\n"
+
+
+def summary(record: Record) -> str:
+    """One line: what ran, the scalar results, where."""
+    scalars = [f"{k} {v:.4g}" for k, v in record.result.items() if isinstance(v, int | float)]
+    name = f"{record.data['experiment']} [{record.data['preset']}]"
+    return f"{name}  {'  '.join(scalars)}  -> {record.directory}"
+
+
+def reproduce(preset: str, pattern: str, root: Path) -> None:
+    """Run all matching experiments at a preset, then print the report.
+
+    Raises:
+        UsageError: the pattern matches nothing.
+        ExperimentError: some failed; the others ran all the same.
+    """
+    chosen = [name for name in catalog.names() if fnmatch.fnmatch(name, pattern)]
+    if not chosen:
+        raise UsageError(f"--only: {pattern!r} matches none of {', '.join(catalog.names())}")
+    failed = []
+    for name in chosen:
+        try:
+            run(name, preset, [], root / name / preset)
+        except Interrupted:
+            raise
+        except ExperimentError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed.append(name)
+    print()
+    report(root, as_json=False)
+    if failed:
+        raise ExperimentError(f"failed: {', '.join(failed)}")
+
+
+def redraw(root: Path) -> None:
+    """Draw every figure again from its recorded numbers."""
+    found = [record for record in _all_records(root) if record.data.get("status") == "done"]
+    if not found:
+        raise ExperimentError(f"{root}, results: expected finished runs, found none; run one first")
+    for record in found:
+        present(catalog.get(record.data["experiment"]), record)
+        print(record.directory / "figure.png")
+
+
+def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
+    """Claims of all experiments against the largest finished run of each."""
+    records = [record for record in _all_records(root) if record.data.get("status") == "done"]
+    table: list[dict[str, Any]] = []
+    known = catalog.names()
+    extra = {record.data["experiment"] for record in records} - set(known)
+    for name in [*known, *sorted(extra)]:
+        experiment = catalog.get(name)
+        mine = [record for record in records if record.data["experiment"] == name]
+        best = max(mine, key=lambda r: SCALES.get(r.data["preset"], -1), default=None)
+        command = runs.command(name, "quick" if best is None else best.data["preset"])
+        table += ledger.rows(experiment.claims, best, command)
+    print(json.dumps(table, indent=1) if as_json else ledger.markdown(table), end="")
+    return table
+
+
+def show_estimate(name: str, preset: str, overrides: list[str]) -> None:
+    """Memory and arithmetic of the experiment's programs."""
+    experiment = catalog.get(name)
+    config = configs.parse(experiment.preset(preset), overrides)
+    _print_estimate(experiment, config)
+
+
+def compare(directories: list[Path], output: Path) -> None:
+    """One table and one figure of several runs."""
+    records = [runs.load(directory) for directory in directories]
+    first = configs.flatten(records[0].config)
+    changed = sorted(
+        {
+            name
+            for record in records[1:]
+            for name, value in configs.flatten(record.config).items()
+            if first.get(name, "absent") != value
+        }
+    )
+    scalars = [k for k, v in records[0].result.items() if isinstance(v, int | float)]
+    shared = [k for k in scalars if all(k in record.result for record in records)]
+    header = ["run", *changed, *shared]
+    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
+    for record in records:
+        flat = configs.flatten(record.config)
+        cells = [str(record.directory), *(str(flat.get(name, "absent")) for name in changed)]
+        cells += [f"{record.result[name]:.6g}" for name in shared]
+        lines.append(f"| {' | '.join(cells)} |")
+    print("\n".join(lines))
+    figures.save(_curves(records, shared), output)
+    print(f"\nfigure: {output}")
+
+
+def new(path: Path) -> None:
+    """Write a small working experiment to start from.
+
+    Raises:
+        ExperimentError: the file exists or cannot be written.
+    """
+    path = path.with_suffix(".py")
+    if path.exists():
+        raise ExperimentError(f"{path}: expected a new file, but it exists")
+    template = Path(__file__).parent / "harness" / "template.py"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(template.read_text().replace('"template.pi"', f'"{path.stem}.pi"'))
+    except OSError as error:
+        raise ExperimentError(f"{path}: cannot write: {error.strerror}") from None
+    print(f"{path}\nrun it with: kexue-jax run {path} --preset quick")
+
+
+def doctor() -> None:
+    """Devices, versions, data, package origins."""
+    environment = runs.environment()
+    print("devices   ", "; ".join(environment["devices"]))
+    for name, version in environment["versions"].items():
+        print(f"{name:<18} {version}")
+    folder = datasets.tfds_folder()
+    print("data folder", folder or "none (set TFDS_DATA_DIR for the TFDS sets)")
+    for name in ("tiny_shakespeare", "mnist", "cifar10_jpeg"):
+        found = folder is not None and (folder / name).is_dir()
+        print(f"  {name:<18} {'found' if found else 'not found'}")
+    print("  embedded: pydoc text, scikit-learn digits, synthetic densities")
+    print(
+        "cache      ",
+        datasets.cache_folder(),
+        f"({runs.free_disk(Path()) / 2**30:.0f} GiB free here)",
+    )
+    for name in ("fourier_density", "attention", "experiments"):
+        print(f"{name:<18} {Path(__import__(name).__file__).parent}")
+
+
+def publish(directory: Path, results: Path) -> None:
+    """Copy a finished run's small outcome into `results`, without paths of this machine.
+
+    Raises:
+        ExperimentError: the run is not finished, or a file is too large to commit.
+    """
+    record = runs.load(directory)
+    if record.data.get("status") != "done":
+        raise ExperimentError(
+            f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
+        )
+    target = results / record.data["experiment"].removesuffix(".py") / record.data["preset"]
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("run.json", "metrics.jsonl", "table.md", "figure.png"):
+        source = directory / name
+        if not source.exists():
+            continue
+        if source.stat().st_size > 2**20:
+            raise ExperimentError(f"{source}: expected at most 1 MiB to publish")
+        if source.suffix == ".png":
+            shutil.copyfile(source, target / name)
+        else:
+            (target / name).write_text(_redact(source.read_text()))
+    print(f"published {target}")
+
+
+def _redact(text: str) -> str:
+    for private, public in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
+        text = text.replace(private, public)
+    folder = datasets.tfds_folder()
+    return text.replace(str(folder), "$TFDS_DATA_DIR") if folder else text
+
+
+def _all_records(root: Path) -> list[Record]:
+    """Runs below `root`, and published ones of experiments that have none there."""
+    mine = runs.find(root)
+    have = {record.data["experiment"] for record in mine if record.data.get("status") == "done"}
+    published = [r for r in runs.find(Path("results")) if r.data["experiment"] not in have]
+    return mine + published
+
+
+def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path) -> None:
+    print(json.dumps(configs.to_dict(config), indent=1))
+    describe = experiment.optional("describe")
+    for name, text in (describe(config) if describe else {}).items():
+        print(f"{name}: {text}")
+    state = "resumes" if (directory / "run.json").exists() else "new"
+    print(f"directory: {directory} ({state}); {runs.free_disk(directory) / 2**30:.1f} GiB free")
+    began = time.monotonic()
+    _print_estimate(experiment, config)
+    print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
+
+
+def _print_estimate(experiment: catalog.Experiment, config: Any) -> None:
+    programs = experiment.optional("programs")
+    if programs is None:
+        print(f"{experiment.name} names no programs to estimate")
+        return
+    print("| program | arguments MB | temporaries MB | peak MB | GFLOP a call | calls | TFLOP |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in estimate.estimate(programs(config)):
+        memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]
+        cells = [f"{value:.1f}" for value in memory]
+        cells += [f"{row['flops'] / 1e9:.3g}", str(row["calls"])]
+        cells += [f"{row['total_flops'] / 1e12:.3g}"]
+        print(f"| {row['program']} | {' | '.join(cells)} |")
+
+
+def _curves(records: list[Record], scalars: list[str]):
+    """Shared series against the step; without any, the shared scalars as points."""
+    series = [
+        {k for row in r.rows for k, v in row.items() if k != "step" and isinstance(v, int | float)}
+        for r in records
+    ]
+    shared = sorted(set.intersection(*series) - {"steps_per_second"})[:4]
+    figure, axes = figures.new(columns=max(len(shared), 1))
+    for axis, name in zip(axes[0], shared, strict=False):
+        for record, style in zip(records, figures.styles(), strict=False):
+            points = [(row["step"], row[name]) for row in record.rows if name in row]
+            style = {**style, "marker": None} if len(points) > 30 else style
+            axis.plot(*zip(*points, strict=True), label=str(record.directory), **style)
+        axis.set(xlabel="step", ylabel=name.replace("_", " "))
+    if not shared:
+        for record, style in zip(records, figures.styles(), strict=False):
+            values = [record.result[name] for name in scalars]
+            style = {**style, "linestyle": "none"}
+            axes[0, 0].plot(scalars, values, label=str(record.directory), **style)
+    axes[0, 0].legend(fontsize=7)
+    return figure

@@ -1,0 +1,1 @@
+"""What every experiment shares: configuration, data, training, tracking, claims, figures."""

@@ -1,0 +1,99 @@
+"""Typed frozen configurations: command-line overrides, JSON, hashes, differences."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import tyro
+
+from experiments.harness.errors import UsageError
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """The inverse of `to_dict`, with types checked.
+
+    Raises:
+        UsageError: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise UsageError(f"config: {error}") from error
+
+
+def digest(config: Any) -> str:
+    """A short hash of the configuration."""
+    text = json.dumps(to_dict(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields as dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines "field: old -> new" for the fields in which two configurations differ."""
+    old, new = flatten(old), flatten(new)
+    return [
+        f"{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, "absent") != new.get(name, "absent")
+    ]
+
+
+def parse(default: Any, arguments: Sequence[str]) -> Any:
+    """Apply command-line overrides such as `--model.d_model 64` to a configuration.
+
+    Raises:
+        UsageError: unknown field (with the nearest name) or impossible value.
+    """
+    names = [*flatten(dataclasses.asdict(default))]
+    for argument in arguments:
+        if argument.startswith("--"):
+            _check_name(argument[2:].split("=")[0].replace("-", "_"), names)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(type(default), default=default, args=list(arguments), prog="run NAME")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    except SystemExit as error:
+        if error.code == 0:  # --help
+            raise
+        raise UsageError(_one_line(printed.getvalue())) from None
+
+
+def _check_name(name: str, names: Sequence[str]) -> None:
+    leaf = name.rpartition(".")[2]
+    positive = name.removesuffix(leaf) + leaf.removeprefix("no_")
+    if name == "help" or name in names or positive in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    raise UsageError(f"--{name}: no such field; nearest: --{near[0]} (all: --help)")
+
+
+def _one_line(text: str) -> str:
+    """Tyro frames its messages with box characters; keep the words."""
+    words = re.sub(r"[^\x20-\x7e]+|-{4,}", " ", text)
+    words = re.sub(r"\s+", " ", words).strip()
+    words = words.removeprefix("Parsing error").strip()
+    return words.split(" For full helptext")[0]

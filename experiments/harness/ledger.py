@@ -1,0 +1,101 @@
+"""Claims against results: four verdicts, never blank, never rounded in our favour."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.harness.run import Record
+
+Verdict = Literal["matches", "differs", "inconclusive", "not comparable at this scale"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number and the interval in which the truth lies (equal ends if it is exact)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Something a source states and a run can check.
+
+    Attributes:
+        id: unique, "<experiment>.<name>".
+        statement: one sentence.
+        source: where it is stated.
+        measure: record -> Measurement or a number; None if this run does not cover it.
+        paper: the stated value; for an ordering, the bound that must be exceeded.
+        tolerance: absolute; how far from `paper` still agrees.
+        kind: an "identity" holds exactly at any scale; an "ordering" says measured > paper;
+            a "value" belongs to the paper's scale and is compared at preset "paper" only.
+    """
+
+    id: str
+    statement: str
+    source: str
+    measure: Callable[[Record], Measurement | float | None]
+    paper: float
+    tolerance: float = 0.0
+    kind: Literal["identity", "ordering", "value"] = "identity"
+
+
+def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verdict:
+    """The verdict: inside the accepted range, outside, or covering both."""
+    if measured is None or not math.isfinite(measured.value):
+        return "inconclusive"
+    if claim.kind == "value" and scale != "paper":
+        return "not comparable at this scale"
+    if claim.kind == "ordering":
+        if measured.low > claim.paper:
+            return "matches"
+        return "differs" if measured.high <= claim.paper else "inconclusive"
+    low, high = claim.paper - claim.tolerance, claim.paper + claim.tolerance
+    if low <= measured.low and measured.high <= high:
+        return "matches"
+    return "differs" if measured.high < low or measured.low > high else "inconclusive"
+
+
+def rows(claims: Iterable[Claim], record: Record | None, command: str) -> list[dict[str, Any]]:
+    """One row of the report a claim."""
+    table = []
+    for claim in claims:
+        measured = None if record is None else claim.measure(record)
+        if isinstance(measured, int | float):
+            measured = Measurement(float(measured), float(measured), float(measured))
+        scale = None if record is None else record.data["preset"]
+        table.append(
+            {
+                "id": claim.id,
+                "statement": claim.statement,
+                "paper": claim.paper,
+                "source": claim.source,
+                "ours": measured and measured.value,
+                "interval": measured and [measured.low, measured.high],
+                "tolerance": claim.tolerance,
+                "scale": scale,
+                "verdict": judge(claim, measured, scale),
+                "command": command,
+            }
+        )
+    return table
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        "| claim | statement | paper | ours | tolerance | scale | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in table:
+        ours = "not run" if row["ours"] is None else f"{row['ours']:.5g}"
+        if row["interval"] and row["interval"][0] != row["interval"][1]:
+            ours += " [{:.4g}, {:.4g}]".format(*row["interval"])
+        lines.append(
+            f"| {row['id']} | {row['statement']} ({row['source']}) | {row['paper']:.5g} | {ours} "
+            f"| {row['tolerance']:.2g} | {row['scale'] or '-'} | {row['verdict']} |"
+        )
+    return "\n".join(lines) + "\n"

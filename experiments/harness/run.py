@@ -1,0 +1,220 @@
+"""One run: its directory, its record, its signals."""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from experiments.harness import config as configs
+from experiments.harness.errors import ExperimentError, Interrupted
+from experiments.harness.tracking import Tracker, read_rows
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "kexue-jax")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run wrote, as figures, tables and claims read it.
+
+    Attributes:
+        directory: where it lies.
+        data: the contents of run.json: experiment, preset, config, result, status, ...
+        rows: the rows of metrics.jsonl.
+    """
+
+    directory: Path
+    data: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What `main` returned."""
+        return self.data.get("result") or {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration as plain types."""
+        return self.data["config"]
+
+
+def load(directory: Path) -> Record:
+    """Read a run's directory.
+
+    Raises:
+        ExperimentError: there is no readable run.json.
+    """
+    path = directory / "run.json"
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ExperimentError(
+            f"{directory}: expected a run directory with run.json, found none"
+        ) from None
+    except (json.JSONDecodeError, OSError) as error:
+        raise ExperimentError(f"{path}: expected readable JSON, got: {error}") from None
+    return Record(directory, data, read_rows(directory / "metrics.jsonl"))
+
+
+class Run:
+    """A run in progress. Use as a context manager.
+
+    A first SIGTERM or SIGINT sets `stop_requested`; a second one aborts at once.
+
+    Attributes:
+        directory: where everything is written.
+        tracker: rows of metrics.
+        resumed: whether the directory already held work of the same configuration.
+    """
+
+    def __init__(
+        self, experiment: str, preset: str, config: Any, directory: Path, *, wandb: bool = False
+    ):
+        self.experiment, self.preset, self.config = experiment, preset, config
+        self.directory = directory
+        self.stop_requested = False
+        self.data = self._open()
+        self.resumed = bool(self.data.get("started"))
+        self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
+        self._began = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recorded run had already come to its end."""
+        return self.data.get("status") == "done"
+
+    def check_stop(self) -> None:
+        """Raise `Interrupted` if a signal asked to stop and all work so far is recorded."""
+        if self.stop_requested:
+            raise Interrupted(
+                f"stopped by a signal; work is saved in {self.directory}; "
+                "the same command resumes it"
+            )
+
+    def finish(self, result: dict[str, Any]) -> Record:
+        """Write the result."""
+        self._write(status="done", result=result)
+        return load(self.directory)
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+        self._write(status="running")
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        if kind is not None:
+            self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
+        self.tracker.close()
+
+    def _handle(self, number: int, _: Any) -> None:
+        if self.stop_requested:
+            os._exit(128 + number)
+        self.stop_requested = True
+        print("stopping after this step; once more to abort", file=sys.stderr, flush=True)
+
+    def _open(self) -> dict[str, Any]:
+        """Make or check the directory: foreign contents and other configurations are refused."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise ExperimentError(
+                f"{self.directory}: expected a writable directory: {error.strerror}; "
+                "give another --workdir"
+            ) from None
+        path = self.directory / "run.json"
+        if not path.exists():
+            if any(self.directory.iterdir()):
+                raise ExperimentError(
+                    f"{self.directory}: expected an empty directory or a run's, got one with "
+                    "other files; give another --workdir"
+                )
+            return {}
+        data = load(self.directory).data
+        self._check_same(data)
+        return data
+
+    def _check_same(self, data: dict[str, Any]) -> None:
+        lines = configs.difference(data.get("config", {}), configs.to_dict(self.config))
+        if data.get("experiment") != self.experiment:
+            lines.insert(0, f"experiment: {data.get('experiment')} -> {self.experiment}")
+        if lines:
+            raise ExperimentError(
+                f"{self.directory}: holds a run of another configuration ({'; '.join(lines)}); "
+                "give another --workdir"
+            )
+
+    def _write(self, **changes: Any) -> None:
+        now = time.monotonic()
+        wall = self.data.get("wall_seconds", 0.0) + (now - self._began)
+        self._began = now
+        self.data = {
+            "experiment": self.experiment,
+            "preset": self.preset,
+            "config": configs.to_dict(self.config),
+            "config_hash": configs.digest(self.config),
+            "seed": configs.flatten(configs.to_dict(self.config)).get("training.seed"),
+            "command": command(self.experiment, self.preset),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **self.data,
+            **environment(),
+            "wall_seconds": round(wall, 3),
+            "peak_memory_bytes": peak_memory(),
+            **changes,
+        }
+        temporary = self.directory / "run.json.tmp"
+        temporary.write_text(json.dumps(self.data, indent=1) + "\n")
+        temporary.replace(self.directory / "run.json")
+
+
+def command(experiment: str, preset: str) -> str:
+    """The command that reproduces a run of a preset."""
+    return f"python -m experiments run {experiment} --preset {preset}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions and devices."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
+    return {"versions": versions, "devices": devices}
+
+
+def peak_memory() -> int:
+    """Peak resident memory of the process, or of a device if it reports more, in bytes."""
+    import jax
+
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    host *= 1 if sys.platform == "darwin" else 1024
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max([host, *(entry.get("peak_bytes_in_use", 0) for entry in stats)])
+
+
+def find(root: Path) -> list[Record]:
+    """All runs below a directory, sorted by path."""
+    return [load(path.parent) for path in sorted(root.rglob("run.json"))]
+
+
+def free_disk(directory: Path) -> int:
+    """Free bytes on the disk that would hold a directory."""
+    while not directory.exists():
+        directory = directory.parent
+    return shutil.disk_usage(directory).free

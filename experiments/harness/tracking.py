@@ -1,0 +1,138 @@
+"""Where numbers go: metrics.jsonl (the source of truth), TensorBoard, W&B, the terminal."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.harness.errors import UsageError
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl; a line torn by a killed process is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class Tracker:
+    """Appends rows of metrics; on resume, drops those after the restored step.
+
+    Args:
+        directory: the run's directory.
+        wandb: also log to Weights & Biases (an optional dependency).
+        config: configuration shown there.
+    """
+
+    def __init__(self, directory: Path, *, wandb: bool = False, config: Any = None):
+        from tensorboardX import SummaryWriter
+
+        self.path = directory / "metrics.jsonl"
+        self._board = SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
+        self._wandb = _start_wandb(directory, config) if wandb else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        return read_rows(self.path)
+
+    def rewind(self, step: int) -> None:
+        """Forget rows of steps after `step` (they will be run again)."""
+        kept = [row for row in self.rows() if row.get("step", 0) <= step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.path)
+
+    def log(self, step: int, **values: Any) -> None:
+        """Record one row."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(scalars, step=step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+class Progress:
+    """One live line on a terminal, plain lines every few seconds elsewhere.
+
+    Args:
+        total: number of steps.
+        unit: what is counted.
+        start: steps done before.
+    """
+
+    def __init__(self, total: int, unit: str = "step", start: int = 0, every: float = 5.0):
+        self._total, self._unit, self._start, self._every = total, unit, start, every
+        self._began = self._last = time.monotonic()
+        self._marked = (start, self._began)
+        self._live = _live_bar(total, unit, start) if sys.stderr.isatty() else None
+
+    def update(self, done: int, text: str = "") -> None:
+        """Show that `done` steps are done."""
+        if self._live is not None:
+            bar, task = self._live
+            bar.update(task, completed=done, text=text)
+            return
+        now = time.monotonic()
+        if now - self._last < self._every and done < self._total:
+            return
+        self._last = now
+        rate = (done - self._start) / max(now - self._began, 1e-9)
+        left = (self._total - done) / rate if rate > 0 else float("nan")
+        line = f"{self._unit} {done}/{self._total}  {text}  {rate:.2f} {self._unit}s/s"
+        print(f"{line}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def rate(self, done: int) -> float:
+        """Steps per second since the last call."""
+        now = time.monotonic()
+        (before, since), self._marked = self._marked, (done, now)
+        return (done - before) / max(now - since, 1e-9)
+
+    def __enter__(self):
+        if self._live is not None:
+            self._live[0].start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live is not None:
+            self._live[0].stop()
+
+
+def _live_bar(total: int, unit: str, start: int):
+    from rich import progress
+    from rich.console import Console
+
+    bar = progress.Progress(
+        progress.TextColumn(unit),
+        progress.MofNCompleteColumn(),
+        progress.BarColumn(),
+        progress.TextColumn("{task.fields[text]}"),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    return bar, bar.add_task(unit, total=total, completed=start, text="")
+
+
+def _start_wandb(directory: Path, config: Any):
+    try:
+        import wandb
+    except ImportError:
+        raise UsageError(
+            "--wandb: the package wandb is not installed; pip install 'kexue-jax[wandb]'"
+        ) from None
+    return wandb.init(project="kexue-jax", dir=str(directory), config=config, resume="allow")

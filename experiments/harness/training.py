@@ -1,0 +1,289 @@
+"""One readable loop over a pure step (state, batch) -> (state, metrics)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from experiments.harness import config as configs
+from experiments.harness import sharding
+from experiments.harness.checkpoint import Checkpoints
+from experiments.harness.errors import NonFiniteError
+from experiments.harness.run import Run
+from experiments.harness.tracking import Progress
+
+Batch = Any
+Params = Any
+Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to optimise.
+
+    Attributes:
+        steps: updates in all.
+        batch_size: examples per update.
+        learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
+        warmup: steps of linear warm-up.
+        weight_decay: of AdamW, on matrices only.
+        beta2: second-moment decay of AdamW.
+        clip: global gradient norm; None leaves gradients alone.
+        ema: decay of the averaged weights used for evaluation; 0 turns averaging off.
+        accumulate: micro-batches per update.
+        eval_every, checkpoint_every, log_every: in steps.
+        keep: number of checkpoints kept.
+        seed: of the initial weights, the order of the data and the noise.
+    """
+
+    steps: int = 1000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.1
+    beta2: float = 0.99
+    clip: float | None = 1.0
+    ema: float = 0.0
+    accumulate: int = 1
+    eval_every: int = 100
+    checkpoint_every: int = 100
+    log_every: int = 10
+    keep: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        counts = ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every")
+        for name in (*counts, "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"training.accumulate: expected a divisor of batch_size = {self.batch_size}, "
+                f"got {self.accumulate}"
+            )
+        for name in ("warmup", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}: expected >= 0, got {getattr(self, name)}")
+        if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
+            raise ValueError(
+                f"training.learning_rate, clip: expected > 0, got {self.learning_rate}, {self.clip}"
+            )
+        for name in ("ema", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"training.{name}: expected in [0, 1), got {getattr(self, name)}")
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that changes; `ema` is None without averaging."""
+
+    step: jax.Array
+    params: Params
+    optimizer: optax.OptState
+    ema: Params
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to train, as pure functions.
+
+    Attributes:
+        init: key -> params.
+        loss: (params, batch, key) -> (mean loss, metrics).
+        batch: step -> host arrays with the batch as first axis.
+        evaluate: params -> metrics of a validation set.
+    """
+
+    init: Callable[[jax.Array], Params]
+    loss: Loss
+    batch: Callable[[int], Batch]
+    evaluate: Callable[[Params], dict[str, float]]
+
+
+def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine decay, behind gradient clipping."""
+    warmup = min(config.warmup, config.steps - 1)
+    peak = config.learning_rate
+    schedule = optax.warmup_cosine_decay_schedule(
+        peak / (warmup + 1), peak, warmup, config.steps, 0.1 * peak
+    )
+    adamw = optax.adamw(
+        schedule, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
+    )
+    clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
+    return optax.chain(clip, adamw)
+
+
+def init_state(problem: Problem, config: TrainingConfig) -> TrainState:
+    """The state before the first step, a function of the seed."""
+    params = problem.init(_key(config, 0))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=make_optimizer(config).init(params),
+        ema=jax.tree.map(jnp.copy, params) if config.ema else None,
+    )
+
+
+def make_step(
+    problem: Problem, config: TrainingConfig
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """The pure update. Metrics include `bad_leaf`: first non-finite gradient leaf, or -1."""
+    optimizer = make_optimizer(config)
+    gradients = jax.value_and_grad(problem.loss, has_aux=True)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(_key(config, 1), state.step)
+        (loss, aux), grads = _accumulate(gradients, state.params, batch, key, config.accumulate)
+        norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+        bad = ~jnp.isfinite(norms)
+        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if config.ema:
+            ema = optax.incremental_update(params, ema, 1.0 - config.ema)
+        metrics = {
+            "loss": loss,
+            "gradient_norm": jnp.sqrt(norms.sum()),
+            "bad_leaf": jnp.where(bad.any(), jnp.argmax(bad), -1),
+            **aux,
+        }
+        return TrainState(state.step + 1, params, optimizer_state, ema), metrics
+
+    return step
+
+
+def train(problem: Problem, config: TrainingConfig, run: Run) -> TrainState:
+    """Train to the last step, resuming from the newest checkpoint of the run.
+
+    Raises:
+        NonFiniteError: loss or gradients are not finite; checkpoints keep the last good state.
+        Interrupted: a signal asked to stop; the state is saved.
+    """
+    mesh = sharding.data_mesh()
+    sharding.check_batch(config.batch_size // config.accumulate, mesh)
+    checkpoints = Checkpoints(run.directory, config.keep, configs.digest(run.config))
+    state, start = _start(problem, config, checkpoints, mesh)
+    run.tracker.rewind(start if start else -1)
+    step_fn = jax.jit(make_step(problem, config), donate_argnums=0)
+    leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
+
+    if start == 0:
+        _evaluate(problem, state, run, 0)
+    with Progress(config.steps, start=start) as progress:
+        pending = None
+        for step in range(start, config.steps):
+            batch = sharding.put_batch(problem.batch(step), mesh)
+            state, metrics = step_fn(state, batch)
+            done = step + 1
+            saving = done % config.checkpoint_every == 0 or done == config.steps
+            saving = saving or run.stop_requested
+            evaluating = done % config.eval_every == 0 or done == config.steps
+            # Metrics are read one step late so that the device never waits for the host,
+            # except before their state is saved or evaluated.
+            _report(pending, config, run, leaves, checkpoints, progress)
+            pending = (done, metrics)
+            if saving or evaluating:
+                _report(pending, config, run, leaves, checkpoints, progress)
+                pending = None
+            if evaluating:
+                _evaluate(problem, state, run, done)
+            if saving:
+                checkpoints.save(done, state)
+            if run.stop_requested and saving:
+                break
+    checkpoints.close()
+    if int(state.step) < config.steps:
+        run.check_stop()
+    return state
+
+
+def averaged(state: TrainState) -> Params:
+    """The weights to evaluate: averaged ones if there are any."""
+    return state.params if state.ema is None else state.ema
+
+
+def _key(config: TrainingConfig, role: int) -> jax.Array:
+    """Roles: 0 initial weights, 1 noise of the steps."""
+    return jax.random.fold_in(jax.random.key(config.seed), role)
+
+
+def _is_matrix(params: Params) -> Any:
+    """Weight decay is for matrices; stacked vectors ([layers, d] gains) are not matrices."""
+
+    def decays(path: Any, leaf: jax.Array) -> bool:
+        return leaf.ndim >= 2 and "norm" not in jax.tree_util.keystr(path)
+
+    return jax.tree.map_with_path(decays, params)
+
+
+def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, parts: int) -> Any:
+    """Mean loss, metrics and gradients over `parts` micro-batches, by a scan."""
+    if parts == 1:
+        return gradients(params, batch, key)
+    # Strided parts, so that each keeps its share of examples on every device.
+    stacked = jax.tree.map(
+        lambda a: jnp.swapaxes(a.reshape(a.shape[0] // parts, parts, *a.shape[1:]), 0, 1), batch
+    )
+    first = jax.tree.map(lambda a: a[0], stacked)
+    shapes = jax.eval_shape(gradients, params, first, key)
+
+    def body(total: Any, inputs: Any) -> tuple[Any, None]:
+        part, index = inputs
+        result = gradients(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, result), None
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(body, zeros, (stacked, jnp.arange(parts)))
+    return jax.tree.map(lambda a: a / parts, total)
+
+
+def _start(problem: Problem, config: TrainingConfig, checkpoints: Checkpoints, mesh: Any):
+    placement = sharding.replicated(mesh)
+    make = jax.jit(lambda: init_state(problem, config), out_shardings=placement)
+    latest = checkpoints.latest()
+    if latest is None:
+        return make(), 0
+    like = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement),
+        jax.eval_shape(make),
+    )
+    return checkpoints.restore(latest, like), latest
+
+
+def _report(
+    pending: Any,
+    config: TrainingConfig,
+    run: Run,
+    leaves: list[str],
+    checkpoints: Any,
+    progress: Any,
+) -> None:
+    if pending is None:
+        return
+    step, metrics = pending
+    values = {name: float(np.asarray(value)) for name, value in metrics.items()}
+    bad = int(values.pop("bad_leaf"))
+    if bad >= 0 or not np.isfinite(values["loss"]):
+        where = (
+            f"first non-finite gradient: params{leaves[bad]}" if bad >= 0 else "gradients finite"
+        )
+        checkpoints.wait()
+        kept = checkpoints.latest()
+        raise NonFiniteError(
+            f"step {step}: expected finite numbers, got loss {values['loss']}; {where}; "
+            f"last good checkpoint: {'none' if kept is None else f'step {kept}'} in "
+            f"{run.directory}; lower training.learning_rate or set training.clip"
+        )
+    if step % config.log_every == 0 or step == config.steps:
+        run.tracker.log(step, **values, steps_per_second=progress.rate(step))
+    progress.update(step, f"loss {values['loss']:.4f}")
+
+
+def _evaluate(problem: Problem, state: TrainState, run: Run, step: int) -> None:
+    run.tracker.log(step, **problem.evaluate(averaged(state)))
