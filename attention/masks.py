@@ -5,10 +5,10 @@ from jaxtyping import Array, Bool, Int
 
 
 def causal(
-    query_positions: Int[Array, "*batch queries"],
-    key_positions: Int[Array, "*batch keys"],
+    query_positions: Int[Array, "*#batch queries"],
+    key_positions: Int[Array, "*#batch keys"],
     window: int | None = None,
-) -> Bool[Array, "*batch queries keys"]:
+) -> Bool[Array, "... queries keys"]:
     """Keys at or before the query: 0 <= i - j, and i - j < window when a window is given.
 
     The window counts the query itself, as Hugging Face's and Mistral's do.

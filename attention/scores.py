@@ -41,9 +41,9 @@ def attend(
         raise ValueError(
             f"k, v: expected matching shapes, got q {q.shape}, k {k.shape}, v {v.shape}"
         )
-    scale = width**-0.5 if scale is None else scale
     # The heads of one group share their keys: fold them into the query axis.
-    folded = (q * scale).reshape(batch, groups, -1, width)
+    factor = width**-0.5 if scale is None else scale
+    folded = (q * factor).reshape(batch, groups, -1, width)
     scores = jnp.einsum("bgqd,bgsd->bgqs", folded, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, heads // groups, queries, -1)
     if mask is not None:

@@ -147,7 +147,7 @@ def _configure_jax() -> None:
 
     from experiments.harness.datasets import cache_folder
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

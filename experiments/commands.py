@@ -73,7 +73,7 @@ def present(experiment: catalog.Experiment, record: Record) -> None:
     (record.directory / "table.md").write_text(text)
     draw = experiment.optional("draw")
     if draw is not None:
-        figures.save(draw(record), record.directory / "figure.png")
+        figures.render(lambda: draw(record), record.directory / "figure.png")
 
 
 def scalar_table(record: Record) -> str:
@@ -171,7 +171,7 @@ def compare(directories: list[Path], output: Path) -> None:
         cells += [f"{record.result[name]:.6g}" for name in shared]
         lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
-    figures.save(_curves(records, shared), output)
+    figures.render(lambda: _curves(records, shared), output)
     print(f"\nfigure: {output}")
 
 
@@ -272,7 +272,9 @@ def _print_estimate(experiment: catalog.Experiment, config: Any) -> None:
     if programs is None:
         print(f"{experiment.name} names no programs to estimate")
         return
-    print("| program | arguments MB | temporaries MB | peak MB | GFLOP a call | calls | TFLOP |")
+    print(
+        "| program | arguments MB | temporaries MB | peak MB | matrix GFLOP a call | calls | TFLOP |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in estimate.estimate(programs(config)):
         memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]

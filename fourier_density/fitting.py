@@ -175,7 +175,7 @@ def _maximise(w: np.ndarray, order: int, max_iterations: int) -> tuple[np.ndarra
     # p = 1/2 + sum_n Re(gamma_n z^n) with gamma_n = E[exp(-i pi n X)]
     moments = sign * np.fft.fft(w)[: order + 1]
     taper = 1.0 - np.arange(order + 1) / (order + 1.0)
-    start = spectral_factor(moments * taper, max(1024, 32 * (order + 1)))
+    start: Any = spectral_factor(moments * taper, max(1024, 32 * (order + 1)))
     result = scipy.optimize.minimize(
         objective,
         np.concatenate([start.real, start.imag]),

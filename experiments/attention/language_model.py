@@ -7,6 +7,7 @@ DeepSeek-V2's Table 1 on the real arrays and that cached decoding equals the ful
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 VOCABULARY = 256  # bytes
+UNPRINTABLE = dict.fromkeys([*range(10), *range(11, 32), 127], "?")  # for figures
 
 
 @dataclass(frozen=True)
@@ -252,13 +254,9 @@ def draw(record: Record):
     left.set_ylim(0, 8.5)
     left.legend()
     text = record.config["prompt"] + record.result["sample"]
-    printable = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
-    lines = [
-        line[i : i + 44] for line in printable.split("\n") for i in range(0, max(len(line), 1), 44)
-    ]
-    right.text(
-        0, 1, "\n".join(lines[:18]), va="top", family="monospace", fontsize=7, parse_math=False
-    )
+    lines = textwrap.wrap(text, 44, replace_whitespace=False, drop_whitespace=False)
+    shown = "\n".join(lines[:18]).translate(UNPRINTABLE)
+    right.text(0, 1, shown, va="top", family="monospace", fontsize=7, parse_math=False)
     right.set(title="generated")
     right.set_axis_off()
     return figure
@@ -270,10 +268,8 @@ def table(record: Record) -> str:
     scalars = {k: v for k, v in record.result.items() if isinstance(v, int | float)}
     lines += [f"| {name.replace('_', ' ')} | {value:.6g} |" for name, value in scalars.items()]
     text = record.config["prompt"] + record.result["sample"]
-    return (
-        "\n".join([*lines, "", "Generated text:", "", *(f"    {t}" for t in text.split("\n"))])
-        + "\n"
-    )
+    lines += ["", "Generated text:", "", textwrap.indent(text, "    ")]
+    return "\n".join(lines) + "\n"
 
 
 def describe(config: Config) -> dict[str, str]:

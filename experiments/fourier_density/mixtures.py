@@ -139,12 +139,18 @@ def draw(record: Record):
             style = {**style, "marker": None}
             left.plot(grid, row["curve"], label=f"N = {row['step']}", **style)
         left.set(xlabel="x", ylabel="density", title=f"{target}: fits to samples")
+        left.set_xticks([-1, -0.5, 0, 0.5, 1])
         left.legend()
         for name, style in zip(("population_kl", "sample_kl"), figures.styles(), strict=False):
             label = "to the density (optimum)" if name == "population_kl" else "to samples"
             values = [max(row[name], 1e-12) for row in rows]
             right.plot([row["step"] for row in rows], values, label=label, **style)
-        right.set(xlabel="order N", ylabel="KL divergence (nats)", yscale="log", title=target)
+        right.set(
+            xlabel="order N",
+            ylabel="KL divergence (nats)",
+            yscale="log",
+            title=f"{target}: divergence",
+        )
         right.legend()
     return figure
 

@@ -188,15 +188,20 @@ def _read_file(path: Path) -> bytes:
 def _decode(name: str, split: str, folder: Path) -> dict[str, np.ndarray]:
     import tensorflow_datasets as tfds
 
+    damaged = (
+        f"data set {name!r}, split {split!r} in {folder}: expected readable ArrayRecord files, "
+        "got {}; prepare the set again"
+    )
     try:
-        source = tfds.data_source(name, split=split, data_dir=folder, download=False)
+        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
         examples = source.__getitems__(range(len(source)))
     except Exception as error:  # TFDS and array_record raise many kinds for damaged files
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(
-            f"data set {name!r}, split {split!r} in {folder}: expected readable ArrayRecord "
-            f"files, got {type(error).__name__}: {reason}; prepare the set again"
-        ) from None
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(damaged.format(reason)) from None
+    # A truncated file is read without an error: its examples come back as None.
+    holes = sum(e is None or any(value is None for value in e.values()) for e in examples)
+    if holes or not examples:
+        raise DataError(damaged.format(f"{holes} unreadable of {len(examples)} examples"))
     columns = {}
     for feature in examples[0]:
         values = [example[feature] for example in examples]

@@ -1,7 +1,9 @@
 """House style of the figures; drawn from recorded numbers alone, identical bytes every time."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,7 +14,7 @@ from matplotlib.figure import Figure
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "x")
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -31,11 +33,9 @@ STYLE = {
 
 def new(rows: int = 1, columns: int = 1, width: float = 4.2, height: float = 3.1):
     """A figure of rows x columns panels of `width` x `height` inches, and its axes."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False)
-    return figure, axes
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def styles():
@@ -46,8 +46,8 @@ def styles():
     )
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG without time stamps or program names."""
+def render(draw: Callable[[], Figure], path: Path) -> Path:
+    """Draw in house style and write a PNG without time stamps or program names."""
     with matplotlib.rc_context(STYLE):
-        figure.savefig(path, metadata={"Software": None})
+        draw().savefig(path, metadata={"Software": None})
     return path

@@ -72,6 +72,7 @@ class Run:
         directory: where everything is written.
         tracker: rows of metrics.
         resumed: whether the directory already held work of the same configuration.
+        finished: whether that work had come to its end.
     """
 
     def __init__(
@@ -81,14 +82,10 @@ class Run:
         self.directory = directory
         self.stop_requested = False
         self.data = self._open()
-        self.resumed = bool(self.data.get("started"))
+        self.resumed = bool(self.data)
+        self.finished = self.data.get("status") == "done"
         self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
         self._began = time.monotonic()
-
-    @property
-    def finished(self) -> bool:
-        """Whether the recorded run had already come to its end."""
-        return self.data.get("status") == "done"
 
     def check_stop(self) -> None:
         """Raise `Interrupted` if a signal asked to stop and all work so far is recorded."""
@@ -106,7 +103,8 @@ class Run:
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
-        self._write(status="running")
+        if not self.finished:
+            self._write(status="running")
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:

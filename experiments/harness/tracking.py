@@ -130,7 +130,7 @@ def _live_bar(total: int, unit: str, start: int):
 
 def _start_wandb(directory: Path, config: Any):
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
             "--wandb: the package wandb is not installed; pip install 'kexue-jax[wandb]'"

@@ -261,8 +261,8 @@ def _report(
     config: TrainingConfig,
     run: Run,
     leaves: list[str],
-    checkpoints: Any,
-    progress: Any,
+    checkpoints: Checkpoints,
+    progress: Progress,
 ) -> None:
     if pending is None:
         return
@@ -270,9 +270,7 @@ def _report(
     values = {name: float(np.asarray(value)) for name, value in metrics.items()}
     bad = int(values.pop("bad_leaf"))
     if bad >= 0 or not np.isfinite(values["loss"]):
-        where = (
-            f"first non-finite gradient: params{leaves[bad]}" if bad >= 0 else "gradients finite"
-        )
+        where = "gradients finite" if bad < 0 else f"first bad gradient: params{leaves[bad]}"
         checkpoints.wait()
         kept = checkpoints.latest()
         raise NonFiniteError(

@@ -1,0 +1,231 @@
+"""The decoder against a layer-by-layer forward pass; its two views; mixers as arguments."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import decoder_config, decoder_params, layer_config
+from reference import attention as reference
+
+from attention import Mixer, TransformerConfig, transformer
+
+apply = jax.jit(transformer.apply, static_argnames=("config", "mixer", "dtype"))
+prefill = jax.jit(transformer.prefill, static_argnames=("config", "mixer"))
+step = jax.jit(transformer.step, static_argnames=("config", "mixer"))
+TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
+
+
+def mean_mixer():
+    """The running mean times a weight: the least causal mixer that has a state."""
+    return Mixer(
+        init=lambda key: {"weight": jax.random.normal(key, (16,))},
+        apply=lambda params, x: params["weight"] * jnp.cumsum(x, 1) / _count(x.shape[1]),
+        prepare=lambda params: {"prepared": 2.0 * params["weight"]},
+        prefill=_mean_prefill,
+        init_state=lambda batch, capacity, dtype: (jnp.zeros((batch, 16), dtype), jnp.zeros(batch)),
+        step=_mean_step,
+    )
+
+
+def _count(time):
+    return jnp.arange(1, time + 1)[:, None]
+
+
+def _mean_prefill(params, x, state, lengths=None):
+    total, seen = state
+    y = params["weight"] * jnp.cumsum(x, 1) / _count(x.shape[1])
+    return (total + x.sum(1), seen + x.shape[1]), y
+
+
+def _mean_step(prepared, state, x):
+    total, seen = state[0] + x, state[1] + 1
+    return (total, seen), 0.5 * prepared["prepared"] * total / seen[:, None]
+
+
+def test_decoder_equals_the_reference(kv_heads, precision, tolerance):
+    config = decoder_config(kv_heads)
+    params = decoder_params(config)
+    logits = apply(params, TOKENS, config=config)
+    assert (logits.shape, logits.dtype) == ((2, 6, 11), precision)
+    expected = reference.decoder(params, TOKENS, config)
+    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
+
+
+def test_untied_decoder_with_positions_and_mask_equals_the_reference(precision, tolerance):
+    layer = {"window": 3, "rope_layout": "interleaved"}
+    config = decoder_config(2, layer, tie_embeddings=False, norm_eps=1e-2)
+    params = decoder_params(config)
+    positions = TOKENS.cumsum(1)
+    mask = np.random.default_rng(1).uniform(size=(2, 6, 6)) < 0.7
+    logits = apply(params, TOKENS, config=config, positions=positions, mask=mask)
+    expected = reference.decoder(params, TOKENS, config, positions, mask)
+    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
+
+
+def loss(params, config):
+    tokens = jnp.asarray(TOKENS)
+    logits = transformer.apply(params, tokens[:, :-1], config)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)
+    return -jnp.mean(chosen)
+
+
+def reference_loss(params, config):
+    logits = reference.decoder(params, TOKENS[:, :-1], config)
+    log_p = logits - np.log(np.sum(np.exp(logits), -1, keepdims=True))
+    return -np.mean(np.take_along_axis(log_p, TOKENS[:, 1:, None], -1))
+
+
+def test_gradient_equals_finite_differences_of_the_reference(kv_heads, x64):
+    config = decoder_config(kv_heads)
+    params = decoder_params(config)
+    gradient = jax.jit(jax.grad(loss), static_argnames="config")(params, config)
+    rng = np.random.default_rng(2)
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), params)
+    step = 1e-5  # central differences: an error of about step^2
+    ends = [
+        reference_loss(
+            jax.tree.map(lambda p, d, s=sign: p + s * step * d, params, direction), config
+        )
+        for sign in (1, -1)
+    ]
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    exact = sum(float(jnp.vdot(g, d)) for g, d in pairs)
+    assert abs(exact) > 1e-2
+    np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), atol=1e-7, rtol=0)
+
+
+def test_remat_gives_equal_gradients(x64):
+    config, remat = decoder_config(2), decoder_config(2, remat=True)
+    params = decoder_params(config)
+    gradient = jax.jit(jax.grad(loss), static_argnames="config")
+    plain, recomputed = gradient(params, config), gradient(params, remat)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(recomputed), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12, rtol=0)
+    program = str(jax.make_jaxpr(lambda p: jax.grad(loss)(p, remat))(params))
+    assert "remat" in program or "checkpoint" in program
+
+
+def recurrent(params, tokens, prompt, config, lengths=None, mixer=None):
+    """Logits of a prefill and one step per remaining token."""
+    dtype = params["embedding"].dtype
+    state = transformer.init_state(config, len(tokens), 8, dtype, mixer=mixer)
+    state, logits = transformer.prefill(
+        params, tokens[:, :prompt], state, config, lengths, mixer=mixer
+    )
+    prepared = transformer.prepare(params, config, mixer)
+
+    def body(state, token):
+        return transformer.step(prepared, state, token, config, mixer=mixer)
+
+    _, rest = jax.lax.scan(body, state, jnp.asarray(tokens[:, prompt:].T))
+    return jnp.concatenate([logits, rest.swapaxes(0, 1)], axis=1)
+
+
+@pytest.mark.parametrize(("time", "prompt"), [(5, 2), (6, 3)])
+def test_prefill_and_steps_equal_apply_in_values_and_gradients(time, prompt, precision, tolerance):
+    config = decoder_config(2)
+    params, tokens = decoder_params(config), jnp.asarray(TOKENS[:, :time])
+    weights = np.random.default_rng(3).normal(size=(2, time, 11)).astype(precision)
+
+    def value(logits):
+        return jnp.mean(weights * logits), logits
+
+    views = (
+        lambda params: value(transformer.apply(params, tokens, config)),
+        lambda params: value(recurrent(params, tokens, prompt, config)),
+    )
+    results = [jax.jit(jax.value_and_grad(view, has_aux=True))(params) for view in views]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
+
+
+def test_ragged_prompts_continue_as_if_alone(kv_heads, precision, tolerance):
+    config = decoder_config(kv_heads)
+    params, lengths, rows = decoder_params(config), np.array([2, 4]), np.arange(2)
+    expected = apply(params, TOKENS, config=config)
+    state = transformer.init_state(config, 2, 8, precision)
+    state, logits = prefill(params, TOKENS[:, :4], state, config, jnp.asarray(lengths))
+    last = logits[rows, lengths - 1]
+    np.testing.assert_allclose(last, expected[rows, lengths - 1], atol=tolerance, rtol=0)
+    for offset in range(2):
+        state, logits = step(params, state, TOKENS[rows, lengths + offset], config)
+        want = expected[rows, lengths + offset]
+        np.testing.assert_allclose(logits, want, atol=tolerance, rtol=0)
+
+
+def test_a_custom_mixer_serves_both_views(x64):
+    config, mixer = decoder_config(2), mean_mixer()
+    params = decoder_params(config, mixer=mixer)
+    assert set(params["layers"]["mixer"]) == {"weight"}
+    logits = apply(params, TOKENS, config=config, mixer=mixer)
+    run = jax.jit(functools.partial(recurrent, prompt=3, config=config, mixer=mixer))
+    np.testing.assert_allclose(run(params, TOKENS), logits, atol=1e-12, rtol=0)
+    attention = apply(decoder_params(config), TOKENS, config=config)
+    assert jnp.max(jnp.abs(logits - attention)) > 1e-2
+
+
+def test_activations_take_the_requested_dtype():
+    config = decoder_config(2)
+    params = decoder_params(config)
+    logits = apply(params, TOKENS, config=config, dtype=jnp.bfloat16)
+    assert logits.dtype == jnp.bfloat16
+    expected = reference.decoder(params, TOKENS, config)
+    # Eight bits, logits of order three, some ten roundings on the way.
+    np.testing.assert_allclose(np.asarray(logits, np.float64), expected, atol=0.15, rtol=0)
+
+
+def test_rms_norm_and_swiglu_equal_the_reference(precision):
+    tolerance = {"float32": 2e-6, "float64": 1e-14}[precision]
+    rng = np.random.default_rng(4)
+    x, gain = rng.normal(size=(3, 2, 8)), rng.normal(size=8)
+    out = jax.jit(transformer.rms_norm, static_argnames="eps")(x, gain, 1e-2)
+    expected = reference.rms_norm(x, gain, 1e-2)
+    np.testing.assert_allclose(out, expected, atol=tolerance * np.max(np.abs(expected)), rtol=0)
+    shapes = {"gate": (8, 12), "up": (8, 12), "down": (12, 8)}
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    out = jax.jit(transformer.swiglu)(weights, x)
+    # Values of order 100 here, hence relative to the largest.
+    expected = reference.swiglu(weights, x)
+    atol = tolerance * np.max(np.abs(expected))
+    np.testing.assert_allclose(out, expected, atol=atol, rtol=0)
+
+
+def test_rms_norm_of_small_half_precision_numbers_does_not_underflow():
+    x = jnp.full((4,), 1e-5, jnp.float16)  # squares vanish in float16
+    out = transformer.rms_norm(x, jnp.ones(4), 1e-12)
+    assert out.dtype == jnp.float16
+    np.testing.assert_allclose(np.asarray(out, float), 1.0, rtol=2e-2)
+
+
+def test_initial_parameters_are_stacked_and_scaled():
+    config = TransformerConfig(50, 3, layer_config(2, d_model=32), tie_embeddings=False)
+    params = jax.jit(transformer.init, static_argnames="config")(jax.random.key(0), config)
+    assert config.hidden == 96  # 8 * 32 / 3 = 85.3, rounded up to a multiple of 32
+    assert params["head"].shape == (32, 50)
+    assert all(leaf.shape[0] == 3 for leaf in jax.tree.leaves(params["layers"]))
+    layers = params["layers"]
+    deviations = [
+        (params["embedding"], 0.02),
+        (layers["mixer"]["query"], 32**-0.5),
+        (layers["mixer"]["output"], 32**-0.5 * 6**-0.5),
+        (layers["ffn"]["gate"], 32**-0.5),
+        (layers["ffn"]["down"], 96**-0.5 * 6**-0.5),
+    ]
+    for weight, expected in deviations:  # 1500 numbers or more: good to 2 %, four sigmas
+        np.testing.assert_allclose(np.std(weight), expected, rtol=0.08)
+    assert jnp.any(layers["ffn"]["up"][0] != layers["ffn"]["up"][1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size: expected at least 1, got 0"),
+        ({"n_layers": 0}, "n_layers: expected at least 1, got 0"),
+        ({"d_ff": 0}, "d_ff: expected at least 1, got 0"),
+    ],
+)
+def test_bad_sizes_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        decoder_config(2, **options)

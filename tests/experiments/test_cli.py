@@ -1,0 +1,235 @@
+"""The command line: every subcommand, and bad input as one line without a traceback."""
+
+import json
+import os
+import shutil
+import sys
+
+import pytest
+
+from experiments import catalog
+from experiments.__main__ import main
+from experiments.harness.run import load
+
+QUICK = ["--orders", "2", "3", "--samples", "200", "--nodes", "1024"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One finished run, made once."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["run", "fourier_density/mixtures", "--workdir", str(directory), *QUICK]) == 0
+    return directory
+
+
+@pytest.fixture
+def mixtures(finished, tmp_path):
+    """A copy of it, for one test to change."""
+    return shutil.copytree(finished, tmp_path / "mixtures")
+
+
+def test_list_names_every_experiment_with_its_presets(cli):
+    code, out, _ = cli("list", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["name"] for row in rows] == catalog.names()
+    assert all(row["presets"] == ["quick", "cpu", "paper"] for row in rows)
+    assert all(name in cli("list")[1] for name in catalog.names())
+
+
+def test_run_writes_every_promised_file(mixtures):
+    for name in ("run.json", "metrics.jsonl", "table.md", "figure.png"):
+        assert (mixtures / name).stat().st_size > 0
+    data = load(mixtures).data
+    assert data["status"] == "done" and data["config"]["orders"] == [2, 3]
+    for field in ("config_hash", "versions", "devices", "wall_seconds", "peak_memory_bytes"):
+        assert data[field]
+
+
+def test_a_finished_run_is_not_repeated(cli, mixtures):
+    before = (mixtures / "metrics.jsonl").read_text()
+    code, _, err = cli("run", "fourier_density/mixtures", "--workdir", mixtures, *QUICK)
+    assert code == 0 and "already complete" in err
+    assert (mixtures / "metrics.jsonl").read_text() == before
+
+
+def test_figures_are_redrawn_with_identical_bytes(cli, mixtures):
+    first = (mixtures / "figure.png").read_bytes()
+    (mixtures / "figure.png").unlink()
+    code, _, _ = cli("figures", "--workdir", mixtures)
+    assert code == 0
+    assert (mixtures / "figure.png").read_bytes() == first
+
+
+def test_report_rows_have_every_field_and_a_verdict(cli, mixtures):
+    code, out, _ = cli("report", "--json", "--workdir", mixtures)
+    rows = json.loads(out)
+    assert code == 0 and rows
+    fields = [
+        "id",
+        "statement",
+        "paper",
+        "source",
+        "ours",
+        "interval",
+        "tolerance",
+        "scale",
+        "verdict",
+        "command",
+    ]
+    verdicts = {"matches", "differs", "inconclusive", "not comparable at this scale"}
+    for row in rows:
+        assert [*row] == fields
+        assert row["verdict"] in verdicts
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert "| claim |" in cli("report", "--workdir", mixtures)[1]
+
+
+def test_compare_shows_what_differs(cli, mixtures, tmp_path):
+    other = tmp_path / "other"
+    cli("run", "fourier_density/mixtures", "--workdir", other, *QUICK, "--seed", "1")
+    code, out, err = cli("compare", mixtures, other, "--output", tmp_path / "both.png")
+    assert code == 0, err
+    assert "seed" in out and str(other) in out
+    assert (tmp_path / "both.png").stat().st_size > 0
+
+
+def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, tmp_path):
+    data = json.loads((mixtures / "run.json").read_text())
+    data["command"] = f"run --workdir {tmp_path}/x"
+    (mixtures / "run.json").write_text(json.dumps(data))
+    code, _, err = cli("publish", mixtures, "--results", tmp_path / "results")
+    target = tmp_path / "results" / "fourier_density" / "mixtures" / "quick"
+    assert code == 0, err
+    assert sorted(p.name for p in target.iterdir()) == [
+        *("figure.png", "metrics.jsonl", "run.json", "table.md")
+    ]
+    assert str(tmp_path) not in (target / "run.json").read_text()
+
+
+def test_a_new_experiment_runs_from_its_file(cli, tmp_path):
+    code, _, err = cli("new", "my/question")
+    assert code == 0, err
+    assert (tmp_path / "my" / "question.py").exists()
+    code, out, err = cli("run", "my/question.py", "--darts", "500")
+    assert code == 0, err
+    assert "pi" in out
+    code, _, err = cli("new", "my/question")
+    assert code == 1 and "exists" in err
+
+
+def test_estimate_counts_memory_and_arithmetic(cli):
+    code, out, _ = cli("estimate", "fourier_density/mixtures", "--preset", "quick")
+    assert code == 0 and "log_prob" in out
+
+
+def test_dry_run_writes_nothing(cli, tmp_path):
+    directory = tmp_path / "dry"
+    code, out, _ = cli(
+        *("run", "fourier_density/mixtures", "--dry-run", "--workdir", directory, *QUICK)
+    )
+    assert code == 0 and "GiB free" in out and "nothing was run" in out
+    assert not directory.exists()
+
+
+def test_doctor_shows_devices_versions_and_data(cli):
+    code, out, _ = cli("doctor")
+    assert code == 0
+    assert "cpu" in out and "jax" in out and "tiny_shakespeare" in out
+
+
+def test_reproduce_runs_a_pattern_and_reports(cli, tmp_path, monkeypatch):
+    config = catalog.get("fourier_density/mixtures").module.Config
+    tiny = config(orders=(2,), samples=100, nodes=512)
+    monkeypatch.setitem(catalog.get("fourier_density/mixtures").module.PRESETS, "quick", tiny)
+    code, out, err = cli("reproduce", "--only", "fourier_density/*", "--workdir", tmp_path / "all")
+    assert code == 0, err
+    assert "mixtures.tut10.kl_8" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "COMMAND"),
+        (["runn"], 2, "no command 'runn'; nearest: run"),
+        (["run"], 2, "name"),
+        (["run", "fourier_density/mixture"], 2, "nearest: fourier_density/mixtures"),
+        (["run", "fourier_density/mixtures", "--preset", "quik"], 2, "nearest: quick"),
+        (["run", "fourier_density/mixtures", "--sample", "3"], 2, "nearest: --samples"),
+        (["run", "fourier_density/mixtures", "--orders", "0"], 2, "orders: expected integers >= 1"),
+        (["run", "fourier_density/mixtures", "--targets", "x"], 2, "targets: expected some of"),
+        (["run", "missing.py"], 2, "no experiment file missing.py"),
+        (["reproduce", "--only", "nothing*"], 2, "matches none of"),
+        (["report", "--jsn"], 2, "--jsn"),
+        (["compare", "nowhere"], 1, "expected a run directory with run.json"),
+        (["publish", "nowhere"], 1, "expected a run directory with run.json"),
+        (["figures", "--workdir", "nowhere"], 1, "expected finished runs, found none"),
+        (["run", "attention/language_model", "--data.path", "no.txt"], 1, "readable text file"),
+        (
+            ["run", "attention/language_model", "--data.name", "tiny_shakespeare"],
+            1,
+            "data set 'tiny_shakespeare' not found (no folder given); give --data.data_dir",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_with_the_right_code(cli, monkeypatch, arguments, code, words):
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    got, _, err = cli(*arguments)
+    assert got == code
+    assert words in err
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(cli):
+    assert "Traceback" in cli("--debug", "run", "nothing/here")[2]
+
+
+def test_foreign_and_differing_directories_are_refused(cli, mixtures, tmp_path):
+    code, _, err = cli(
+        *("run", "fourier_density/mixtures", "--workdir", mixtures, *QUICK, "--seed", "7")
+    )
+    assert code == 1 and "seed: 0 -> 7" in err and err.count("\n") == 1
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("mine")
+    code, _, err = cli("run", "fourier_density/mixtures", "--workdir", foreign)
+    assert code == 1 and "other files" in err
+    assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+    (mixtures / "run.json").write_text("{")
+    code, _, err = cli("run", "fourier_density/mixtures", "--workdir", mixtures, *QUICK)
+    assert code == 1 and "readable JSON" in err
+
+
+def test_an_unwritable_directory_is_refused(cli, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    code, _, err = cli("run", "fourier_density/mixtures", "--workdir", blocker / "run")
+    assert code == 1 and "expected a writable directory" in err
+    if os.geteuid():  # root may write anywhere
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0o500)
+        assert cli("run", "fourier_density/mixtures", "--workdir", closed / "run")[0] == 1
+
+
+def test_wandb_is_optional_and_used_when_asked_for(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    arguments = ["run", "fourier_density/mixtures", *QUICK, "--wandb"]
+    code, _, err = cli(*arguments, "--workdir", tmp_path / "a")
+    assert code == 2 and "pip install 'kexue-jax[wandb]'" in err
+
+    class Fake:
+        logged: list = []  # noqa: RUF012
+
+        def init(self, **_):
+            return self
+
+        def log(self, values, step):
+            self.logged.append((step, values))
+
+        def finish(self):
+            self.logged.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake())
+    code, _, err = cli(*arguments, "--workdir", tmp_path / "b")
+    assert code == 0, err
+    assert len(Fake.logged) == 5 and Fake.logged[-1] == "finished"

@@ -1,0 +1,70 @@
+"""Configurations: JSON round trip, hashes, differences, command-line overrides."""
+
+import re
+
+import pytest
+
+from experiments import catalog
+from experiments.attention import language_model
+from experiments.harness import config as configs
+from experiments.harness.errors import UsageError
+from experiments.harness.training import TrainingConfig
+
+ALL = [(name, preset) for name in catalog.names() for preset in catalog.PRESETS]
+
+
+@pytest.mark.parametrize(("name", "preset"), ALL)
+def test_presets_survive_json_and_keep_their_hash(name, preset):
+    config = catalog.get(name).preset(preset)
+    again = configs.from_dict(type(config), configs.to_dict(config))
+    assert again == config
+    assert configs.digest(again) == configs.digest(config)
+
+
+def test_hash_and_difference_see_every_field():
+    config = language_model.PRESETS["quick"]
+    other = configs.parse(config, ["--training.seed", "1", "--model.mixer", "mqa"])
+    assert configs.digest(other) != configs.digest(config)
+    lines = configs.difference(configs.to_dict(config), configs.to_dict(other))
+    assert lines == ["model.mixer: gqa -> mqa", "training.seed: 0 -> 1"]
+
+
+def test_overrides_take_hyphens_equals_signs_none_and_flags():
+    config = language_model.PRESETS["quick"]
+    arguments = ["--model.d-model=48", "--training.clip", "None", "--model.no-tie-embeddings"]
+    changed = configs.parse(config, arguments)
+    assert changed.model.d_model == 48
+    assert changed.training.clip is None
+    assert changed.model.tie_embeddings is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.d_modle", "8"], "no such field; nearest: --model.d_model"),
+        (["--training.steps", "many"], "invalid"),
+        (["--training.steps"], "training.steps"),
+        (["--model.mixer", "mla"], "mla"),
+        (["--training.steps", "0"], "training.steps: expected at least 1, got 0"),
+        (["--training.steps", "-5"], "training.steps: expected at least 1, got -5"),
+        (["--model.n_heads", "5"], "n_heads"),
+        (["--model.n_kv_heads", "4"], "n_kv_heads: expected a divisor of n_heads = 6, got 4"),
+        (["--training.learning_rate", "-1"], "learning_rate"),
+        (["--training.accumulate", "3"], "accumulate: expected a divisor of batch_size"),
+        (["--training.ema", "1.0"], "training.ema: expected in [0, 1), got 1.0"),
+        (["--data.validation", "2"], "validation"),
+        (["stray"], "stray"),
+    ],
+)
+def test_bad_overrides_are_one_line_that_names_the_field(arguments, words):
+    with pytest.raises(UsageError) as caught:
+        configs.parse(language_model.PRESETS["quick"], arguments)
+    message = str(caught.value)
+    assert words.lower() in message.lower()
+    assert "\n" not in message and re.fullmatch(r"[\x20-\x7e]+", message)
+
+
+def test_from_dict_refuses_wrong_types():
+    values = configs.to_dict(TrainingConfig())
+    with pytest.raises(UsageError, match="steps"):
+        configs.from_dict(TrainingConfig, {**values, "steps": "many"})

@@ -1,0 +1,151 @@
+"""Data: embedded sets, files, TFDS sets written here, real ones where they lie."""
+
+import os
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+from experiments.harness import datasets
+from experiments.harness.datasets import TextConfig
+from experiments.harness.errors import DataError, UsageError
+
+REAL = os.environ.get("TFDS_DATA_DIR")
+needs_real = pytest.mark.skipif(not REAL, reason="set TFDS_DATA_DIR to read the real sets")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A set in TFDS layout on ArrayRecord files, written without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    # Not registered, so that reading it relies on the files alone.
+    class TinyDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Tensor(shape=(4, 4, 1), dtype=np.uint8),
+                "label": tfds.features.ClassLabel(num_classes=3),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(12):
+                yield i, {"image": np.full((4, 4, 1), i, np.uint8), "label": i % 3}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        TinyDigits(data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+@pytest.fixture
+def tiny_set(written, tmp_path):
+    """A copy of it, for one test to damage."""
+    return shutil.copytree(written, tmp_path / "tfds")
+
+
+def test_array_record_sets_are_read_whole_then_from_the_cache(tiny_set, tmp_path, monkeypatch):
+    columns = datasets.read_tfds("tiny_digits", "train", str(tiny_set))
+    assert columns["image"].shape == (12, 4, 4, 1) and columns["image"].dtype == np.uint8
+    assert sorted(columns["image"][:, 0, 0, 0]) == list(range(12))
+    np.testing.assert_array_equal(columns["image"][:, 0, 0, 0] % 3, columns["label"])
+    monkeypatch.setattr(datasets, "_decode", None)  # a second read must not decode
+    again = datasets.read_tfds("tiny_digits", "train", str(tiny_set))
+    np.testing.assert_array_equal(again["image"], columns["image"])
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.9])
+def test_a_truncated_file_is_an_error_not_a_silent_hole(tiny_set, keep):
+    file = next((tiny_set / "tiny_digits" / "1.0.0").glob("*array_record*"))
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(DataError, match="readable ArrayRecord files"):
+        datasets.read_tfds("tiny_digits", "train", str(tiny_set))
+
+
+def test_missing_sets_and_splits_name_folder_and_remedy(tiny_set, monkeypatch):
+    with pytest.raises(DataError, match="looked in .*download_and_prepare"):
+        datasets.read_tfds("mnist", "train", str(tiny_set))
+    with pytest.raises(DataError, match="split 'test'"):
+        datasets.read_tfds("tiny_digits", "test", str(tiny_set))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    with pytest.raises(DataError, match="no folder given"):
+        datasets.load_images("mnist")
+
+
+def test_embedded_text_is_english_and_split_in_two():
+    text = datasets.load_text(TextConfig())
+    assert len(text.train) > 300_000 and len(text.sha256) == 64
+    assert len(text.validation) == pytest.approx(len(text.train) / 9, rel=0.01)
+    assert b"The following" in text.train.tobytes()
+
+
+def test_any_file_can_be_read(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_bytes(bytes(range(256)) * 8)
+    text = datasets.load_text(TextConfig(path=str(file), validation=0.25))
+    assert len(text.train) == 1536 and text.source == "text.txt"
+    file.write_text("short")
+    with pytest.raises(DataError, match="at least 1000 bytes, got 5"):
+        datasets.load_text(TextConfig(path=str(file)))
+
+
+def test_digits_are_embedded():
+    images, labels = datasets.load_images("digits")
+    assert images.shape == (1500, 8, 8, 1) and images.max() == 16
+    assert datasets.load_images("digits", "test")[0].shape[0] == 297
+    assert set(labels) == set(range(10))
+    with pytest.raises(UsageError, match="expected one of digits"):
+        datasets.load_images("imagenet")
+
+
+def test_crops_depend_on_seed_and_step_alone():
+    values = np.arange(1000)
+    one = datasets.crops(values, 5, 20, seed=3, step=7)
+    np.testing.assert_array_equal(one, datasets.crops(values, 5, 20, seed=3, step=7))
+    assert one.shape == (5, 20)
+    np.testing.assert_array_equal(np.diff(one, axis=1), 1)
+    for other in (datasets.crops(values, 5, 20, 3, 8), datasets.crops(values, 5, 20, 4, 7)):
+        assert not np.array_equal(one, other)
+    assert datasets.crops(np.arange(20), 2, 20, 0, 0).min() == 0
+    with pytest.raises(DataError, match="at least 21 tokens"):
+        datasets.crops(np.arange(20), 1, 21, 0, 0)
+
+
+def test_an_epoch_sees_every_example_once():
+    seen = [datasets.shuffled(12, 4, seed=1, step=step) for step in range(6)]
+    assert sorted(np.concatenate(seen[:3])) == list(range(12))
+    assert sorted(np.concatenate(seen[3:])) == list(range(12))
+    assert not np.array_equal(seen[0], seen[3])
+    with pytest.raises(DataError, match="batch_size"):
+        datasets.shuffled(3, 4, 0, 0)
+
+
+@needs_real
+def test_real_tiny_shakespeare():
+    text = datasets.load_text(TextConfig(name="tiny_shakespeare"))
+    assert (len(text.train), len(text.validation)) == (1_003_854, 55_770)
+    assert text.train[:14].tobytes() == b"First Citizen:"
+
+
+@needs_real
+def test_real_mnist():
+    images, labels = datasets.load_images("mnist", "test")
+    assert images.shape == (10_000, 28, 28, 1)
+    assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@needs_real
+def test_real_cifar10_jpeg():
+    images, labels = datasets.load_images("cifar10_jpeg", "test")
+    assert images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(labels).tolist() == [1000] * 10

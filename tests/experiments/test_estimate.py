@@ -1,0 +1,78 @@
+"""Estimates: arithmetic by hand, and presets that lower for the accelerators they name."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import catalog
+from experiments.attention import language_model
+from experiments.harness import config as configs
+from experiments.harness import estimate, training
+from experiments.harness.run import Run
+
+PAPER = [name for name in catalog.names() if catalog.get(name).optional("programs")]
+
+
+def test_flops_of_products_in_scans_and_functions_are_counted():
+    def function(x, w):
+        x, _ = jax.lax.scan(lambda c, m: (jax.jit(jnp.matmul)(c, m), None), x, w)
+        return jax.checkpoint(lambda c: c @ c.T)(x)
+
+    x, w = jnp.ones((3, 5)), jnp.ones((7, 5, 5))
+    jaxpr = jax.make_jaxpr(function)(x, w)
+    assert estimate.matrix_flops(jaxpr) == 7 * 2 * 3 * 5 * 5 + 2 * 3 * 5 * 3
+
+
+def test_flops_of_a_training_step_by_hand():
+    config = language_model.PRESETS["quick"]
+    decoder = config.model.transformer()
+    d, hidden, layers = decoder.d_model, decoder.hidden, decoder.n_layers
+    wide, narrow = 6 * 16, 2 * 16
+    batch, time = config.training.batch_size, config.model.context
+    weights = d * (2 * wide + 2 * narrow) + 3 * d * hidden
+    attention = 2 * 6 * time * 16  # scores and weighted values, a token
+    forward = 2 * batch * time * (layers * (weights + attention) + 256 * d)
+    program = language_model.programs(config)["training step"]
+    counted = estimate.matrix_flops(jax.make_jaxpr(program.function)(*program.arguments))
+    assert counted == 3 * forward
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_presets_lower_for_cuda_and_tpu(name):
+    module = catalog.get(name).module
+    for program in module.programs(module.PRESETS["paper"]).values():
+        for platform in ("cuda", "tpu"):
+            assert "module" in program.lower((platform,)).as_text()[:200]
+
+
+def test_the_paper_language_model_runs_two_steps_at_reduced_width(tmp_path):
+    paper = language_model.PRESETS["paper"]
+    small = configs.parse(
+        dataclasses.replace(paper, data=language_model.PRESETS["quick"].data),
+        [
+            *("--model.d_model", "24", "--model.context", "16", "--training.steps", "2"),
+            *("--training.batch_size", "8", "--windows", "2", "--new_bytes", "4"),
+        ],
+    )
+    with Run("attention/language_model", "paper", small, tmp_path / "run") as run:
+        result = language_model.main(small, run)
+    assert 0 < result["validation_bits_per_byte"] < 9
+    assert result["cache_elements"] == 2 * 24
+    assert len(result["sample"]) <= 4 and result["parameters"] > 0
+
+
+def test_the_paper_model_has_nanogpts_size():
+    shapes = jax.eval_shape(
+        lambda: training.init_state(
+            training.Problem(
+                lambda key: language_model.transformer.init(
+                    key, language_model.PRESETS["paper"].model.transformer()
+                ),
+                *(None,) * 3,  # pyright: ignore[reportArgumentType]
+            ),
+            language_model.PRESETS["paper"].training,
+        )
+    )
+    assert estimate.count(shapes.params) == pytest.approx(10.7e6, rel=0.02)

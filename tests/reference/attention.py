@@ -1,0 +1,137 @@
+"""Attention and a Llama-style decoder in float64 NumPy: explicit loops over the equations.
+
+Notation
+    B, T, S  batch, query length, key length
+    H, K     query heads, key/value heads
+
+Source: Vaswani et al. (arXiv 1706.03762), eq. 1; Ainslie et al. (2305.13245); Su et al.
+(2104.09864), section 3.2; Zhang & Sennrich (1910.07467), eq. 4; Shazeer (2002.05202), eq. 6.
+"""
+
+import numpy as np
+
+
+def rotate(x, position, base=10_000.0, layout="half"):
+    """RoPE of one vector: pair k, as a complex number, times exp(i position base^(-2k/d))."""
+    d = len(x)
+    out = np.empty(d)
+    for k in range(d // 2):
+        i, j = (2 * k, 2 * k + 1) if layout == "interleaved" else (k, k + d // 2)
+        turned = complex(x[i], x[j]) * np.exp(1j * position * base ** (-2.0 * k / d))
+        out[i], out[j] = turned.real, turned.imag
+    return out
+
+
+def may_attend(query_position, key_position, window=None):
+    """Causal with a window that counts the query itself."""
+    if key_position > query_position:
+        return False
+    return window is None or query_position - key_position < window
+
+
+def causal(query_positions, key_positions, window=None):
+    """The keep-mask of two vectors of positions."""
+    return np.array([[may_attend(i, j, window) for j in key_positions] for i in query_positions])
+
+
+def attend(q, k, v, mask=None, scale=None):
+    """Q [B,H,T,d], k [B,K,S,d], v [B,K,S,e], mask [B,T,S] -> [B,H,T,e]; no key gives zeros."""
+    q, k, v = (np.asarray(z, np.float64) for z in (q, k, v))
+    batch, heads, queries, width = q.shape
+    scale = 1.0 / np.sqrt(width) if scale is None else scale
+    out = np.zeros((batch, heads, queries, v.shape[-1]))
+    for b in range(batch):
+        for h in range(heads):
+            group = h // (heads // k.shape[1])
+            for t in range(queries):
+                seen = [s for s in range(k.shape[2]) if mask is None or mask[b, t, s]]
+                if not seen:
+                    continue
+                scores = np.array([scale * np.dot(q[b, h, t], k[b, group, s]) for s in seen])
+                weights = np.exp(scores - scores.max())
+                weights = weights / weights.sum()
+                for weight, s in zip(weights, seen, strict=True):
+                    out[b, h, t] += weight * v[b, group, s]
+    return out
+
+
+def split(x, weight, width, positions=None, base=None, layout="half"):
+    """Project [B,T,d] and view it as heads [B,n,T,width], rotated when positions are given."""
+    y = np.asarray(x, np.float64) @ np.asarray(weight, np.float64)
+    batch, time, wide = y.shape
+    out = np.empty((batch, wide // width, time, width))
+    for b in range(batch):
+        for t in range(time):
+            for n in range(wide // width):
+                head = y[b, t, n * width : (n + 1) * width]
+                rotated = base is not None
+                out[b, n, t] = rotate(head, positions[b, t], base, layout) if rotated else head
+    return out
+
+
+def layer(params, x, config, positions=None, mask=None):
+    """Grouped-query self-attention of [B,T,d]; mask [B,T,T] is combined with the causal one."""
+    batch, time, _ = x.shape
+    if positions is None:
+        positions = np.tile(np.arange(time), (batch, 1))
+    keep = np.stack([causal(p, p, config.window) for p in positions])
+    keep = keep if mask is None else keep & mask
+    width = params["query"].shape[-1] // config.n_heads
+    rope = {"positions": positions, "base": config.rope_base, "layout": config.rope_layout}
+    q = split(x, params["query"], width, **rope)
+    k = split(x, params["key"], width, **rope)
+    v = split(x, params["value"], width)
+    out = attend(q, k, v, keep)
+    joined = np.concatenate([out[:, h] for h in range(config.n_heads)], axis=-1)
+    return joined @ np.asarray(params["output"], np.float64)
+
+
+def rms_norm(x, gain, eps):
+    """X / sqrt(mean(x^2) + eps) * gain."""
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * gain
+
+
+def silu(x):
+    """X sigmoid(x)."""
+    return x / (1.0 + np.exp(-x))
+
+
+def swiglu(params, x):
+    """(silu(x W_gate) * x W_up) W_down."""
+    return (silu(x @ params["gate"]) * (x @ params["up"])) @ params["down"]
+
+
+def to_float64(tree):
+    """A nested dictionary of arrays as float64 NumPy."""
+    if isinstance(tree, dict):
+        return {name: to_float64(value) for name, value in tree.items()}
+    return np.asarray(tree, np.float64)
+
+
+def pick(tree, index):
+    """One layer of stacked parameters."""
+    if isinstance(tree, dict):
+        return {name: pick(value, index) for name, value in tree.items()}
+    return tree[index]
+
+
+def decoder(params, tokens, config, positions=None, mask=None):
+    """Logits [B,T,V] of the pre-norm decoder, layer by layer."""
+    params = to_float64(params)
+    x = params["embedding"][tokens]
+    for index in range(config.n_layers):
+        weights = pick(params["layers"], index)
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        x = x + layer(weights["mixer"], normed, config.mixer, positions, mask)
+        x = x + swiglu(weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps))
+    x = rms_norm(x, params["final_norm"], config.norm_eps)
+    return x @ (params["embedding"].T if config.tie_embeddings else params["head"])
+
+
+def greedy(params, prompt, count, config):
+    """Continue one prompt by the argmax of a full forward pass at every step."""
+    tokens = list(prompt)
+    for _ in range(count):
+        logits = decoder(params, np.array([tokens]), config)[0, -1]
+        tokens.append(int(np.argmax(logits)))
+    return tokens[len(prompt) :]
