@@ -42,15 +42,18 @@ def attend(
             f"k, v: expected matching shapes, got q {q.shape}, k {k.shape}, v {v.shape}"
         )
     # The heads of one group share their keys: fold them into the query axis.
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     factor = width**-0.5 if scale is None else scale
     folded = (q * factor).reshape(batch, groups, -1, width)
-    scores = jnp.einsum("bgqd,bgsd->bgqs", folded, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bgqd,bgsd->bgqs", folded, k, preferred_element_type=wide)
     scores = scores.reshape(batch, groups, heads // groups, queries, -1)
     if mask is not None:
         mask = mask if mask.ndim < 3 else mask[..., None, None, :, :]
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-    weights = jax.nn.softmax(scores, axis=-1)
-    if mask is not None:
-        weights = jnp.where(mask, weights, 0.0)
-    weights = weights.astype(v.dtype).reshape(batch, groups, -1, k.shape[2])
-    return jnp.einsum("bgqs,bgsd->bgqd", weights, v).reshape(batch, heads, queries, -1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = weights.reshape(batch, groups, -1, k.shape[2])
+    out = jnp.einsum("bgqs,bgsd->bgqd", weights, v)
+    out = out.reshape(batch, groups, heads // groups, queries, -1)
+    if mask is not None:  # a query without keys: its softmax is uniform, its answer zero
+        out = jnp.where(mask.any(axis=-1)[..., None], out, 0.0)
+    return out.reshape(batch, heads, queries, -1)

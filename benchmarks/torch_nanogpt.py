@@ -1,7 +1,7 @@
 """A plain PyTorch GPT (scaled_dot_product_attention, LayerNorm, GELU) as a speed reference.
 
 Runs in an environment of its own; see language_model_training.py. Reads a number of steps per
-line from standard input and answers with the seconds they took.
+line from standard input and answers with the seconds each took.
 """
 
 import sys
@@ -64,16 +64,18 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     print(sum(p.numel() for p in model.parameters()), flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
+        seconds = []
         for _ in range(int(line)):
+            start = time.perf_counter()
             tokens = torch.randint(0, vocab, (batch, context + 1))
             loss = model(tokens[:, :-1], tokens[:, 1:])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-        loss.item()
-        print(time.perf_counter() - start, flush=True)
+            loss.item()
+            seconds.append(time.perf_counter() - start)
+        print(*seconds, flush=True)
 
 
 if __name__ == "__main__":

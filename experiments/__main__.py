@@ -142,7 +142,10 @@ def _suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) 
 
 
 def _configure_jax() -> None:
-    """Keep compiled programs between processes, unless the user chose a place."""
+    """Keep freed memory, and compiled programs between processes (unless told where)."""
+    from experiments.harness.memory import keep_freed_memory
+
+    keep_freed_memory()
     import jax
 
     from experiments.harness.datasets import cache_folder

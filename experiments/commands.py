@@ -273,7 +273,7 @@ def _print_estimate(experiment: catalog.Experiment, config: Any) -> None:
         print(f"{experiment.name} names no programs to estimate")
         return
     print(
-        "| program | arguments MB | temporaries MB | peak MB | matrix GFLOP a call | calls | TFLOP |"
+        "| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in estimate.estimate(programs(config)):

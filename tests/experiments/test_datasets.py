@@ -73,7 +73,7 @@ def test_a_truncated_file_is_an_error_not_a_silent_hole(tiny_set, keep):
 
 
 def test_missing_sets_and_splits_name_folder_and_remedy(tiny_set, monkeypatch):
-    with pytest.raises(DataError, match="looked in .*download_and_prepare"):
+    with pytest.raises(DataError, match=r"looked in .*download_and_prepare"):
         datasets.read_tfds("mnist", "train", str(tiny_set))
     with pytest.raises(DataError, match="split 'test'"):
         datasets.read_tfds("tiny_digits", "test", str(tiny_set))

@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     for file in (directory / "checkpoints" / "5").rglob("*"):
         if file.is_file() and file.stat().st_size > 100:
             file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(ExperimentError, match="checkpoint 5 .* expected a readable one"):
+    with pytest.raises(ExperimentError, match=r"checkpoint 5 .* expected a readable one"):
         run(directory)
 
 

@@ -1,0 +1,125 @@
+"""Training tokens per second of the decoder, optionally beside a plain PyTorch GPT.
+
+    python benchmarks/language_model_training.py [--torch ENV/bin/python] [--rounds 8]
+
+Both train the same shape on random bytes with AdamW and clipping, in alternating blocks of
+steps, so that a change in the machine's load meets both. The ratio is of medians over all
+steps; the ratio of the fastest tenths, less sensitive to other processes, stands beside it.
+"""
+
+import argparse
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from experiments.harness.memory import keep_freed_memory
+
+keep_freed_memory()  # as the command line does
+
+import jax
+import numpy as np
+
+from experiments.attention import language_model
+from experiments.harness import training
+
+# name: d_model, layers, heads, context, batch
+SHAPES = {
+    "0.35M": (96, 3, 6, 96, 16),
+    "0.8M": (128, 4, 4, 64, 12),
+    "10.7M": (384, 6, 6, 256, 4),
+}
+
+
+class Ours:
+    def __init__(self, shape, mixer="mha"):
+        width, layers, heads, context, batch = shape
+        model = language_model.ModelConfig(mixer, width, layers, heads, 1, context)
+        settings = training.TrainingConfig(batch_size=batch, steps=100_000)
+        config = language_model.Config(model=model, training=settings)
+        decoder = model.transformer()
+        problem = training.Problem(
+            init=lambda key: language_model.transformer.init(key, decoder),
+            loss=lambda p, b, k: language_model.loss(p, b, k, decoder),
+            batch=lambda step: None,
+            evaluate=lambda params: {},
+        )
+        self.shape = (batch, context + 1)
+        self.state = training.init_state(problem, config.training)
+        self.step = jax.jit(training.make_step(problem, config.training), donate_argnums=0)
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+
+    def run(self, steps):
+        seconds, generator = [], np.random.default_rng(0)
+        for _ in range(steps):
+            start = time.perf_counter()
+            tokens = generator.integers(0, 256, self.shape, np.int32)
+            self.state, metrics = self.step(self.state, tokens)
+            metrics["loss"].block_until_ready()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+class Torch:
+    def __init__(self, python, shape, threads):
+        width, layers, heads, context, batch = shape
+        numbers = (256, width, layers, heads, context, batch, threads)
+        script = Path(__file__).with_name("torch_nanogpt.py")
+        self.process = subprocess.Popen(
+            [python, str(script), *map(str, numbers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self.parameters = int(self.process.stdout.readline())
+
+    def run(self, steps):
+        self.process.stdin.write(f"{steps}\n")
+        return [float(value) for value in self.process.stdout.readline().split()]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def summary(seconds, tokens):
+    """Tokens per second at the median and at the fastest tenth of the steps."""
+    return tokens / np.median(seconds), tokens / np.quantile(seconds, 0.1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--torch", help="Python of an environment with PyTorch")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--only", choices=SHAPES, help="one shape")
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    print(f"{threads} threads, load {os.getloadavg()[0]:.1f}")
+    print("| shape | ours tok/s | torch tok/s | ratio (median) | ratio (fastest tenth) |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, shape in SHAPES.items():
+        if options.only not in (None, name):
+            continue
+        block, tokens = (2 if name == "10.7M" else 8), shape[3] * shape[4]
+        rivals = [Ours(shape)]
+        if options.torch:
+            rivals.append(Torch(options.torch, shape, threads))
+        for rival in rivals:
+            rival.run(2)
+        times = [[], []]
+        for _ in range(options.rounds):
+            for seconds, rival in zip(times, rivals, strict=False):
+                seconds += rival.run(block)
+        ours = summary(times[0], tokens)
+        cells = [f"{name} ({rivals[0].parameters / 1e6:.2f}M)", f"{ours[0]:.0f}"]
+        if options.torch:
+            rivals[1].close()
+            theirs = summary(times[1], tokens)
+            cells += [f"{theirs[0]:.0f}"]
+            cells += [f"{mine / other:.2f}" for mine, other in zip(ours, theirs, strict=True)]
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
