@@ -14,12 +14,11 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attention import cache, masks, rope, scores
-from attention.linear import linear
+from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 
 
@@ -88,11 +87,7 @@ def init(key: Array, config: GroupedConfig) -> dict[str, Array]:
         "value": (config.d_model, narrow),
         "output": (wide, config.d_model),
     }
-    keys = jax.random.split(key, len(shapes))
-    return {
-        name: jax.random.normal(k, shape) * shape[0] ** -0.5
-        for k, (name, shape) in zip(keys, shapes.items(), strict=True)
-    }
+    return fan_in_normal(key, shapes)
 
 
 def project(

@@ -1,5 +1,10 @@
-"""Matrix products of activations with weights, in the one shape that every backend runs fast."""
+"""Weight matrices: how they start, and their product with activations."""
 
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -11,3 +16,18 @@ def linear(x: Float[Array, "*batch d"], weight: Float[Array, "d e"]) -> Float[Ar
     """
     folded = x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype)
     return folded.reshape(*x.shape[:-1], weight.shape[-1])
+
+
+def fan_in_normal(key: Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Array]:
+    """Named matrices [d, e] of independent normals with standard deviation d^(-1/2).
+
+    All come from one draw: a generator per matrix takes most of the compile time of a model's
+    initialisation.
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    draw = jax.random.normal(key, (sum(sizes),))
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return {
+        name: jnp.reshape(draw[start : start + size], shape) * shape[0] ** -0.5
+        for (name, shape), start, size in zip(shapes.items(), starts, sizes, strict=True)
+    }

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attention import grouped
-from attention.linear import linear
+from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 
 
@@ -83,19 +83,17 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
     residual = (2 * config.n_layers) ** -0.5
 
     def layer(key: Array) -> dict[str, Any]:
-        keys = jax.random.split(key, 4)
-        attention = mixer.init(keys[0])
+        mixer_key, ffn_key = jax.random.split(key)
+        attention = mixer.init(mixer_key)
+        matrices = {"gate": (d, hidden), "up": (d, hidden), "down": (hidden, d)}
+        ffn = fan_in_normal(ffn_key, matrices)
         if "output" in attention:
             attention = {**attention, "output": attention["output"] * residual}
         return {
             "mixer": attention,
             "mixer_norm": jnp.ones(d),
             "ffn_norm": jnp.ones(d),
-            "ffn": {
-                "gate": jax.random.normal(keys[1], (d, hidden)) * d**-0.5,
-                "up": jax.random.normal(keys[2], (d, hidden)) * d**-0.5,
-                "down": jax.random.normal(keys[3], (hidden, d)) * hidden**-0.5 * residual,
-            },
+            "ffn": {**ffn, "down": ffn["down"] * residual},
         }
 
     embedding_key, layer_key, head_key = jax.random.split(key, 3)
@@ -105,7 +103,7 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
         "final_norm": jnp.ones(d),
     }
     if not config.tie_embeddings:
-        params["head"] = jax.random.normal(head_key, (d, config.vocab_size)) * d**-0.5
+        params |= fan_in_normal(head_key, {"head": (d, config.vocab_size)})
     return params
 
 

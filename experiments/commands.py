@@ -272,9 +272,7 @@ def _print_estimate(experiment: catalog.Experiment, config: Any) -> None:
     if programs is None:
         print(f"{experiment.name} names no programs to estimate")
         return
-    print(
-        "| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |"
-    )
+    print("| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for row in estimate.estimate(programs(config)):
         memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]

@@ -146,7 +146,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "bigram_bits_per_byte": bigram_bits(text),
         "parameters": count(params),
         "tokens_per_second": float(np.median(rates)) * tokens,
-        "greedy_agreement": greedy_agreement(params, decoder, prompt, 64),
+        "greedy_agreement": greedy_agreement(params, decoder, prompt, config.new_bytes),
         "cache_elements": cache_elements(decoder),
         "sample": bytes(np.asarray(sample[0], np.uint8)).decode(errors="replace"),
         "data": {"source": text.source, "sha256": text.sha256},

@@ -29,6 +29,12 @@ def call(density, method, *arguments):
     return getattr(density, method)(*arguments)
 
 
+@functools.partial(jax.jit, static_argnames="shape")
+def draw(density, seed, shape=()):
+    """Samples, compiled."""
+    return density.sample(seed=jax.random.key(seed), sample_shape=shape)
+
+
 def reference_quantile(a, u, floor=0.0):
     return scipy.optimize.brentq(
         lambda x: fourier.cdf(a, x, floor) - u, -1.0, 1.0, xtol=1e-15, rtol=1e-15
@@ -83,7 +89,7 @@ def test_gradient_of_the_quantile_equals_finite_differences(x64):
 
 
 def test_samples_follow_the_distribution_and_not_its_mirror_image():
-    x = np.asarray(PeriodicDensity(A, 0.1).sample(seed=jax.random.key(0), sample_shape=(4000,)))
+    x = np.asarray(draw(PeriodicDensity(A, 0.1), 0, shape=(4000,)))
     grid = np.linspace(-1.0, 1.0, 2**12 + 1)
     p = fourier.density(A, grid, 0.1)
     table = np.concatenate([[0.0], np.cumsum(0.5 * (p[1:] + p[:-1]) * np.diff(grid))])
@@ -97,32 +103,36 @@ def test_samples_follow_the_distribution_and_not_its_mirror_image():
 
 def test_a_seed_reproduces_its_samples_and_another_does_not():
     density = PeriodicDensity(A)
-    draw = [density.sample(seed=jax.random.key(s), sample_shape=(8,)) for s in (3, 3, 4)]
-    np.testing.assert_array_equal(draw[0], draw[1])
-    assert jnp.all(draw[0] != draw[2])
+    first, same, other = (draw(density, seed, shape=(8,)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, same)
+    assert jnp.all(first != other)
 
 
 @pytest.mark.parametrize("sample_shape", [(), (4,), (2, 3)])
 def test_sample_shape_precedes_the_batch_shape(sample_shape):
     batch = PeriodicDensity(fourier.random_coefficients(4, 2, (3, 2)))
-    x, log_prob = batch.sample_and_log_prob(seed=jax.random.key(1), sample_shape=sample_shape)
-    assert x.shape == log_prob.shape == (*sample_shape, 3, 2)
-    np.testing.assert_array_equal(
-        x, batch.sample(seed=jax.random.key(1), sample_shape=sample_shape)
+    both = jax.jit(
+        lambda d: d.sample_and_log_prob(seed=jax.random.key(1), sample_shape=sample_shape)
     )
-    np.testing.assert_array_equal(log_prob, call(batch, "log_prob", x))
+    x, log_prob = both(batch)
+    assert x.shape == log_prob.shape == (*sample_shape, 3, 2)
+    # Compiled together or apart: a few roundings of order one.
+    np.testing.assert_allclose(x, draw(batch, 1, shape=sample_shape), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(
+        np.exp(log_prob), np.exp(call(batch, "log_prob", x)), atol=2e-6, rtol=0
+    )
 
 
 def test_members_of_a_batch_get_their_own_samples():
     batch = PeriodicDensity(np.ones((3, 2)))  # equal densities, independent draws
-    x = batch.sample(seed=jax.random.key(1))
+    x = draw(batch, 1)
     assert len(np.unique(x)) == 3
 
 
 def test_a_batch_of_floors_broadcasts_the_samples():
     density = PeriodicDensity(A, np.array([0.0, 0.5, 0.9]))
     assert density.batch_shape == (3,)
-    assert density.sample(seed=jax.random.key(0), sample_shape=(2,)).shape == (2, 3)
+    assert draw(density, 0, shape=(2,)).shape == (2, 3)
 
 
 def test_reparameterised_gradient_equals_finite_differences(x64):
