@@ -68,7 +68,8 @@ def append(cache: KVCache, keys: Array, values: Array) -> KVCache:
     """
 
     def write(buffer: Array, update: Array, slot: Array) -> Array:
-        return jax.lax.dynamic_update_slice(buffer, update.astype(buffer.dtype), (0, slot, 0))
+        zero = jnp.zeros_like(slot)  # one index dtype, also in x64 mode
+        return jax.lax.dynamic_update_slice(buffer, update.astype(buffer.dtype), (zero, slot, zero))
 
     return KVCache(
         jax.vmap(write)(cache.keys, keys, cache.length),

@@ -49,6 +49,8 @@ def generate(
             f"prompts: expected tokens in [0, {config.vocab_size}), "
             f"got [{prompts.min()}, {prompts.max()}]"
         )
+    if not np.issubdtype(prompts.dtype, np.integer):
+        raise ValueError(f"prompts: expected integers, got {prompts.dtype}")
     batch, time = prompts.shape
     lengths = np.full(batch, time) if lengths is None else np.asarray(lengths)
     if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > time:
@@ -71,8 +73,9 @@ def choose(
     """The next token: the most likely at temperature 0, else a sample."""
     greedy = jnp.argmax(logits, axis=-1)
     if top_k is not None:
-        smallest = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits < smallest, -jnp.inf, logits)
+        likeliest, places = jax.lax.top_k(logits, top_k)  # exactly k, also among ties
+        rows = jnp.arange(logits.shape[0])[:, None]
+        logits = jnp.full_like(logits, -jnp.inf).at[rows, places].set(likeliest)
     sampled = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
     return jnp.where(temperature > 0, sampled, greedy).astype(jnp.int32)
 

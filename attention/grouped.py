@@ -12,7 +12,7 @@ Source: Vaswani et al. (arXiv 1706.03762); Shazeer, MQA (1911.02150); Ainslie et
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -45,8 +45,8 @@ class GroupedConfig:
     window: int | None = None
 
     def __post_init__(self):
-        for name in ("d_model", "n_heads", "kv_heads", "width"):
-            if getattr(self, name) < 1:
+        for name in ("d_model", "n_heads", "n_kv_heads", "head_dim"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.n_heads % self.kv_heads:
             raise ValueError(
@@ -59,6 +59,10 @@ class GroupedConfig:
             )
         if self.rope_base is not None and self.width % 2:
             raise ValueError(f"head_dim: expected an even number with RoPE, got {self.width}")
+        if self.rope_layout not in get_args(rope.Layout):
+            raise ValueError(
+                f"rope_layout: expected one of {get_args(rope.Layout)}, got {self.rope_layout!r}"
+            )
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: expected at least 1 key, got {self.window}")
 
@@ -104,7 +108,8 @@ def project(
 
     q, k, v = heads(params["query"]), heads(params["key"]), heads(params["value"])
     if config.rope_base is not None:
-        cos, sin = rope.tables(positions[:, None], config.width, config.rope_base)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        cos, sin = rope.tables(positions[:, None], config.width, config.rope_base, wide)
         q = rope.rotate(q, cos, sin, config.rope_layout)
         k = rope.rotate(k, cos, sin, config.rope_layout)
     return q, k, v

@@ -11,7 +11,7 @@ permutation of the columns of the query and key projections.
 Source: Su et al., "RoFormer" (arXiv 2104.09864), section 3.2; https://kexue.fm/archives/8265.
 """
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 Layout = Literal["half", "interleaved"]
 
 
-def frequencies(dim: int, base: float = 10_000.0) -> Float[Array, "half"]:
+def frequencies(dim: int, base: float = 10_000.0, dtype: Any = jnp.float32) -> Float[Array, "half"]:
     """theta_k = base^(-2k/dim), float32.
 
     Raises:
@@ -27,14 +27,14 @@ def frequencies(dim: int, base: float = 10_000.0) -> Float[Array, "half"]:
     """
     if dim <= 0 or dim % 2:
         raise ValueError(f"dim: expected an even number > 0 of rotated dimensions, got {dim}")
-    return base ** (-jnp.arange(0, dim, 2, dtype=jnp.float32) / dim)
+    return base ** (-jnp.arange(0, dim, 2, dtype=dtype) / dim)
 
 
 def tables(
-    positions: Int[Array, "*batch"], dim: int, base: float = 10_000.0
+    positions: Int[Array, "*batch"], dim: int, base: float = 10_000.0, dtype: Any = jnp.float32
 ) -> tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]:
     """Cos and sin of position * theta_k, in float32 (bfloat16 breaks beyond position 256)."""
-    angles = positions[..., None].astype(jnp.float32) * frequencies(dim, base)
+    angles = positions[..., None].astype(dtype) * frequencies(dim, base, dtype)
     return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -48,6 +48,8 @@ def rotate(
         cos, sin: [..., d_r/2], broadcast against the leading axes of x.
         layout: which dimensions form a pair.
     """
+    if layout not in get_args(Layout):
+        raise ValueError(f"layout: expected one of {get_args(Layout)}, got {layout!r}")
     dtype = x.dtype
     cos, sin = cos.astype(dtype), sin.astype(dtype)
     if layout == "half":

@@ -48,8 +48,8 @@ class TransformerConfig:
     remat: bool = False
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_layers", "hidden"):
-            if getattr(self, name) < 1:
+        for name in ("vocab_size", "n_layers", "d_ff"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
     @property

@@ -53,6 +53,10 @@ class PeriodicDensity:
                 f"got {tuple(coefficients.shape)}"
             )
         _check_values(coefficients, floor)
+        if isinstance(coefficients, np.ndarray):  # the scale is free: bring it into float32
+            largest = np.maximum(np.abs(coefficients.real), np.abs(coefficients.imag))
+            exponent = np.frexp(largest.max(-1, keepdims=True))[1]
+            coefficients = coefficients * np.ldexp(1.0, np.where(abs(exponent) > 96, -exponent, 0))
         if not jnp.issubdtype(coefficients.dtype, jnp.inexact):
             coefficients = coefficients.astype(float)
         self.re = jnp.asarray(coefficients.real)
@@ -72,6 +76,8 @@ class PeriodicDensity:
         return density
 
     def __repr__(self) -> str:
+        if not all(hasattr(leaf, "shape") for leaf in (self.re, self.floor)):
+            return f"PeriodicDensity({self.re}, {self.im}, floor={self.floor})"  # placeholders
         return f"PeriodicDensity(order={self.order}, batch_shape={self.batch_shape})"
 
     @property

@@ -4,10 +4,6 @@ import pytest
 
 # Layers are sums of a few hundred products of order one: some tens of eps.
 TOLERANCE = {"float32": 2e-5, "float64": 1e-10}
-# Rotary angles are taken in float32, and `append` mixes index dtypes, in x64 mode.
-DOUBLE_PRECISION = pytest.mark.xfail(
-    strict=True, reason="known bug: rotary angles and the cache in float64"
-)
 KV_HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}
 
 
@@ -20,12 +16,4 @@ def kv_heads(request):
 @pytest.fixture
 def tolerance(precision):
     """Absolute tolerance in the precision of the test."""
-    return TOLERANCE[precision]
-
-
-@pytest.fixture
-def rotary_tolerance(precision, request):
-    """The same for what rotates by position or decodes from a cache."""
-    if precision == "float64":
-        request.applymarker(DOUBLE_PRECISION)
     return TOLERANCE[precision]

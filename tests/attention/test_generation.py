@@ -54,7 +54,6 @@ def test_top_k_samples_the_most_likely_tokens_only():
     assert set(np.asarray(draws).tolist()) == set(np.argsort(np.asarray(logits))[-3:].tolist())
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: ties pass top_k")
 def test_top_k_of_tied_logits_samples_k_tokens():
     draws = choose(jnp.zeros((500, 11)), jax.random.key(2), 1.0, 3)
     assert len(np.unique(draws)) == 3
@@ -129,7 +128,6 @@ def test_repeated_calls_compile_once_and_take_a_custom_mixer():
             1,
             {},
             "prompts: ",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: dtype unchecked"),
         ),
         ([[1, 2]], 1, {"lengths": [0]}, r"lengths: expected 1 values in \[1, 2\], got \[0\]"),
         ([[1, 2]], 1, {"lengths": [3]}, r"lengths: expected 1 values in \[1, 2\], got \[3\]"),

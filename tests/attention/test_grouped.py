@@ -29,8 +29,8 @@ def check(config, tolerance, **context):
     np.testing.assert_allclose(out, expected, atol=tolerance, rtol=0)
 
 
-def test_layer_equals_the_reference(kv_heads, precision, rotary_tolerance):
-    check(layer_config(kv_heads), rotary_tolerance)
+def test_layer_equals_the_reference(kv_heads, precision, tolerance):
+    check(layer_config(kv_heads), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_layer_equals_the_reference(kv_heads, precision, rotary_tolerance):
         {"head_dim": 6},
     ],
 )
-def test_options_of_the_layer_equal_the_reference(options, precision, rotary_tolerance):
-    check(layer_config(2, **options), rotary_tolerance)
+def test_options_of_the_layer_equal_the_reference(options, precision, tolerance):
+    check(layer_config(2, **options), tolerance)
 
 
 def test_layer_without_rotation_equals_the_reference(precision, tolerance):
     check(layer_config(2, rope_base=None), tolerance)
 
 
-def test_positions_and_masks_equal_the_reference(precision, rotary_tolerance):
+def test_positions_and_masks_equal_the_reference(precision, tolerance):
     positions = np.array([[3, 4, 5, 6, 7, 8], [0, 0, 1, 2, 3, 4]])
     mask = np.random.default_rng(2).uniform(size=(2, TIME, TIME)) < 0.7
-    check(layer_config(2, window=3), rotary_tolerance, positions=positions, mask=mask)
+    check(layer_config(2, window=3), tolerance, positions=positions, mask=mask)
 
 
 def test_padding_mask_hides_keys_from_every_query():
@@ -106,13 +106,13 @@ def test_layouts_agree_after_permuting_the_projections(x64):
     assert jnp.max(jnp.abs(out - apply(params, x, config=half))) > 1e-3
 
 
-def test_output_depends_on_relative_positions_only(precision, rotary_tolerance):
+def test_output_depends_on_relative_positions_only(precision, tolerance):
     config = layer_config(2)
     params, x = case(config)
     positions = jnp.tile(jnp.arange(TIME), (2, 1))
     near, far = (apply(params, x, positions=positions + offset, config=config) for offset in (0, 9))
-    np.testing.assert_allclose(near, apply(params, x, config=config), atol=rotary_tolerance, rtol=0)
-    np.testing.assert_allclose(far, near, atol=rotary_tolerance, rtol=0)
+    np.testing.assert_allclose(near, apply(params, x, config=config), atol=tolerance, rtol=0)
+    np.testing.assert_allclose(far, near, atol=tolerance, rtol=0)
 
 
 def test_the_future_has_no_influence():
@@ -134,7 +134,7 @@ def decode(params, x, prompt, config, capacity=8):
 
 @pytest.mark.parametrize(("kv", "time", "prompt"), [(4, 5, 2), (2, 5, 3), (2, 6, 3), (1, 6, 2)])
 def test_prefill_and_steps_equal_apply_in_values_and_gradients(
-    kv, time, prompt, precision, rotary_tolerance
+    kv, time, prompt, precision, tolerance
 ):
     config = layer_config(kv, window=4)
     params, x = case(config, time)
@@ -153,11 +153,11 @@ def test_prefill_and_steps_equal_apply_in_values_and_gradients(
         for f in (parallel, recurrent)
     ]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, atol=rotary_tolerance, rtol=0)
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(results[1][1]))
 
 
-def test_ragged_prompts_continue_as_if_alone(precision, rotary_tolerance):
+def test_ragged_prompts_continue_as_if_alone(precision, tolerance):
     config = layer_config(2)
     params, x = case(config)
     lengths = np.array([2, 4])
@@ -167,7 +167,7 @@ def test_ragged_prompts_continue_as_if_alone(precision, rotary_tolerance):
     for offset in range(2):
         state, y = step(params, state, x[rows, lengths + offset], config=config)
         expected = apply(params, x, config=config)[rows, lengths + offset]
-        np.testing.assert_allclose(y, expected, atol=rotary_tolerance, rtol=0)
+        np.testing.assert_allclose(y, expected, atol=tolerance, rtol=0)
     np.testing.assert_array_equal(state.length, lengths + 2)
 
 
@@ -204,26 +204,22 @@ def test_sizes_and_scales_of_the_projections(head_dim):
         pytest.param(
             {"n_kv_heads": 0},
             "n_kv_heads: expected .*got 0",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: wrong name"),
         ),
         pytest.param(
             {"head_dim": 0},
             "head_dim: expected .*got 0",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: wrong name"),
         ),
         ({"n_kv_heads": 3}, "n_kv_heads: expected a divisor of n_heads = 4, got 3"),
         ({"n_heads": 5}, "n_heads: expected a divisor of d_model = 16, got 5"),
         pytest.param(
             {"n_heads": 32},
             "n_heads: expected a divisor of d_model = 16, got 32",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: wrong name"),
         ),
         ({"head_dim": 3}, "head_dim: expected an even number with RoPE, got 3"),
         ({"window": 0}, "window: expected at least 1 key, got 0"),
         pytest.param(
             {"rope_layout": "interleave"},
             "rope_layout: .*interleave",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: any layout"),
         ),
     ],
 )

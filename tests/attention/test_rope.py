@@ -108,7 +108,6 @@ def test_odd_or_empty_dimensions_are_refused(dim):
         rope.tables(jnp.arange(3), dim)
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: any layout")
 def test_unknown_layout_is_refused():
     unchecked = inspect.unwrap(rope.rotate)  # without the type checks of the test suite
     with pytest.raises(ValueError, match="layout: "):

@@ -44,16 +44,16 @@ def _mean_step(prepared, state, x):
     return (total, seen), 0.5 * prepared["prepared"] * total / seen[:, None]
 
 
-def test_decoder_equals_the_reference(kv_heads, precision, rotary_tolerance):
+def test_decoder_equals_the_reference(kv_heads, precision, tolerance):
     config = decoder_config(kv_heads)
     params = decoder_params(config)
     logits = apply(params, TOKENS, config=config)
     assert (logits.shape, logits.dtype) == ((2, 6, 11), precision)
     expected = reference.decoder(params, TOKENS, config)
-    np.testing.assert_allclose(logits, expected, atol=rotary_tolerance, rtol=0)
+    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
 
 
-def test_untied_decoder_with_positions_and_mask_equals_the_reference(precision, rotary_tolerance):
+def test_untied_decoder_with_positions_and_mask_equals_the_reference(precision, tolerance):
     layer = {"window": 3, "rope_layout": "interleaved"}
     config = decoder_config(2, layer, tie_embeddings=False, norm_eps=1e-2)
     params = decoder_params(config)
@@ -61,7 +61,7 @@ def test_untied_decoder_with_positions_and_mask_equals_the_reference(precision, 
     mask = np.random.default_rng(1).uniform(size=(2, 6, 6)) < 0.7
     logits = apply(params, TOKENS, config=config, positions=positions, mask=mask)
     expected = reference.decoder(params, TOKENS, config, positions, mask)
-    np.testing.assert_allclose(logits, expected, atol=rotary_tolerance, rtol=0)
+    np.testing.assert_allclose(logits, expected, atol=tolerance, rtol=0)
 
 
 def loss(params, config):
@@ -77,7 +77,6 @@ def reference_loss(params, config):
     return -np.mean(np.take_along_axis(log_p, TOKENS[:, 1:, None], -1))
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: attention in float64")
 def test_gradient_equals_finite_differences_of_the_reference(kv_heads, x64):
     config = decoder_config(kv_heads)
     params = decoder_params(config)
@@ -127,9 +126,7 @@ def recurrent(params, tokens, prompt, config, lengths=None, mixer=None):
 
 
 @pytest.mark.parametrize(("time", "prompt"), [(5, 2), (6, 3)])
-def test_prefill_and_steps_equal_apply_in_values_and_gradients(
-    time, prompt, precision, rotary_tolerance
-):
+def test_prefill_and_steps_equal_apply_in_values_and_gradients(time, prompt, precision, tolerance):
     config = decoder_config(2)
     params, tokens = decoder_params(config), jnp.asarray(TOKENS[:, :time])
     weights = np.random.default_rng(3).normal(size=(2, time, 11)).astype(precision)
@@ -143,21 +140,21 @@ def test_prefill_and_steps_equal_apply_in_values_and_gradients(
     )
     results = [jax.jit(jax.value_and_grad(view, has_aux=True))(params) for view in views]
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(a, b, atol=rotary_tolerance, rtol=0)
+        np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
-def test_ragged_prompts_continue_as_if_alone(kv_heads, precision, rotary_tolerance):
+def test_ragged_prompts_continue_as_if_alone(kv_heads, precision, tolerance):
     config = decoder_config(kv_heads)
     params, lengths, rows = decoder_params(config), np.array([2, 4]), np.arange(2)
     expected = apply(params, TOKENS, config=config)
     state = transformer.init_state(config, 2, 8, precision)
     state, logits = prefill(params, TOKENS[:, :4], state, config, jnp.asarray(lengths))
     last = logits[rows, lengths - 1]
-    np.testing.assert_allclose(last, expected[rows, lengths - 1], atol=rotary_tolerance, rtol=0)
+    np.testing.assert_allclose(last, expected[rows, lengths - 1], atol=tolerance, rtol=0)
     for offset in range(2):
         state, logits = step(params, state, TOKENS[rows, lengths + offset], config)
         want = expected[rows, lengths + offset]
-        np.testing.assert_allclose(logits, want, atol=rotary_tolerance, rtol=0)
+        np.testing.assert_allclose(logits, want, atol=tolerance, rtol=0)
 
 
 def test_a_custom_mixer_serves_both_views(x64):
@@ -231,7 +228,6 @@ def test_initial_parameters_are_stacked_and_scaled():
         pytest.param(
             {"d_ff": 0},
             "d_ff: expected at least 1, got 0",
-            marks=pytest.mark.xfail(strict=True, reason="known bug: wrong name"),
         ),
     ],
 )

@@ -111,7 +111,6 @@ def test_unflattening_accepts_placeholders(placeholder):
     assert (mapped.re, mapped.im, mapped.floor) == (placeholder,) * 3
 
 
-@pytest.mark.xfail(strict=True, reason="known bug: repr")
 def test_a_density_with_placeholders_can_be_printed():
     assert "PeriodicDensity" in repr(jax.tree.map(lambda _: None, PeriodicDensity(A)))
 
@@ -135,7 +134,6 @@ def test_traced_zero_coefficients_give_nan():
 
 
 @pytest.mark.parametrize("scale", [1e-60, 1e-42, 1e60])
-@pytest.mark.xfail(strict=True, reason="known bug: cast before scaling")
 def test_host_coefficients_beyond_single_precision_are_rescaled(scale):
     p = call(PeriodicDensity(scale * np.array([1.0, 0.5])), "prob", 0.0)
     np.testing.assert_allclose(p, 0.9, rtol=1e-6)
