@@ -130,13 +130,12 @@ class PeriodicDensity:
         zero = jnp.zeros((*gamma.shape[:-1], 1), self.re.dtype)
         re = jnp.concatenate([zero, gamma.imag / n], axis=-1)
         im = jnp.concatenate([zero, -gamma.real / n], axis=-1)
-        # Both end points are the same point of the circle: x = 1 is evaluated as -1 + 2.
         wave, _ = series.evaluate(re, im, x)
         start, _ = series.evaluate(re, im, jnp.full((), -1.0, self.re.dtype))
         return jnp.clip(0.5 * (x + 1.0) + wave - start, 0.0, 1.0)
 
     def survival_function(self, x: Any) -> Array:
-        """P(X > x), from the mirrored density so that the upper tail keeps its accuracy."""
+        """P(X > x), summed from the upper end by way of the mirrored density."""
         return self.mirror().cdf(-jnp.asarray(x, self.re.dtype))
 
     def log_cdf(self, x: Any) -> Array:

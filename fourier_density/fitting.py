@@ -93,12 +93,13 @@ def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
         ValueError: order < 1, too few nodes, negative masses, zero sum.
     """
     _check_order(order)
-    w = _normalised(weights, np.shape(weights))
-    if w.ndim != 1 or w.size < 4 * (order + 1):
+    shape = np.shape(weights)
+    if len(shape) != 1 or shape[0] < 4 * (order + 1):
         raise ValueError(
             f"weights: expected a vector of at least {4 * (order + 1)} nodes for order {order}, "
-            f"got shape {w.shape}"
+            f"got shape {shape}"
         )
+    w = _normalised(weights, shape)
     a, iterations = _maximise(w, order, max_iterations)
     x = -1.0 + 2.0 * np.arange(w.size) / w.size
     power = _power(a, x)
@@ -110,7 +111,7 @@ def spectral_factor(c: np.ndarray, nodes: int) -> np.ndarray:
     """Minimum-phase a with autocorrelation c (Fejer-Riesz), by Kolmogorov's cepstral method.
 
     Args:
-        c: complex [N+1] with a positive sum c_0 + 2 Re sum_n c_n z^n.
+        c: complex [N+1], N >= 1, with a positive sum c_0 + 2 Re sum_n c_n z^n.
         nodes: FFT length; the error decays like (largest root modulus inside the disc)^nodes.
     """
     spectrum = np.zeros(nodes, complex)
