@@ -29,7 +29,7 @@ hypothesis.settings.register_profile(
     "suite",
     derandomize=True,
     deadline=None,
-    max_examples=25,
+    max_examples=15,
     # A precision is set once for all the examples of a test.
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )

@@ -99,7 +99,7 @@ PRESETS = {
     "quick": Config(
         model=ModelConfig(d_model=96, n_layers=2, n_heads=6, n_kv_heads=2, context=64),
         training=TrainingConfig(
-            steps=300, batch_size=16, learning_rate=4e-3, warmup=20, checkpoint_every=150
+            steps=180, batch_size=16, learning_rate=5e-3, warmup=20, eval_every=60
         ),
     ),
     "cpu": Config(
