@@ -36,11 +36,10 @@ def test_theory_packages_import_only_themselves_and_the_core_libraries(package):
                 assert name.startswith("flax.struct") or linen, f"{path.name} imports {name}"
 
 
-def test_nothing_but_tests_imports_experiments():
-    for path in ROOT.rglob("*.py"):
-        inside = path.relative_to(ROOT).parts[0]
-        if inside in (*PRESENT, "benchmarks"):
-            assert not any(name.split(".")[0] == "experiments" for name in imported(path)), path
+@pytest.mark.parametrize("package", PRESENT)
+def test_nothing_below_imports_experiments(package):
+    for path in (ROOT / package).rglob("*.py"):
+        assert not any(name.split(".")[0] == "experiments" for name in imported(path)), path
 
 
 @pytest.mark.parametrize("package", PRESENT)
