@@ -201,7 +201,7 @@ def _optimum(target: str, order: int, value: float) -> Claim:
     return Claim(
         id=f"mixtures.{target}.kl_{order}",
         statement=f"smallest KL divergence (nats) of order {order} to {target}",
-        source="population optimum in float64, tests/reference/fourier.py",
+        source="certified population optimum; tests/fourier_density/test_fitting.py",
         measure=measure,
         paper=value,
         tolerance=0.02 * value,
