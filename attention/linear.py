@@ -21,8 +21,7 @@ def linear(x: Float[Array, "*batch d"], weight: Float[Array, "d e"]) -> Float[Ar
 def fan_in_normal(key: Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str, Array]:
     """Named matrices [d, e] of independent normals with standard deviation d^(-1/2).
 
-    All come from one draw: a generator per matrix takes most of the compile time of a model's
-    initialisation.
+    All come from one draw, so that one generator is compiled instead of one per matrix.
     """
     sizes = [math.prod(shape) for shape in shapes.values()]
     draw = jax.random.normal(key, (sum(sizes),))
