@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PRESET ?= quick
 export NO_MKDOCS_2_WARNING := 1
+# Keep bytecode whatever the shell says: without it every start compiles jax from source.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint format docs bench ci lock clean help
 
