@@ -14,7 +14,7 @@ Touvron et al., Llama (2302.13971).
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ from jaxtyping import Array, Float, Int
 from attention import grouped
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
+
+Remat = Literal["none", "matmuls", "all"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class TransformerConfig:
         d_ff: hidden width of SwiGLU; None means 8 d / 3 rounded up to a multiple of 32.
         tie_embeddings: use the embedding as output head.
         norm_eps: epsilon of RMSNorm.
-        remat: recompute layers in the backward pass to save memory.
+        remat: what the backward pass computes again instead of reading it from memory:
+            "none", everything but the results of weight "matmuls", or "all" of a layer.
     """
 
     vocab_size: int = 256
@@ -45,12 +48,15 @@ class TransformerConfig:
     d_ff: int | None = None
     tie_embeddings: bool = True
     norm_eps: float = 1e-5
-    remat: bool = False
+    remat: Remat = "matmuls"
 
     def __post_init__(self):
         for name in ("vocab_size", "n_layers", "d_ff"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+        if self.remat not in get_args(Remat):
+            raise ValueError(f"remat: expected one of {get_args(Remat)}, got {self.remat!r}")
 
     @property
     def d_model(self) -> int:
@@ -142,8 +148,7 @@ def apply(
 
     x = params["embedding"][tokens]
     x = x if dtype is None else x.astype(dtype)
-    body = jax.checkpoint(layer) if config.remat else layer
-    x, _ = jax.lax.scan(body, x, params["layers"])
+    x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params["layers"])
     return unembed(params, x, config)
 
 
@@ -213,6 +218,15 @@ def step(
 
     x, state = jax.lax.scan(layer, prepared["embedding"][tokens], (prepared["layers"], state))
     return state, unembed(prepared, x, config)
+
+
+def _rematerialised(layer: Any, remat: Remat) -> Any:
+    """The layer with what its backward pass keeps; inside a scan XLA cannot undo the choice."""
+    if remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    keep = {"all": None, "matmuls": policies.dots_with_no_batch_dims_saveable}[remat]
+    return jax.checkpoint(layer, prevent_cse=False, policy=keep)
 
 
 def _feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:

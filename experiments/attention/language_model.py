@@ -38,7 +38,7 @@ class ModelConfig:
         d_model, n_layers, n_heads, context: as usual.
         n_kv_heads: key/value heads of gqa.
         tie_embeddings: share embedding and output head.
-        remat: recompute activations in the backward pass.
+        remat: what the backward pass computes again (see `attention.TransformerConfig`).
     """
 
     mixer: Literal["mha", "gqa", "mqa"] = "gqa"
@@ -48,7 +48,7 @@ class ModelConfig:
     n_kv_heads: int = 2
     context: int = 128
     tie_embeddings: bool = True
-    remat: bool = False
+    remat: transformer.Remat = "matmuls"
 
     def __post_init__(self):
         if self.context < 2:
