@@ -20,8 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "--model.d_model 32 --model.n_layers 2 --model.n_heads 2 --model.context 32"
-TRAINING = "--training.steps 120 --training.checkpoint_every 8 --training.ema 0.9"
-REST = "--training.eval_every 40 --training.log_every 1 --windows 8 --new_bytes 8"
+TRAINING = "--training.steps 400 --training.checkpoint_every 8 --training.ema 0.9"
+REST = "--training.eval_every 50 --training.log_every 1 --windows 8 --new_bytes 8"
 COMMAND = f"run attention/language_model {MODEL} {TRAINING} {REST} --model.n_kv_heads 1".split()
 
 
@@ -32,6 +32,13 @@ def work(directory):
     sys.exit(main([*COMMAND, "--workdir", directory]))
 
 
+def saved(directory):
+    """Steps of the finished checkpoints."""
+    folder = directory / "checkpoints"
+    names = [p.name for p in folder.iterdir()] if folder.exists() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
 def outcome(directory):
     """Every array of the last checkpoint, as bytes, and the rows without timings."""
     import jax
@@ -39,7 +46,7 @@ def outcome(directory):
 
     from experiments.harness.run import load
 
-    step = max(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit())
+    step = saved(directory)[-1]
     state = ocp.StandardCheckpointer().restore((directory / f"checkpoints/{step}/state").absolute())
     rows = [{k: v for k, v in r.items() if k != "steps_per_second"} for r in load(directory).rows]
     return step, [leaf.tobytes() for leaf in jax.tree.leaves(state)], rows
@@ -65,15 +72,21 @@ def main():
     process, _ = start("warm")  # fills the compilation cache
     process.join()
     process, began = start("whole")
+    rows = folder / "whole" / "metrics.jsonl"
+    while process.is_alive() and not (rows.exists() and rows.stat().st_size):
+        time.sleep(0.02)
+    first = time.monotonic() - began
     process.join()
     length = time.monotonic() - began
-    print(f"uninterrupted: {length:.1f} s, exit {process.exitcode}", flush=True)
+    print(f"uninterrupted: first row after {first:.1f} s, end after {length:.1f} s", flush=True)
+    # Some starts die before their first step, the others after at most a tenth of the training.
+    window = (0.5 * first, first + 0.1 * (length - first))
     generator, kills, starts = random.Random(options.seed), 0, 0
     while True:
         process, began = start("killed")
         starts += 1
         if kills < options.kills:
-            process.join(generator.uniform(0.2, 0.8) * length)
+            process.join(generator.uniform(*window))
         else:
             process.join()
         if process.exitcode is not None:
@@ -81,6 +94,7 @@ def main():
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
+        print(f"kill {kills} at checkpoints {saved(folder / 'killed')}", flush=True)
     one, other = outcome(folder / "whole"), outcome(folder / "killed")
     names = ("last step", "weights, optimizer, average", "recorded rows")
     for name, a, b in zip(names, one, other, strict=True):
