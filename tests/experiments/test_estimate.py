@@ -36,7 +36,8 @@ def test_flops_of_a_training_step_by_hand():
     forward = 2 * batch * time * (layers * (weights + attention) + 256 * d)
     program = language_model.programs(config)["training step"]
     counted = estimate.matrix_flops(jax.make_jaxpr(program.function)(*program.arguments))
-    assert counted == 3 * forward
+    again = 2 * batch * time * layers * attention  # recomputed in the backward pass
+    assert counted == 3 * forward + again
 
 
 @pytest.mark.parametrize("name", PAPER)
