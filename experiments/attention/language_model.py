@@ -105,7 +105,7 @@ PRESETS = {
     "cpu": Config(
         model=ModelConfig(d_model=128, n_layers=4, n_heads=4, n_kv_heads=2, context=128),
         training=TrainingConfig(
-            steps=1500, batch_size=16, learning_rate=3e-3, checkpoint_every=250, eval_every=250
+            steps=600, batch_size=16, learning_rate=3e-3, checkpoint_every=100, eval_every=100
         ),
         windows=256,
         new_bytes=400,
