@@ -243,5 +243,5 @@ def test_bad_sizes_are_refused_by_name(options, message):
 def test_an_unknown_choice_of_remat_is_refused():
     config = decoder_config(2)
     object.__setattr__(config, "remat", "some")  # past the type checks of the test suite
-    with pytest.raises(ValueError, match="remat: expected one of .*got 'some'"):
+    with pytest.raises(ValueError, match=r"remat: expected one of .*got 'some'"):
         inspect.unwrap(TransformerConfig.__post_init__)(config)
