@@ -4,8 +4,21 @@ Source: De la Fuente, Singh, Balle, "Fourier Basis Density Model" (arXiv 2402.15
 Su Jianlin's post https://kexue.fm/archives/10007.
 """
 
-from fourier_density import fitting, series
+from fourier_density import factorisation, fitting, masses, sampling, series, transforms
 from fourier_density.density import PeriodicDensity
 from fourier_density.fitting import Fit, fit, fit_weights
+from fourier_density.real_line import RealLineDensity
 
-__all__ = ["Fit", "PeriodicDensity", "fit", "fit_weights", "fitting", "series"]
+__all__ = [
+    "Fit",
+    "PeriodicDensity",
+    "RealLineDensity",
+    "factorisation",
+    "fit",
+    "fit_weights",
+    "fitting",
+    "masses",
+    "sampling",
+    "series",
+    "transforms",
+]

@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Float, Key
 
-from fourier_density import series
+from fourier_density import factorisation, information, masses, sampling, series
 
 
 @register_pytree_with_keys_class
@@ -106,11 +106,14 @@ class PeriodicDensity:
         norm = jnp.sqrt(jnp.sum(re**2 + im**2, axis=-1, keepdims=True))
         return re / norm, im / norm
 
-    def moments(self) -> Array:
-        """Circular moments E[exp(-i pi n X)], n = 1..N, complex [..., N]."""
+    def _moments(self) -> series.Pair:
         re, im = series.autocorrelation(*self._unit_coefficients())
         keep = (1.0 - self.floor)[..., None]
-        return jax.lax.complex(re[..., 1:] * keep, im[..., 1:] * keep)
+        return re[..., 1:] * keep, im[..., 1:] * keep
+
+    def moments(self) -> Array:
+        """Circular moments E[exp(-i pi n X)], n = 1..N, complex [..., N]."""
+        return jax.lax.complex(*self._moments())
 
     def prob(self, x: Any) -> Array:
         """Density at x, per unit of x; never negative."""
@@ -139,8 +142,89 @@ class PeriodicDensity:
         return self.mirror().cdf(-jnp.asarray(x, self.re.dtype))
 
     def log_cdf(self, x: Any) -> Array:
-        """Log P(X <= x)."""
-        return jnp.log(self.cdf(x))
+        """Log P(X <= x), accurate in the lower tail too."""
+        return self.log_interval_prob(-1.0, jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
+
+    def log_interval_prob(self, lower: Any, upper: Any) -> Array:
+        """Log P(lower <= X <= upper) in nats: of a bin, for coding. See `masses`.
+
+        Args:
+            lower, upper: ends with lower <= upper <= lower + 2, as points of the circle: the
+                interval may cross 1. NaN where upper < lower.
+        """
+        lower, upper = jnp.asarray(lower, self.re.dtype), jnp.asarray(upper, self.re.dtype)
+        half = 0.5 * (upper - lower)
+        inside = jnp.clip(half, 0.0, 1.0)
+        re, im = self._moments()
+        mean = masses.average((re, im), lower + half, inside, self.prob)
+        return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + jnp.log(mean)
+
+    def interval_prob(self, lower: Any, upper: Any) -> Array:
+        """P(lower <= X <= upper); relative accuracy also for narrow and nearly empty bins."""
+        return jnp.exp(self.log_interval_prob(lower, upper))
+
+    def characteristic_function(self, t: Any) -> Array:
+        """E[exp(i t X)] for X in [-1, 1): sum_{|n|<=N} gamma_n sin(t + n pi) / (t + n pi)."""
+        t = jnp.asarray(t, self.re.dtype)[..., None]
+        re, im = self._moments()
+        n = jnp.arange(1, self.order + 1)
+        ahead, behind = jnp.sinc(t / jnp.pi + n), jnp.sinc(t / jnp.pi - n)
+        real = jnp.sinc(t[..., 0] / jnp.pi) + jnp.sum(re * (ahead + behind), axis=-1)
+        return jax.lax.complex(real, jnp.sum(im * (ahead - behind), axis=-1))
+
+    def entropy(self) -> Array:
+        """Differential entropy -E[log p(X)] in nats, in closed form (see `information`)."""
+        moments = self._moments()
+        return -information.expected_log(moments, moments)
+
+    def kl_divergence(self, other: "PeriodicDensity") -> Array:
+        """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form."""
+        moments = self._moments()
+        return information.expected_log(moments, moments) - information.expected_log(
+            moments, other._moments()
+        )
+
+    def rotate(self, shift: Any) -> "PeriodicDensity":
+        """The density of X + shift on the circle; `shift` has the batch shape."""
+        cos, sin = series.unit(
+            -jnp.asarray(shift, self.re.dtype)[..., None], jnp.arange(self.order + 1)
+        )
+        re, im = self.re * cos - self.im * sin, self.re * sin + self.im * cos
+        return PeriodicDensity.tree_unflatten(None, (re, im, self.floor))
+
+    def convolve(self, other: "PeriodicDensity") -> "PeriodicDensity":
+        """The density of X + Y on the circle for independent X and Y: moments multiply."""
+        order = min(self.order, other.order)
+        (r, s), (t, u) = (tuple(m[..., :order] for m in d._moments()) for d in (self, other))
+        re, im = r * t - s * u, r * u + s * t
+        one = jnp.ones((*re.shape[:-1], 1), re.dtype)
+        b = factorisation.spectral_factor(
+            jnp.concatenate([one, re], -1), jnp.concatenate([0.0 * one, im], -1)
+        )
+        return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), re.dtype)))
+
+    def mode(self) -> Array:
+        """The point of largest density: the best of a fine grid, polished by Newton's method."""
+        nodes = 16 * (self.order + 1)
+        grid = -1.0 + 2.0 * jnp.arange(nodes, dtype=self.re.dtype) / nodes
+        values = self.prob(grid.reshape(-1, *(1,) * len(self.batch_shape)))
+        x = jax.lax.stop_gradient(grid[jnp.argmax(values, axis=0)])
+        for _ in range(6):
+            x = x - jnp.clip(self._newton_to_mode(x), -2.0 / nodes, 2.0 / nodes)
+        return series.wrap(x)
+
+    def _newton_to_mode(self, x: Array) -> Array:
+        """p'(x) / p''(x), zero where p is not concave."""
+        re, im = self._moments()
+        n = jnp.pi * jnp.arange(1, self.order + 1)
+        zero = jnp.zeros((*re.shape[:-1], 1), re.dtype)
+        slope, _ = series.evaluate(
+            jnp.concatenate([zero, -n * im], -1), jnp.concatenate([zero, n * re], -1), x
+        )
+        bend, _ = series.evaluate(
+            jnp.concatenate([zero, -(n**2) * re], -1), jnp.concatenate([zero, -(n**2) * im], -1), x
+        )
+        return jnp.where(bend < 0, slope / jnp.where(bend < 0, bend, 1.0), 0.0)
 
     def mirror(self) -> "PeriodicDensity":
         """The density of -X (conjugated coefficients)."""
@@ -149,28 +233,13 @@ class PeriodicDensity:
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1].
 
-        A bracketed Newton iteration. Its last step is differentiable, which gives the
-        implicit gradients dx/dtheta = -(dP/dtheta)/p and dx/du = 1/p.
+        Many levels of one density share a table (see `sampling`); otherwise each is found by a
+        bracketed Newton iteration. Gradients are implicit: dx/dtheta = -(dP/dtheta) / p and
+        dx/du = 1 / p.
         """
         u = jnp.asarray(probability, self.re.dtype)
-        shape = jnp.broadcast_shapes(u.shape, self.batch_shape)
-        frozen = jax.lax.stop_gradient(self)
-        target = jax.lax.stop_gradient(u)
-
-        def step(_: Any, bracket: tuple[Array, Array, Array]):
-            low, high, x = bracket
-            error = frozen.cdf(x) - target
-            low, high = jnp.where(error > 0, low, x), jnp.where(error > 0, x, high)
-            newton = x - error / jnp.maximum(frozen.prob(x), jnp.finfo(x.dtype).tiny)
-            inside = (newton > low) & (newton < high)
-            return low, high, jnp.where(inside, newton, 0.5 * (low + high))
-
-        ones = jnp.ones(shape, self.re.dtype)
-        steps = 2 * jnp.finfo(self.re.dtype).nmant
-        _, _, x = jax.lax.fori_loop(0, steps, step, (-ones, ones, 0.0 * ones))
-        slope = jax.lax.stop_gradient(jnp.maximum(frozen.prob(x), 1e-6))
-        correction = (self.cdf(x) - u) / slope
-        x = x - (correction - jax.lax.stop_gradient(correction))
+        u = jnp.broadcast_to(u, jnp.broadcast_shapes(u.shape, self.batch_shape))
+        x = _quantile(self, jnp.clip(u, 0.0, 1.0))
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
@@ -205,13 +274,29 @@ class PeriodicDensity:
         return jnp.pi**2 * jnp.sum(n**2 * jnp.abs(self.moments()) ** 2, axis=-1)
 
 
+@jax.custom_jvp
+def _quantile(density: PeriodicDensity, u: Array) -> Array:
+    cells = sampling.cells(density.order)
+    if density.batch_shape == () and u.size >= cells // 4:
+        return sampling.invert(u, density.cdf, density.prob, cells)
+    return sampling.solve(u, density.cdf, density.prob)
+
+
+@_quantile.defjvp
+def _quantile_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    density, u = primals
+    x = _quantile(density, u)
+    _, change = jax.jvp(lambda d: d.cdf(x), (density,), (tangents[0],))
+    return x, (tangents[1] - change) / jnp.maximum(density.prob(x), 1e-6)
+
+
 def _sign(n: Array) -> Array:
     return 1.0 - 2.0 * (n % 2)
 
 
 def _check_values(coefficients: Any, floor: Any) -> None:
     """Concrete values raise; traced values cannot be looked at."""
-    values, weight = _concrete(coefficients), _concrete(floor)
+    values, weight = concrete(coefficients), concrete(floor)
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError("coefficients: expected finite values, got NaN or infinity")
     if values is not None and values.size and not np.all(np.any(values != 0, axis=-1)):
@@ -220,7 +305,8 @@ def _check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
 
 
-def _concrete(value: Any) -> np.ndarray | None:
+def concrete(value: Any) -> np.ndarray | None:
+    """The value as an array, or None while it is traced."""
     try:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:

@@ -149,3 +149,19 @@ def test_reparameterised_gradient_equals_finite_differences(x64):
     exact = jax.grad(loss)(re) @ direction
     assert abs(exact) > 1e-3
     np.testing.assert_allclose(exact, numeric, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["random", "peaked, 32 roots", "flat ends"])
+def test_quantiles_from_the_table_invert_the_cdf(name, precision):
+    """Enough levels to share a table: |P(x) - u| <= 5e-7 in single precision."""
+    a = COEFFICIENTS[name]
+    u = np.concatenate([[0.0, 1.0], np.random.default_rng(0).uniform(size=2000)]).astype(precision)
+    x = np.asarray(call(PeriodicDensity(a), "quantile", u), np.float64)
+    assert np.all((x >= -1) & (x <= 1))
+    g = fourier.gamma(a)
+    n = np.arange(1, len(g))
+    waves = np.exp(1j * np.pi * np.outer(x, n)) - (-1.0) ** n
+    reached = 0.5 * (x + 1.0) + (waves @ (g[1:] / (1j * np.pi * n))).real
+    # The density of the peaked case reaches 17, where a rounding of x alone is 5e-7.
+    tolerance = {"float32": 1.5e-6 if "peaked" in name else 5e-7, "float64": 1e-13}[precision]
+    np.testing.assert_allclose(reached, u, atol=tolerance, rtol=0)

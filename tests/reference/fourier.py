@@ -143,3 +143,60 @@ def tomography(w, x, order, iterations):
         rho = rho / np.trace(rho).real
     power = np.einsum("jk,kl,jl->j", v.conj(), rho, v).real
     return np.sum(w * np.log(0.5 * power))
+
+
+def minimum_phase(a, digits=60):
+    """(log b_0, roots) of the factor of |A|^2 without roots inside the disc, as mpmath numbers.
+
+    Every root r of A inside the disc is replaced by 1 / conj(r); |A|^2 = |a_N|^2 prod |z - r|^2
+    fixes the leading coefficient. Leading zeros of a are not allowed.
+    """
+    with mpmath.workdps(digits):
+        a = [mpmath.mpc(value) for value in a]
+        roots = mpmath.polyroots(a[::-1], maxsteps=500, extraprec=400) if len(a) > 1 else []
+        log_constant = mpmath.log(abs(a[-1]))
+        outside = []
+        for root in roots:
+            size = abs(root)
+            # |z - r|^2 = |r|^2 |1 - z / r|^2 outside; |1 - conj(r) z|^2 inside
+            log_constant += mpmath.log(size) if size > 1 else 0
+            outside.append(root if size >= 1 else 1 / mpmath.conj(root))
+        return log_constant, outside
+
+
+def cepstrum(a, count):
+    """kappa_1..kappa_count of |A|^2: -sum_r r^{-m} / m over the reflected roots."""
+    with mpmath.workdps(60):
+        _, roots = minimum_phase(a)
+        return np.array([complex(-sum(r ** (-m) for r in roots) / m) for m in range(1, count + 1)])
+
+
+def entropy(a, floor=0.0, nodes=4000):
+    """-integral of p log p by Gauss-Legendre quadrature."""
+    return expected_log(a, a, floor, floor, nodes) * -1.0
+
+
+def expected_log(a, other, floor=0.0, other_floor=0.0, nodes=4000):
+    """Integral of p log p' by Gauss-Legendre quadrature on 16 panels."""
+    x, w = np.polynomial.legendre.leggauss(nodes // 16)
+    total = 0.0
+    for panel in range(16):
+        points = -1.0 + (panel + 0.5 * (x + 1.0)) / 8.0
+        p, q = density(a, points, floor), density(other, points, other_floor)
+        used = p > 0
+        total += np.sum((w / 16.0 * p)[used] * np.log(q[used]))
+    return total
+
+
+def interval(a, lower, upper, floor=0.0):
+    """Probability of [lower, upper] from |A|^2, positive by construction, in 40 digits."""
+    with mpmath.workdps(40):
+        terms = [mpmath.mpc(value) for value in a]
+        total = sum(abs(t) ** 2 for t in terms)
+
+        def p(x):
+            value = sum(t * mpmath.expjpi(k * x) for k, t in enumerate(terms))
+            return (1 - mpmath.mpf(floor)) * abs(value) ** 2 / (2 * total) + mpmath.mpf(floor) / 2
+
+        ends = mpmath.linspace(mpmath.mpf(float(lower)), mpmath.mpf(float(upper)), 9)
+        return mpmath.quad(p, ends)

@@ -1,0 +1,116 @@
+"""Spectral factors and cepstra of non-negative trigonometric polynomials.
+
+Notation
+    c      autocorrelation c_0..c_N with c_0 + 2 Re sum_{n>=1} c_n z^n >= 0, shape [..., N+1]
+    b      its minimum-phase factor: autocorrelation c, no root inside the unit disc, b_0 > 0
+    kappa  cepstrum kappa_1..: log|B(x)|^2 = 2 log b_0 + 2 Re sum_m kappa_m z^m
+
+Source: Fejer and Riesz for existence; Wilson, "Factorization of the covariance generating
+function of a pure moving average process" (SIAM J. Numer. Anal. 6, 1969) for the iteration,
+which converges from every minimum-phase start.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from fourier_density import series
+
+Pair = series.Pair
+MAX_ITERATIONS = 64
+
+
+def spectral_factor(re: Array, im: Array) -> Pair:
+    """Minimum-phase b with autocorrelation c (Fejer-Riesz), by Wilson's iteration.
+
+    Newton's method on the quadratic equations sum_k b_{k+n} conj(b_k) = c_n: quadratic
+    convergence when all roots are away from the circle, linear (to half the digits) when one is
+    on it. The last step is differentiable, which makes the gradients implicit and exact.
+
+    Args:
+        re, im: parts of c, [..., N+1].
+
+    Returns:
+        Parts of b, [..., N+1]; NaN where c is not non-negative.
+    """
+    factor = jnp.vectorize(_factor, signature="(n),(n)->(n),(n)")
+    return factor(re, im)
+
+
+def _factor(re: Array, im: Array) -> Pair:
+    size = re.shape[0]
+    scale = jax.lax.stop_gradient(re[0])
+    c = jnp.concatenate([re, im]) / scale
+    target = jax.lax.stop_gradient(c)
+    enough = 4.0 * jnp.finfo(re.dtype).eps
+
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
+        iteration, _, error = carry
+        return (iteration < MAX_ITERATIONS) & (error > enough)
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        iteration, b, _ = carry
+        b = _newton(b, target)
+        return iteration + 1, b, jnp.max(jnp.abs(_correlate(b) - target))
+
+    start = jnp.zeros_like(target).at[0].set(1.0)
+    _, b, error = jax.lax.while_loop(
+        unfinished, step, (jnp.zeros((), jnp.int32), start, jnp.ones((), re.dtype))
+    )
+    b = _newton(jax.lax.stop_gradient(b), c) * jnp.sqrt(scale)
+    b = jnp.where(error < jnp.sqrt(enough), b, jnp.nan)
+    return b[:size], b[size:]
+
+
+def _correlate(b: Array) -> Array:
+    return jnp.concatenate(series.autocorrelation(*jnp.split(b, 2)))
+
+
+def _newton(b: Array, c: Array) -> Array:
+    """Solve J(b) b' = c + autocorrelation(b); the imaginary part of b_0 is held at zero."""
+    re, im = jnp.split(b, 2)
+    size = re.shape[0]
+    n, m = np.arange(size)[:, None], np.arange(size)[None, :]
+    ahead, behind = np.where(m + n < size, m + n, 0), np.where(m >= n, m - n, 0)
+    inside_h, inside_t = (m + n < size).astype(re.dtype), (m >= n).astype(re.dtype)
+    h_re, h_im = re[ahead] * inside_h, im[ahead] * inside_h
+    t_re, t_im = re[behind] * inside_t, -im[behind] * inside_t
+    jacobian = jnp.block([[t_re + h_re, h_im - t_im], [t_im + h_im, t_re - h_re]])
+    # The equation of Im c_0 is empty; it makes room for the choice of phase.
+    jacobian = jacobian.at[size].set(0.0).at[size, size].set(1.0)
+    right = (c + _correlate(b)).at[size].set(0.0)
+    return jnp.linalg.solve(jacobian, right)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def cepstrum(re: Array, im: Array, count: int) -> Pair:
+    """kappa_1..kappa_count of a minimum-phase b.
+
+    From B' = B (log B)': m kappa_m = m q_m - sum_{j<m} j kappa_j q_{m-j} with q = b / b_0.
+
+    Args:
+        re, im: parts of b, [..., N+1], with b_0 real.
+        count: terms wanted, beyond N too.
+    """
+    size = max(count + 1, re.shape[-1])
+    padding = [(0, 0)] * (re.ndim - 1) + [(0, size - re.shape[-1])]
+    q_re, q_im = (jnp.pad(part / re[..., :1], padding) for part in (re, im))
+    index = jnp.arange(size)
+
+    def step(terms: Pair, m: Array) -> tuple[Pair, None]:
+        used = (index >= 1) & (index < m)
+        back = jnp.where(used, m - index, 0)
+        r = jnp.where(used, jnp.take(q_re, back, axis=-1), 0.0)
+        s = jnp.where(used, jnp.take(q_im, back, axis=-1), 0.0)
+        t, u = terms  # j kappa_j
+        real = m * q_re[..., m] - jnp.sum(t * r - u * s, axis=-1)
+        imaginary = m * q_im[..., m] - jnp.sum(t * s + u * r, axis=-1)
+        return (t.at[..., m].set(real), u.at[..., m].set(imaginary)), None
+
+    zero = jnp.zeros_like(q_re)
+    (t, u), _ = jax.lax.scan(step, (zero, zero), jnp.arange(1, count + 1))
+    m = jnp.arange(1, count + 1)
+    return t[..., 1 : count + 1] / m, u[..., 1 : count + 1] / m

@@ -1,0 +1,185 @@
+"""`RealLineDensity` against 400-digit arithmetic, out to forty scales."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import fourier, real_line
+
+from fourier_density import PeriodicDensity, RealLineDensity, transforms
+
+A = fourier.random_coefficients(3, 5)
+LOC, SCALE = 0.75, 1.5  # exact in single precision
+TAILS = np.array([-60.0, -45.5, -12.0, -3.0, 0.0, 0.5, 2.5, 9.0, 30.0, 61.5])  # 40 scales
+MIXTURE = transforms.GaussianMixture(
+    np.array([0.25, 0.75]), np.array([-2.0, 1.0]), np.array([0.5, 2.0])
+)
+BASES = {name: name for name in transforms.NAMED} | {"mixture": MIXTURE}
+RTOL = {"float32": 1e-5, "float64": 1e-11}
+# JAX's log_ndtr is an asymptotic series below -20, good to 2e-11.
+RTOL_NORMAL = {"float32": 1e-5, "float64": 1e-10}
+
+
+def rtol_of(name, precision):
+    return (RTOL_NORMAL if name in ("normal", "mixture") else RTOL)[precision]
+
+
+@functools.partial(jax.jit, static_argnames="method")
+def call(density, method, *arguments):
+    return getattr(density, method)(*arguments)
+
+
+def density(name="tanh", floor=0.0, a=A):
+    return RealLineDensity(a, LOC, SCALE, BASES[name], floor)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_log_prob_has_relative_accuracy_out_to_forty_scales(name, precision):
+    value = call(density(name), "log_prob", TAILS)
+    assert value.dtype == precision
+    expected = real_line.log_prob(A, TAILS, LOC, SCALE, name)
+    np.testing.assert_allclose(value, expected, rtol=RTOL[precision], atol=RTOL[precision])
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_log_mass_of_bins_has_relative_accuracy_out_to_forty_scales(name, precision):
+    lower = np.concatenate([TAILS - 0.03125, TAILS - 1.0])
+    upper = np.concatenate([TAILS + 0.03125, TAILS + 1.0])
+    value = call(density(name), "log_interval_prob", lower, upper)
+    expected = real_line.log_interval(A, lower, upper, LOC, SCALE, name)
+    rtol = rtol_of(name, precision)
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_tails_of_the_distribution_function(name, precision):
+    d, none = density(name), [None] * len(TAILS)
+    rtol = rtol_of(name, precision)
+    value = call(d, "log_cdf", TAILS)
+    expected = real_line.log_interval(A, none, TAILS, LOC, SCALE, name)
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+    value = call(d, "log_survival_function", TAILS)
+    expected = real_line.log_interval(A, TAILS, none, LOC, SCALE, name)
+    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("name", ["tanh", "student_t", "mixture"])
+def test_gradients_are_finite_and_alive_out_to_forty_scales(name):
+    def values(d, y):
+        return d.log_prob(y), d.log_interval_prob(y - 0.25, y + 0.25)
+
+    gradient = jax.jit(jax.vmap(jax.jacrev(values, (0, 1)), (None, 0)))
+    for by_density, by_y in gradient(density(name), jnp.asarray(TAILS, jnp.float32)):
+        for leaf in (by_density.turned.re, by_density.loc, by_density.scale, by_y):
+            assert jnp.all(jnp.isfinite(leaf))
+        assert jnp.all(by_y != 0) and jnp.all(by_density.loc != 0)
+
+
+def test_log_prob_and_its_gradient_near_a_root_at_the_ends():
+    """A(+-1) = 0: p falls like the square of the distance, below the smallest float32."""
+    a = np.array([1.0, 1.0])
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(density(a=a).log_prob)))(
+        jnp.asarray(TAILS, jnp.float32)
+    )
+    expected = real_line.log_prob(a, TAILS, LOC, SCALE)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    assert jnp.all(jnp.isfinite(slope)) and abs(slope[0] - 6 / SCALE) < 1e-4  # 2 + 4 a scale
+
+
+def test_paper_formula_for_the_tanh_base(x64):
+    y = np.linspace(-4, 5, 11)
+    u = (y - LOC) / SCALE
+    expected = fourier.density(A, np.tanh(u), 0.1) / np.cosh(u) ** 2 / SCALE
+    np.testing.assert_allclose(call(density(floor=0.1), "prob", y), expected, rtol=1e-12)
+
+
+def test_order_zero_is_the_base(x64):
+    flat = RealLineDensity([1.0], LOC, SCALE, "student_t")
+    y = np.array([-7.0, 0.3, 2.0])
+    expected = real_line.log_prob([1.0], y, LOC, SCALE, "student_t")
+    np.testing.assert_allclose(call(flat, "log_prob", y), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["tanh", "laplace", "student_t", "mixture"])
+def test_quantile_inverts_the_cdf(name, x64):
+    u = np.array([1e-6, 0.01, 0.3, 0.5, 0.8, 0.999])
+    y = call(density(name, 0.05), "quantile", u)
+    np.testing.assert_allclose(call(density(name, 0.05), "cdf", y), u, atol=1e-10, rtol=0)
+    ends = call(density(name), "quantile", np.array([0.0, 1.0, -0.1, 1.1]))
+    np.testing.assert_array_equal(ends[:2], [-np.inf, np.inf])
+    assert jnp.all(jnp.isnan(ends[2:]))
+
+
+@pytest.mark.parametrize("name", ["student_t"])
+def test_gradient_of_the_quantile_equals_finite_differences(name, x64):
+    step = 1e-5
+
+    def value(loc, scale, u):
+        return RealLineDensity(A, loc, scale, BASES[name], 0.1).quantile(u)
+
+    for argument in range(3):
+        at = [LOC, SCALE, 0.3]
+        exact = jax.jit(jax.grad(value, argument))(*at)
+        ends = []
+        for sign in (1, -1):
+            moved = list(at)
+            moved[argument] += sign * step
+            ends.append(float(jax.jit(value)(*moved)))
+        np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), atol=1e-6, rtol=0)
+
+
+def test_samples_have_the_distribution():
+    draw = jax.jit(lambda d: d.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(4000,)))
+    y, log_prob = draw(density("normal"))
+    assert y.shape == log_prob.shape == (4000,)
+    u = np.sort(np.asarray(call(density("normal"), "cdf", y)))
+    distance = np.max(np.abs(u - (np.arange(4000) + 0.5) / 4000))
+    assert distance < 1.63 / np.sqrt(4000)  # Kolmogorov's 1 % point
+
+
+def test_batches_broadcast_and_survive_transformations(x64):
+    batch = RealLineDensity(fourier.random_coefficients(1, 3, (2, 1)), [0.0, 1.0, 2.0], 0.5)
+    assert batch.batch_shape == (2, 3) and batch.order == 3
+    y = np.linspace(-1, 1, 5)[:, None, None]
+    values = call(batch, "log_prob", y)
+    assert values.shape == (5, 2, 3)
+    one = RealLineDensity(fourier.random_coefficients(1, 3, (2, 1))[1, 0], 2.0, 0.5)
+    np.testing.assert_allclose(values[:, 1, 2], call(one, "log_prob", y[:, 0, 0]), rtol=1e-12)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, one)
+    out = jax.jit(jax.vmap(lambda d: d.log_prob(0.3)))(stacked)
+    np.testing.assert_allclose(out, [one.log_prob(0.3)] * 2, rtol=1e-12)
+    assert "order=3" in repr(batch)
+    holes = jax.tree.map(lambda _: None, one)
+    assert "RealLineDensity" in repr(holes)
+    _, scanned = jax.lax.scan(lambda d, y: (d, d.cdf(y)), one, jnp.asarray(y[:, 0, 0]))
+    np.testing.assert_allclose(scanned, call(one, "cdf", y[:, 0, 0]), rtol=1e-12)
+
+
+def test_the_circle_density_comes_back(x64):
+    x = np.linspace(-1, 1, 7)
+    np.testing.assert_allclose(
+        density(floor=0.1).circle.prob(x), PeriodicDensity(A, 0.1).prob(x), atol=1e-13, rtol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": -1.0}, "scale: expected positive values, got -1.0"),
+        ({"scale": 0.0}, "scale: expected positive values"),
+        ({"base": "tan"}, "base: expected one of tanh, normal, .*got 'tan'"),
+        ({"coefficients": [0.0, 0.0]}, "coefficients: expected a non-zero"),
+        ({"floor": 1.0}, "floor: expected a weight"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(arguments, message):
+    good = {"coefficients": [1.0, 0.5], "loc": 0.0, "scale": 1.0}
+    with pytest.raises(ValueError, match=message):
+        RealLineDensity(**{**good, **arguments})
+
+
+def test_a_traced_negative_scale_gives_nan():
+    value = jax.jit(lambda scale: RealLineDensity([1.0], 0.0, scale).log_prob(0.3))(-1.0)
+    assert jnp.isnan(value)
