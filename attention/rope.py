@@ -20,7 +20,7 @@ Layout = Literal["half", "interleaved"]
 
 
 def frequencies(dim: int, base: float = 10_000.0, dtype: Any = jnp.float32) -> Float[Array, "half"]:
-    """theta_k = base^(-2k/dim), float32.
+    """theta_k = base^(-2k/dim), in `dtype` (float32 by default).
 
     Raises:
         ValueError: dim is odd or not positive.
