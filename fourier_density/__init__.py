@@ -8,11 +8,13 @@ from fourier_density import factorisation, fitting, masses, sampling, series, tr
 from fourier_density.density import PeriodicDensity
 from fourier_density.fitting import Fit, fit, fit_weights
 from fourier_density.real_line import RealLineDensity
+from fourier_density.reflected import ReflectedDensity
 
 __all__ = [
     "Fit",
     "PeriodicDensity",
     "RealLineDensity",
+    "ReflectedDensity",
     "factorisation",
     "fit",
     "fit_weights",

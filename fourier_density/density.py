@@ -14,7 +14,15 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Float, Key
 
-from fourier_density import factorisation, information, masses, sampling, series
+from fourier_density import (
+    extrema,
+    factorisation,
+    information,
+    masses,
+    plotting,
+    sampling,
+    series,
+)
 
 
 @register_pytree_with_keys_class
@@ -145,6 +153,10 @@ class PeriodicDensity:
         """Log P(X <= x), accurate in the lower tail too."""
         return self.log_interval_prob(-1.0, jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
 
+    def log_survival_function(self, x: Any) -> Array:
+        """Log P(X > x), accurate in the upper tail too."""
+        return self.log_interval_prob(jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0), 1.0)
+
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= X <= upper) in nats: of a bin, for coding. See `masses`.
 
@@ -203,28 +215,33 @@ class PeriodicDensity:
         )
         return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), re.dtype)))
 
-    def mode(self) -> Array:
-        """The point of largest density: the best of a fine grid, polished by Newton's method."""
-        nodes = 16 * (self.order + 1)
-        grid = -1.0 + 2.0 * jnp.arange(nodes, dtype=self.re.dtype) / nodes
-        values = self.prob(grid.reshape(-1, *(1,) * len(self.batch_shape)))
-        x = jax.lax.stop_gradient(grid[jnp.argmax(values, axis=0)])
-        for _ in range(6):
-            x = x - jnp.clip(self._newton_to_mode(x), -2.0 / nodes, 2.0 / nodes)
-        return series.wrap(x)
+    def modes(self) -> Array:
+        """The modes in ascending order: at most N, [..., N], padded with NaN."""
+        cells = 32 * (self.order + 1)
+        # Symmetry puts modes at 0 and 1: in the middle of a cell they are found exactly.
+        edges = -1.0 + (jnp.arange(cells + 1, dtype=self.re.dtype) - 0.5) * (2.0 / cells)
+        edges = edges.reshape(-1, *(1,) * len(self.batch_shape))
+        return jnp.sort(series.wrap(extrema.maxima(self._slope, edges, self.order)), axis=-1)
 
-    def _newton_to_mode(self, x: Array) -> Array:
-        """p'(x) / p''(x), zero where p is not concave."""
+    def mode(self) -> Array:
+        """The point of largest density; NaN for the uniform density, which has none."""
+        modes = jnp.moveaxis(self.modes(), -1, 0)
+        if self.order == 0:
+            return jnp.full(self.batch_shape, jnp.nan, self.re.dtype)
+        highest = jnp.nanargmax(jax.lax.stop_gradient(self.prob(modes)), axis=0)
+        return jnp.take_along_axis(modes, highest[None], axis=0)[0]
+
+    def _slope(self, x: Array) -> Array:
+        """p'(x) = Re sum_n (i pi n gamma_n) z^n."""
         re, im = self._moments()
-        n = jnp.pi * jnp.arange(1, self.order + 1)
-        zero = jnp.zeros((*re.shape[:-1], 1), re.dtype)
-        slope, _ = series.evaluate(
-            jnp.concatenate([zero, -n * im], -1), jnp.concatenate([zero, n * re], -1), x
-        )
-        bend, _ = series.evaluate(
-            jnp.concatenate([zero, -(n**2) * re], -1), jnp.concatenate([zero, -(n**2) * im], -1), x
-        )
-        return jnp.where(bend < 0, slope / jnp.where(bend < 0, bend, 1.0), 0.0)
+        n = jnp.pi * jnp.arange(self.order + 1)
+        pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
+        return series.evaluate(-n * jnp.pad(im, pad), n * jnp.pad(re, pad), x)[0]
+
+    def plot(self, ax: Any = None, **line: Any) -> Any:
+        """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""
+        points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
+        return plotting.plot(points, self.prob(points), ax, **line)
 
     def mirror(self) -> "PeriodicDensity":
         """The density of -X (conjugated coefficients)."""

@@ -1,24 +1,24 @@
-"""Maximum likelihood on the circle, on the host in float64, with an optimality certificate.
+"""Fitting densities to samples: orders, bases and boundaries chosen from the data.
 
-Notation
-    w_j, x_j  weights (summing to 1) and points of the data
-    M         nodes of the grid x_j = -1 + 2 j / M
-    R         sum_j w_j v_j v_j^* / |A(x_j)|^2 with v_j = (1, z_j^*, ..) and |a| = 1
-
-The log-likelihood is concave in the autocorrelation c of a, so a stationary point can be
-certified: by Jensen's inequality no density of the same order has a training
-log-likelihood more than log lambda_max(R) above the fit.
+The mathematics are in `likelihood` (the circle) and `line_search` (the real line). All of it
+runs on the host in float64; the densities returned have JAX's default precision.
 """
 
-from typing import Any, NamedTuple
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
 
+from fourier_density import likelihood, line_search, transforms
 from fourier_density.density import PeriodicDensity
+from fourier_density.real_line import RealLineDensity
+from fourier_density.reflected import ReflectedDensity
 
-MAX_NODES = 2**15
+ORDERS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
+BASES = ("tanh", "normal", "student_t", transforms.StudentT(6.0))
+SAMPLES_PER_PARAMETER = 5  # below this, empty gaps in the data attract roots of the density
 
 
 class Fit(NamedTuple):
@@ -27,55 +27,97 @@ class Fit(NamedTuple):
     Attributes:
         density: the fitted density.
         train_nll: mean negative log-likelihood of the data, nats.
-        certificate: upper bound, in nats, on how much lower train_nll could be at this
-            order. A large value means "unproven", not "bad".
-        iterations: iterations of the optimiser.
+        certificate: upper bound, in nats, on how much lower train_nll could be at this order
+            (on the line: with this base, location and scale). A large value means "unproven",
+            not "bad".
+        iterations: iterations of the last optimisation.
+        scores: the criterion, nats per sample, of every order tried.
     """
 
-    density: PeriodicDensity
+    density: PeriodicDensity | ReflectedDensity | RealLineDensity
     train_nll: float
     certificate: float
     iterations: int
+    scores: dict[int, float]
 
 
-def fit(samples: Any, order: int, *, weights: Any = None, max_iterations: int = 1000) -> Fit:
-    """Fit a `PeriodicDensity` to samples in [-1, 1].
+class _Family(NamedTuple):
+    """What is fitted, apart from the order."""
 
-    Samples are binned linearly on a fine grid; a Fejer-smoothed estimate gives the start and
-    L-BFGS the maximum. `train_nll` and `certificate` are then evaluated on the samples
-    themselves, without binning.
+    support: str
+    even: bool
+    bases: list[Any]
+    loc: float | None
+    scale: float | None
+    floor: float
+    max_iterations: int
+
+
+def fit(
+    samples: Any,
+    order: int | Sequence[int] | None = None,
+    support: Literal["circle", "real"] = "circle",
+    *,
+    boundary: Literal["periodic", "reflect"] = "periodic",
+    base: Any = None,
+    loc: float | None = None,
+    scale: float | None = None,
+    floor: float = 0.0,
+    weights: Any = None,
+    criterion: Literal["aic", "bic", "cv"] = "aic",
+    folds: int = 5,
+    seed: int = 0,
+    max_iterations: int = 1000,
+) -> Fit:
+    """Fit a density to samples by maximum likelihood.
+
+    On the circle the maximum is found from a Fejer-smoothed estimate by L-BFGS over binned
+    data. On the line the base, location and scale of highest likelihood are searched too.
 
     Args:
-        samples: [n] points in [-1, 1].
-        order: N >= 1.
-        weights: optional non-negative weights [n].
+        samples: [n] points; in [-1, 1] on the circle.
+        order: N >= 1; or several, of which the criterion chooses; or None for orders from 1 to
+            64, as far as the data can carry them.
+        support: "circle" or "real".
+        boundary: "periodic", or "reflect" for densities whose ends need not meet (an even
+            density of twice the period). A reflected density of order N has N degrees of
+            freedom, a periodic one 2 N.
+        base: on the line, a name, an object like those of `transforms`, or a sequence to choose
+            from by the likelihood. None: tanh, normal, and Student's t with 3 and 6 degrees of
+            freedom.
+        loc, scale: on the line, fixed values instead of a search.
+        floor: weight of a uniform component (on the line: of the base) in [0, 1), held fixed.
+            A density without it can vanish between samples; 1 / n is a good weight then.
+        weights: non-negative weights [n]; they need not sum to one.
+        criterion: how several orders are compared. "aic" and "bic" add (degrees of freedom) / n
+            and log(n) / 2 times that to the loss; "cv" is the loss in `folds`-fold
+            cross-validation, with folds drawn by `seed`.
         max_iterations: bound on L-BFGS iterations.
 
     Raises:
-        ValueError: empty or non-finite samples, samples outside [-1, 1], order < 1, weights
-            of another shape, negative or with zero sum.
+        ValueError: empty or non-finite samples, samples outside the support, equal samples on
+            the line, order < 1, weights of another shape, negative or with zero sum, unknown
+            names, floor outside [0, 1), scale not positive.
 
-    >>> result = fit(np.array([-0.5, 0.1, 0.2, 0.3]), order=1)
+    Warns:
+        UserWarning: fewer than five samples for each degree of freedom.
+
+    >>> result = fit(np.array([-0.5, 0.1, 0.2, 0.3, 0.6] * 2), order=1)
     >>> result.certificate < 1e-4
     True
     """
-    x = np.asarray(samples, np.float64)
-    _check_order(order)
-    if x.ndim != 1 or x.size == 0:
-        raise ValueError(f"samples: expected a non-empty vector, got shape {x.shape}")
-    if not np.all(np.isfinite(x)):
-        raise ValueError("samples: expected finite values, got NaN or infinity")
-    if np.any(np.abs(x) > 1):
-        raise ValueError(
-            f"samples: expected values in [-1, 1], got [{x.min():.6g}, {x.max():.6g}]; "
-            "rescale them, or wrap angles with fourier_density.series.wrap"
-        )
+    x = _points(samples, support)
+    family = _Family(
+        support, boundary == "reflect", _bases(base), loc, scale, float(floor), max_iterations
+    )
+    _check_choices(family, boundary, criterion)
     w = _normalised(weights, x.shape)
-    a, iterations = _maximise(_bin(x, w, _nodes(order)), order, max_iterations)
-    power = _power(a, x)
-    with np.errstate(divide="ignore"):
-        nll = float(-np.sum(w * np.log(0.5 * power)))
-    return Fit(PeriodicDensity(a), nll, _certificate(w, power, x, order), iterations)
+    count = min(1.0 / np.sum(w**2), float(np.unique(x).size))
+    orders = _orders(order, count, family)
+    with likelihood.on_one_thread():
+        chosen = _choose(x, w, orders, family, count, criterion, folds, seed)
+    _warn_of_few(count, _freedom(chosen.density.order, family))
+    return chosen
 
 
 def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
@@ -100,35 +142,138 @@ def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
             f"got shape {shape}"
         )
     w = _normalised(weights, shape)
-    a, iterations = _maximise(w, order, max_iterations)
+    with likelihood.on_one_thread():
+        a, iterations = likelihood.maximise_on_grid(w, order, 0.0, False, max_iterations)
     x = -1.0 + 2.0 * np.arange(w.size) / w.size
-    power = _power(a, x)
-    nll = float(-np.sum(w * np.log(0.5 * power)))
-    return Fit(PeriodicDensity(a), nll, _certificate(w, power, x, order), iterations)
+    best = likelihood.assess(a, iterations, x, w, 0.0)
+    return Fit(PeriodicDensity(best.a), best.nll, best.certificate, iterations, {})
 
 
-def spectral_factor(c: np.ndarray, nodes: int) -> np.ndarray:
-    """Minimum-phase a with autocorrelation c (Fejer-Riesz), by Kolmogorov's cepstral method.
+def _choose(
+    x: np.ndarray,
+    w: np.ndarray,
+    orders: list[int],
+    family: _Family,
+    count: float,
+    criterion: str,
+    folds: int,
+    seed: int,
+) -> Fit:
+    """The best order by the criterion."""
+    if len(orders) == 1:
+        return _fit(x, w, orders[0], family)
+    if criterion == "cv":
+        scores = {n: _held_out(x, w, n, family, folds, seed) for n in orders}
+        chosen = _fit(x, w, min(scores, key=lambda n: scores[n]), family)
+        return chosen._replace(scores=scores)
+    fits = {n: _fit(x, w, n, family) for n in orders}
+    price = 1.0 if criterion == "aic" else 0.5 * math.log(count)
+    scores = {n: f.train_nll + price * _freedom(n, family) / count for n, f in fits.items()}
+    return fits[min(scores, key=lambda n: scores[n])]._replace(scores=scores)
 
-    Args:
-        c: complex [N+1], N >= 1, with a positive sum c_0 + 2 Re sum_n c_n z^n.
-        nodes: FFT length; the error decays like (largest root modulus inside the disc)^nodes.
-    """
-    spectrum = np.zeros(nodes, complex)
-    spectrum[: c.size] = c
-    spectrum[-(c.size - 1) :] += np.conj(c[:0:-1])
-    values = (np.fft.ifft(spectrum) * nodes).real
-    cepstrum = np.fft.fft(np.log(np.maximum(values, 1e-12 * values.max()))) / nodes
-    causal = np.zeros(nodes, complex)
-    causal[0] = 0.5 * cepstrum[0]
-    causal[1 : nodes // 2] = cepstrum[1 : nodes // 2]
-    factor = np.exp(np.fft.ifft(causal) * nodes)
-    return (np.fft.fft(factor) / nodes)[: c.size]
+
+def _fit(x: np.ndarray, w: np.ndarray, order: int, family: _Family) -> Fit:
+    """One order."""
+    options: Any = {"floor": family.floor, "even": family.even}
+    options["max_iterations"] = family.max_iterations
+    if family.support == "real":
+        place = {"loc": family.loc, "scale": family.scale}
+        line = line_search.maximise(x, w, order, family.bases, **place, **options)
+        boundary = "reflect" if family.even else "periodic"
+        density = RealLineDensity(
+            line.circle.a, line.loc, line.scale, line.base, family.floor, boundary=boundary
+        )
+        return Fit(density, line.nll, line.circle.certificate, line.circle.iterations, {})
+    circle = likelihood.maximise(0.5 * (x + 1.0) if family.even else x, w, order, **options)
+    kind = ReflectedDensity if family.even else PeriodicDensity
+    a = circle.a.real if family.even else circle.a
+    density = kind(a, family.floor)
+    return Fit(density, circle.nll, circle.certificate, circle.iterations, {})
+
+
+def _held_out(
+    x: np.ndarray, w: np.ndarray, order: int, family: _Family, folds: int, seed: int
+) -> float:
+    """Loss of samples under fits to the other folds, nats per sample."""
+    if not 2 <= folds <= x.size:
+        raise ValueError(f"folds: expected 2 to {x.size} (the samples), got {folds}")
+    fold = np.random.default_rng(seed).permutation(x.size) % folds
+    total = 0.0
+    for index in range(folds):
+        kept, out = fold != index, fold == index
+        density = _fit(x[kept], w[kept] / w[kept].sum(), order, family).density
+        total -= float(np.sum(w[out] * np.asarray(density.log_prob(x[out]), np.float64)))
+    return total
+
+
+def _freedom(order: int, family: _Family) -> int:
+    """Degrees of freedom of a density."""
+    place = (family.loc is None) + (family.scale is None) if family.support == "real" else 0
+    return (order if family.even else 2 * order) + place
+
+
+def _points(samples: Any, support: str) -> np.ndarray:
+    x = np.asarray(samples, np.float64)
+    if x.ndim != 1 or x.size == 0:
+        raise ValueError(f"samples: expected a non-empty vector, got shape {x.shape}")
+    if not np.all(np.isfinite(x)):
+        raise ValueError("samples: expected finite values, got NaN or infinity")
+    if support == "circle" and np.any(np.abs(x) > 1):
+        raise ValueError(
+            f"samples: expected values in [-1, 1], got [{x.min():.6g}, {x.max():.6g}]; "
+            "rescale them, wrap angles with fourier_density.series.wrap, "
+            'or fit with support="real"'
+        )
+    if support == "real" and x.min() == x.max():
+        raise ValueError(f"samples: expected different values, got {x.size} times {x[0]:.6g}")
+    return x
+
+
+def _bases(base: Any) -> list[Any]:
+    choices = BASES if base is None else base
+    choices = choices if isinstance(choices, list | tuple) else [choices]
+    return [transforms.named(choice) for choice in choices]
+
+
+def _check_choices(family: _Family, boundary: str, criterion: str) -> None:
+    for name, value, known in (
+        ("support", family.support, ("circle", "real")),
+        ("boundary", boundary, ("periodic", "reflect")),
+        ("criterion", criterion, ("aic", "bic", "cv")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+    if not 0 <= family.floor < 1:
+        raise ValueError(f"floor: expected a weight in [0, 1), got {family.floor}")
+    if family.scale is not None and not family.scale > 0:
+        raise ValueError(f"scale: expected a positive value, got {family.scale}")
+
+
+def _orders(order: Any, count: float, family: _Family) -> list[int]:
+    if order is None:
+        carried = [n for n in ORDERS if SAMPLES_PER_PARAMETER * _freedom(n, family) <= count]
+        return carried or [1]
+    orders = list(order) if isinstance(order, Sequence | np.ndarray) else [order]
+    if not orders:
+        raise ValueError("order: expected at least one, got an empty sequence")
+    for value in orders:
+        _check_order(value)
+    return [int(value) for value in orders]
 
 
 def _check_order(order: int) -> None:
-    if order < 1:
+    if order < 1 or order != int(order):
         raise ValueError(f"order: expected an integer >= 1, got {order}")
+
+
+def _warn_of_few(count: float, freedom: int) -> None:
+    if count < SAMPLES_PER_PARAMETER * freedom:
+        warnings.warn(
+            f"order: {freedom} degrees of freedom for {count:.0f} different samples; the density "
+            "may vanish between them. Use a lower order or a floor.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _normalised(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -140,76 +285,3 @@ def _normalised(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
     if not np.all(np.isfinite(w)) or np.any(w < 0) or w.sum() <= 0:
         raise ValueError("weights: expected finite, non-negative values with a positive sum")
     return w / w.sum()
-
-
-def _nodes(order: int) -> int:
-    return int(min(MAX_NODES, 2 ** np.ceil(np.log2(1024 * (order + 1)))))
-
-
-def _bin(x: np.ndarray, w: np.ndarray, nodes: int) -> np.ndarray:
-    """Linear binning on the circle: each point is shared by its two neighbouring nodes."""
-    position = (x + 1.0) * (0.5 * nodes)
-    left = np.floor(position).astype(int)
-    share = position - left
-    left_mass = np.bincount(left % nodes, w * (1.0 - share), nodes)
-    return left_mass + np.bincount((left + 1) % nodes, w * share, nodes)
-
-
-def _maximise(w: np.ndarray, order: int, max_iterations: int) -> tuple[np.ndarray, int]:
-    """L-BFGS on -sum_j w_j log |A(x_j)|^2 + log |a|^2: two FFTs an evaluation."""
-    nodes = w.size
-    sign = (-1.0) ** np.arange(order + 1)  # the grid starts at x = -1
-    used = np.flatnonzero(w)
-    positive = w[used]
-
-    def objective(parts: np.ndarray) -> tuple[float, np.ndarray]:
-        a = parts[: order + 1] + 1j * parts[order + 1 :]
-        values = np.fft.ifft(sign * a, nodes) * nodes
-        power = np.maximum(np.abs(values[used]) ** 2, np.finfo(float).tiny)
-        total = np.sum(np.abs(a) ** 2)
-        loss = -np.sum(positive * np.log(power)) + np.log(total)
-        ratio = np.zeros(nodes, complex)
-        ratio[used] = positive * values[used] / power
-        gradient = 2.0 * (a / total - sign * np.fft.fft(ratio)[: order + 1])
-        return loss, np.concatenate([gradient.real, gradient.imag])
-
-    # p = 1/2 + sum_n Re(gamma_n z^n) with gamma_n = E[exp(-i pi n X)]
-    moments = sign * np.fft.fft(w)[: order + 1]
-    taper = 1.0 - np.arange(order + 1) / (order + 1.0)
-    start: Any = spectral_factor(moments * taper, max(1024, 32 * (order + 1)))
-    result = scipy.optimize.minimize(
-        objective,
-        np.concatenate([start.real, start.imag]),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": max_iterations, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9},
-    )
-    a = result.x[: order + 1] + 1j * result.x[order + 1 :]
-    return a / np.linalg.norm(a), int(result.nit)
-
-
-def _power(a: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """|A(x)|^2 by Horner's rule in complex128."""
-    z = np.exp(1j * np.pi * x)
-    value = np.zeros_like(z)
-    for coefficient in a[::-1]:
-        value = value * z + coefficient
-    return np.abs(value) ** 2
-
-
-def _certificate(w: np.ndarray, power: np.ndarray, x: np.ndarray, order: int) -> float:
-    """Log lambda_max of the Toeplitz matrix R; infinity if a data point sits on a root."""
-    used = w > 0
-    ratio = w[used] / np.maximum(power[used], np.finfo(float).tiny)
-    z = np.exp(-1j * np.pi * x[used])
-    phase = np.ones_like(z)
-    column = np.empty(order + 1, complex)
-    for n in range(order + 1):
-        column[n] = np.sum(ratio * phase)
-        phase = phase * z
-    if not np.all(np.isfinite(column)):
-        return float("inf")
-    largest = scipy.linalg.eigvalsh(scipy.linalg.toeplitz(column), subset_by_index=[order, order])[
-        0
-    ]
-    return float(max(0.0, np.log(largest)))

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from fourier_density.series import Pair, sinpi
+from fourier_density.series import Pair, sinpi, unit
 
 
 def average(moments: Pair, middle: Array, half: Array, prob: Callable[[Array], Array]) -> Array:
@@ -61,7 +61,8 @@ def _windowed_sum(re: Array, im: Array, middle: Array, half: Array) -> Array:
 
     def body(total: Array, term: tuple[Array, Array, Array]) -> tuple[Array, None]:
         n, r, s = term
-        wave = r * sinpi(middle, n, 0.5) - s * sinpi(middle, n)
+        cos, sin = unit(middle, n)
+        wave = r * cos - s * sin
         return total + _sinc(half, n) * wave, None
 
     n = jnp.arange(1, order + 1, dtype=re.dtype)

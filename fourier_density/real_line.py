@@ -8,15 +8,17 @@ Notation
     q        q(y) = 2 p(v) b(u) / scale
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Key
 
-from fourier_density import masses, series, transforms
+from fourier_density import extrema, masses, plotting, quadrature, series, transforms
 from fourier_density.density import PeriodicDensity, concrete
+from fourier_density.reflected import ReflectedDensity
 
 
 @register_pytree_with_keys_class
@@ -28,11 +30,14 @@ class RealLineDensity:
     of the circle are kept as distances from the end.
 
     Args:
-        coefficients: complex [..., N+1], a_0..a_N; scale and phase do not matter.
+        coefficients: complex [..., N+1], a_0..a_N; scale and phase do not matter. Real for
+            `boundary="reflect"`.
         loc, scale: location and positive scale, of the batch shape or broadcast against it.
         base: "tanh", "normal", "laplace", "student_t" (three degrees of freedom) or an object
             with the functions of `transforms.Base`.
         floor: weight in [0, 1) of the base itself in the mixture (1 - floor) q + floor b.
+        boundary: "periodic", where both tails are the base's times the same factor, or
+            "reflect", where the factors are free: p is then a `ReflectedDensity`.
 
     Raises:
         ValueError: as `PeriodicDensity`; scale not positive, an unknown name of a base. Traced
@@ -48,21 +53,24 @@ class RealLineDensity:
     event_shape: tuple[int, ...] = ()
 
     def __init__(
-        self, coefficients: Any, loc: Any, scale: Any, base: Any = "tanh", floor: Any = 0.0
+        self,
+        coefficients: Any,
+        loc: Any,
+        scale: Any,
+        base: Any = "tanh",
+        floor: Any = 0.0,
+        *,
+        boundary: Literal["periodic", "reflect"] = "periodic",
     ):
-        circle = PeriodicDensity(coefficients, floor)
-        if isinstance(base, str):
-            if base not in transforms.NAMED:
-                names = ", ".join(transforms.NAMED)
-                raise ValueError(f"base: expected one of {names} or an object, got {base!r}")
-            base = transforms.NAMED[base]
-        sign = jnp.where(jnp.arange(circle.order + 1) % 2, -1.0, 1.0).astype(circle.re.dtype)
+        if boundary not in ("periodic", "reflect"):
+            raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
+        self.reflect = boundary == "reflect"
+        circle: Any = (ReflectedDensity if self.reflect else PeriodicDensity)(coefficients, floor)
         # Half a turn puts both ends of the line at 0, where floating point is densest.
-        turned = (circle.re * sign, circle.im * sign, circle.floor)
-        self.turned = PeriodicDensity.tree_unflatten(None, turned)
-        self.loc = jnp.asarray(loc, circle.re.dtype)
-        self.scale = jnp.asarray(scale, circle.re.dtype)
-        self.base = base
+        self.turned = _half_turn(circle.even if self.reflect else circle)
+        self.base = transforms.named(base)
+        self.loc = jnp.asarray(loc, self.turned.re.dtype)
+        self.scale = jnp.asarray(scale, self.turned.re.dtype)
         values = concrete(self.scale)
         if values is not None and not (values > 0).all():
             raise ValueError(f"scale: expected positive values, got {scale}")
@@ -70,12 +78,13 @@ class RealLineDensity:
     def tree_flatten_with_keys(self):
         """Leaves with their names, for JAX."""
         names = ("turned", "loc", "scale", "base")
-        return tuple((GetAttrKey(name), getattr(self, name)) for name in names), None
+        return tuple((GetAttrKey(name), getattr(self, name)) for name in names), self.reflect
 
     @classmethod
-    def tree_unflatten(cls, _: None, leaves: Any) -> "RealLineDensity":
+    def tree_unflatten(cls, reflect: bool, leaves: Any) -> "RealLineDensity":
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
+        density.reflect = reflect
         density.turned, density.loc, density.scale, density.base = leaves
         return density
 
@@ -97,9 +106,27 @@ class RealLineDensity:
         return jnp.broadcast_shapes(self.turned.batch_shape, self.loc.shape, self.scale.shape)
 
     @property
-    def circle(self) -> PeriodicDensity:
+    def circle(self) -> PeriodicDensity | ReflectedDensity:
         """The density p of v = 2 B(u) - 1."""
-        return self.turned.rotate(jnp.ones((), self.loc.dtype))
+        whole = _half_turn(self.turned)
+        return ReflectedDensity.tree_unflatten(None, (whole,)) if self.reflect else whole
+
+    def _from_ends(
+        self, function: Callable[[PeriodicDensity, Array, Array], Array], low: Array, *mass: Array
+    ) -> Array:
+        """A function of a density around its end and of probabilities of the base from there.
+
+        Args:
+            function: of (density, middle, half): a density on the circle with the end at 0.
+            low: where the nearer end is the lower one.
+            mass: distances from that end and widths, as probabilities of the base.
+        """
+        if self.reflect:  # an even density has one end at 0 and one at 1
+            halved = [0.5 * m for m in mass]
+            lower = function(_half_turn(self.turned), *halved)
+            return jnp.where(low, lower, function(self.turned, *halved))
+        distance, *rest = mass
+        return function(self.turned, jnp.where(low, distance, -distance), *rest)
 
     def _standardise(self, y: Any) -> Array:
         return (jnp.asarray(y, self.loc.dtype) - self.loc) / self._positive_scale()
@@ -107,17 +134,17 @@ class RealLineDensity:
     def _positive_scale(self) -> Array:
         return jnp.where(self.scale > 0, self.scale, jnp.nan)
 
-    def _offset(self, u: Array) -> Array:
-        """Signed distance of v from the nearer end of the circle: v + 1 or v - 1."""
-        below = 2.0 * jnp.exp(self.base.log_cdf(jnp.minimum(u, 0.0)))
-        above = 2.0 * jnp.exp(self.base.log_survival_function(jnp.maximum(u, 0.0)))
-        return jnp.where(u < 0, below, -above)
-
     def log_prob(self, y: Any) -> Array:
         """Natural logarithm of the density at y: log 2 p(v) + log b(u) - log scale."""
         u = self._standardise(y)
-        log_p = _log_prob(self.turned, self._offset(u))
-        return log_p + jnp.log(2.0) + self.base.log_prob(u) - jnp.log(self._positive_scale())
+        below = jnp.exp(self.base.log_cdf(jnp.minimum(u, 0.0)))
+        above = jnp.exp(self.base.log_survival_function(jnp.maximum(u, 0.0)))
+        ratio = self._log_ratio(u < 0, jnp.where(u < 0, below, above))
+        return ratio + self.base.log_prob(u) - jnp.log(self._positive_scale())
+
+    def _log_ratio(self, low: Array, mass: Array) -> Array:
+        """Log 2 p(v) at the point with this probability of the base beyond it."""
+        return jnp.log(2.0) + self._from_ends(_log_prob, low, 2.0 * mass)
 
     def prob(self, y: Any) -> Array:
         """Density at y, per unit of y."""
@@ -141,8 +168,8 @@ class RealLineDensity:
         """Log mass beyond u on the lower (side 1) or upper (-1) side."""
         base = self.base
         log_mass = base.log_cdf(u) if side > 0 else base.log_survival_function(u)
-        half = jnp.exp(log_mass)
-        mean = masses.average(self.turned._moments(), side * half, half, self.turned.prob)
+        mass = jnp.exp(log_mass)
+        mean = self._from_ends(_average, jnp.asarray(side > 0), mass, mass)
         return log_mass + jnp.log(mean)
 
     def cdf(self, y: Any) -> Array:
@@ -162,9 +189,8 @@ class RealLineDensity:
         from_left = jnp.exp(self.base.log_cdf(u)) + jnp.exp(self.base.log_cdf(w))
         from_right = jnp.exp(self.base.log_survival_function(u))
         from_right = from_right + jnp.exp(self.base.log_survival_function(w))
-        middle = jnp.where(left, from_left, -from_right)
-        half = jnp.clip(jnp.exp(log_mass), 0.0, 1.0)
-        mean = masses.average(self.turned._moments(), middle, half, self.turned.prob)
+        middle = jnp.where(left, from_left, from_right)
+        mean = self._from_ends(_average, left, middle, jnp.clip(jnp.exp(log_mass), 0.0, 1.0))
         return jnp.where(w >= u, log_mass + jnp.log(mean), jnp.nan)
 
     def interval_prob(self, lower: Any, upper: Any) -> Array:
@@ -179,6 +205,83 @@ class RealLineDensity:
         x = self.circle.quantile(probability)
         return self.loc + self._positive_scale() * self.base.quantile(0.5 * (x + 1.0))
 
+    def expectation(self, function: Callable[[Array], Array]) -> Array:
+        """E[function(Y)] by quadrature over the base (see `quadrature`).
+
+        Args:
+            function: elementwise, of points [K, *batch_shape].
+
+        Returns:
+            [*batch_shape]; NaN where the integral has not converged at the largest numbers of
+            the floating point format: moments that do not exist, or hardly.
+        """
+        mass, weights, last = quadrature.halves(self.order, self.loc.dtype)
+        mass, weights = (
+            part.reshape(-1, *(1,) * len(self.batch_shape)) for part in (mass, weights)
+        )
+        upper = -transforms.Mirrored(self.base).quantile(mass)
+        total, remainder, size = 0.0, 0.0, 0.0
+        for low, u in ((True, self.base.quantile(mass)), (False, upper)):
+            density = jnp.exp(self._log_ratio(jnp.asarray(low), mass))
+            terms = weights * density * function(self.loc + self._positive_scale() * u)
+            total += jnp.sum(terms, axis=0)
+            remainder += jnp.sum(jnp.abs(terms[-last:]), axis=0)
+            size += jnp.sum(jnp.abs(terms), axis=0)
+        return jnp.where(remainder <= 1e-5 * size, total, jnp.nan)
+
+    def mean(self) -> Array:
+        """E[Y]; NaN where the base has no mean."""
+        return self.expectation(lambda y: y)
+
+    def variance(self) -> Array:
+        """E[(Y - E[Y])^2]; NaN where the base has no variance."""
+        mean = self.mean()
+        return self.expectation(lambda y: (y - mean) ** 2)
+
+    def entropy(self) -> Array:
+        """Differential entropy in nats: of the circle in closed form, E[log b] by quadrature."""
+        log_base = self.expectation(lambda y: self.base.log_prob(self._standardise(y)))
+        return self.circle.entropy() - jnp.log(2.0) - log_base + jnp.log(self._positive_scale())
+
+    def kl_divergence(self, other: Any) -> Array:
+        """KL(self || other) in nats by quadrature, for any density with `log_prob` on the line.
+
+        Densities with the same base, loc and scale have the divergence of their `circle`s,
+        which is in closed form.
+        """
+        return self.expectation(lambda y: self.log_prob(y) - other.log_prob(y))
+
+    def characteristic_function(self, t: Any) -> Array:
+        """E[exp(i t Y)] by quadrature, for one t; good for |t| up to about 8 / scale."""
+        return jax.lax.complex(
+            self.expectation(lambda y: jnp.cos(t * y)), self.expectation(lambda y: jnp.sin(t * y))
+        )
+
+    def modes(self) -> Array:
+        """The modes in ascending order, [..., 2N + 1], padded with NaN."""
+        cells = 48 * (self.order + 1)
+        levels = jnp.sin(0.5 * jnp.pi * jnp.arange(1, cells, dtype=self.loc.dtype) / cells) ** 2
+        edges = self.base.quantile(levels.reshape(-1, *(1,) * len(self.batch_shape)))
+        edges = self.loc + self._positive_scale() * edges
+
+        def slope(y: Array) -> Array:
+            return jax.jvp(self.log_prob, (y,), (jnp.ones_like(y),))[1]
+
+        edges = jnp.broadcast_to(edges, (cells - 1, *self.batch_shape))
+        return extrema.maxima(slope, edges, 2 * self.order + 1)
+
+    def mode(self) -> Array:
+        """The point of largest density."""
+        modes = jnp.moveaxis(self.modes(), -1, 0)
+        highest = jnp.nanargmax(jax.lax.stop_gradient(self.log_prob(modes)), axis=0)
+        return jnp.take_along_axis(modes, highest[None], axis=0)[0]
+
+    def plot(self, ax: Any = None, **line: Any) -> Any:
+        """Draw the density (a single one) between its 0.1 % quantiles; see `plotting.plot`."""
+        low, high = self.quantile(jnp.array([1e-3, 1.0 - 1e-3]))
+        points = jnp.linspace(low, high, plotting.points(self.order))
+        return plotting.plot(points, self.prob(points), ax, **line)
+
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
         shape = (*sample_shape, *self.batch_shape)
@@ -191,6 +294,18 @@ class RealLineDensity:
         """Samples and their log-density."""
         y = self.sample(seed=seed, sample_shape=sample_shape)
         return y, self.log_prob(y)
+
+
+def _half_turn(density: PeriodicDensity) -> PeriodicDensity:
+    """The density of X + 1 on the circle, exactly: every other coefficient changes its sign."""
+    sign = 1.0 - 2.0 * (jnp.arange(density.order + 1) % 2)
+    parts = (density.re * sign, density.im * sign, density.floor)
+    return PeriodicDensity.tree_unflatten(None, parts)
+
+
+def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:
+    """Mean of 2 p over an interval of the circle."""
+    return masses.average(density._moments(), middle, half, density.prob)
 
 
 def _log_prob(density: PeriodicDensity, x: Array) -> Array:

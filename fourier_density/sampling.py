@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from fourier_density import newton
+
 CELLS = 4096
 
 
@@ -45,13 +47,9 @@ def invert(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Arra
 def solve(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Array]) -> Array:
     """Points x in [-1, 1] with cdf(x) = u, each by a bracketed Newton iteration of its own."""
 
-    def step(_: Any, bracket: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, x = bracket
-        error = cdf(x) - u
-        low, high = jnp.where(error > 0, low, x), jnp.where(error > 0, x, high)
-        newton = x - error / jnp.maximum(prob(x), jnp.finfo(x.dtype).tiny)
-        inside = (newton > low) & (newton < high)
-        return low, high, jnp.where(inside, newton, 0.5 * (low + high))
+    def step(_: Any, bracket: newton.Bracket) -> newton.Bracket:
+        x = bracket[2]
+        return newton.step(bracket, cdf(x) - u, prob(x))
 
     ones = jnp.ones_like(u)
     steps = 2 * jnp.finfo(u.dtype).nmant
@@ -82,14 +80,11 @@ def _invert_cubic(y: Array, rise: Array, start: Array, end: Array) -> Array:
     """The t in [0, 1] where the cubic with value 0, rise and slopes start, end reaches y."""
     quadratic = 3.0 * rise - 2.0 * start - end
     cubic = start + end - 2.0 * rise
-    tiny = jnp.finfo(y.dtype).tiny
-    low, high = jnp.zeros_like(y), jnp.ones_like(y)
-    t = jnp.clip(y / jnp.maximum(rise, tiny), 0.0, 1.0)
+    guess = y / jnp.maximum(rise, jnp.finfo(y.dtype).tiny)
+    bracket = (jnp.zeros_like(y), jnp.ones_like(y), jnp.clip(guess, 0.0, 1.0))
     for _ in range(4):
+        t = bracket[2]
         error = ((cubic * t + quadratic) * t + start) * t - y
         slope = (3.0 * cubic * t + 2.0 * quadratic) * t + start
-        low, high = jnp.where(error > 0, low, t), jnp.where(error > 0, t, high)
-        newton = t - error / jnp.where(slope > tiny, slope, tiny)
-        inside = (newton >= low) & (newton <= high)
-        t = jnp.where(inside, newton, 0.5 * (low + high))
-    return t
+        bracket = newton.step(bracket, error, slope)
+    return bracket[2]

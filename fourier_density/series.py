@@ -41,6 +41,7 @@ def wrap(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x - 2.0 * jnp.round(0.5 * x)
 
 
+@jax.jit
 def sinpi(x: Array, multiple: Array | int = 1, shift: Array | float = 0.0) -> Array:
     """sin(pi (m x + shift)), accurate to 2e-7 in single precision.
 
@@ -53,25 +54,33 @@ def sinpi(x: Array, multiple: Array | int = 1, shift: Array | float = 0.0) -> Ar
         multiple: m, an integer or integral array that broadcasts against x.
         shift: a multiple of 1/2.
     """
+    r, sign = _reduce(x, multiple, shift)
+    return sign * r * _polynomial(r * r, _taylor(x.dtype, 1))
+
+
+@jax.jit
+def unit(x: Array, multiple: Array | int = 1) -> Pair:
+    """The point z^m = exp(i pi m x) as a pair, accurate like `sinpi`."""
+    r, sign = _reduce(x, multiple, 0.0)
+    square = r * r
+    cos = _polynomial(square, _taylor(x.dtype, 0))
+    return sign * cos, sign * r * _polynomial(square, _taylor(x.dtype, 1))
+
+
+def _reduce(x: Array, multiple: Array | int, shift: Array | float) -> Pair:
+    """(r, sign): m x + shift is r plus an even (sign 1) or odd (-1) integer, |r| <= 1/2."""
     x = wrap(x)
-    double = x.dtype == jnp.float64
-    cut = 2.0 ** (26 if double else 12)
+    cut = 2.0 ** (26 if x.dtype == jnp.float64 else 12)
     head = jnp.round(cut * x) / cut
     high, low = multiple * head + shift, multiple * (x - head)
     half_turns = jnp.round(high + low)
-    r = (high - half_turns) + low
-    value = r * _polynomial(r * r, [_taylor(2 * k + 1) for k in range(12 if double else 7)])
-    return jnp.where(wrap(half_turns) == 0, value, -value)
+    return (high - half_turns) + low, 1.0 - 2.0 * jnp.abs(wrap(half_turns))
 
 
-def unit(x: Array, multiple: Array | int = 1) -> Pair:
-    """The point z^m = exp(i pi m x) as a pair."""
-    return sinpi(x, multiple, 0.5), sinpi(x, multiple)
-
-
-def _taylor(power: int) -> float:
-    """Coefficient of r^power, odd, in sin(pi r)."""
-    return (-1) ** (power // 2) * math.pi**power / math.factorial(power)
+def _taylor(dtype: jnp.dtype, start: int) -> list[float]:
+    """Coefficients of r^start, r^{start+2}, .. in the series of cos or sin(pi r)."""
+    powers = range(start, 26 if dtype == jnp.float64 else 15, 2)
+    return [(-1) ** (power // 2) * math.pi**power / math.factorial(power) for power in powers]
 
 
 def _polynomial(x: Array, coefficients: list[float]) -> Array:

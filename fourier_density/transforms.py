@@ -15,6 +15,7 @@ Source: arXiv 2402.15345, section 2; https://kexue.fm/archives/10007.
 """
 
 import functools
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -23,6 +24,10 @@ import numpy as np
 from flax import struct
 from jax.scipy.special import betainc, gammaln, log_ndtr, logsumexp, ndtri
 from jaxtyping import Array
+
+from fourier_density import newton
+
+SERIES_UP_TO = 8.0  # degrees of freedom
 
 
 @runtime_checkable
@@ -143,9 +148,45 @@ class StudentT:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _student_log_cdf(df: float, u: Array) -> Array:
-    shape = (jnp.asarray(0.5 * df, u.dtype), jnp.asarray(0.5, u.dtype))
-    tail = 0.5 * betainc(*shape, df / (df + u**2))
-    return jnp.where(u < 0, jnp.log(tail), jnp.log1p(-tail))
+    """Log of I_x(df / 2, 1 / 2) / 2 in the lower tail, with x = df / (df + u^2).
+
+    By series with positive terms in the tails and in the middle; for many degrees of freedom
+    by continued fractions in between.
+    """
+    half = 0.5 * df
+    x, y = df / (df + u**2), u**2 / (df + u**2)
+    far = x <= 0.5
+    log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
+    scale = half * jnp.log(x) - log_beta  # log of x^a / B(a, 1/2)
+    log_tail = scale + 0.5 * jnp.log(jnp.where(far, y, 1.0))
+    log_tail += jnp.log(0.5 / half * _beta_series(half, 0.5, jnp.where(far, x, 0.0)))
+    # Probability between 0 and u: by its series, as far as that leaves digits to the rest.
+    largest = 0.5 if df <= SERIES_UP_TO else 1.0 / (df + 1.0)
+    inner = y <= largest
+    middle = jnp.exp(scale) * jnp.sqrt(y)
+    middle = middle * _beta_series(0.5, half, jnp.where(inner, y, 0.0), largest)
+    middle = jnp.where(inner, middle, 0.0)
+    lower, upper = jnp.log(0.5 - middle), jnp.log(0.5 + middle)
+    if df > SERIES_UP_TO:
+        tail = jnp.where(inner, 1.0, x)
+        tail = 0.5 * betainc(jnp.asarray(half, u.dtype), jnp.asarray(0.5, u.dtype), tail)
+        lower = jnp.where(inner, lower, jnp.log(tail))
+        upper = jnp.where(inner, upper, jnp.log1p(-tail))
+    lower = jnp.where(far, log_tail, lower)
+    upper = jnp.where(far, jnp.log1p(-jnp.exp(log_tail)), upper)
+    return jnp.where(u < 0, lower, upper)
+
+
+def _beta_series(a: float, b: float, x: Array, largest: float = 0.5) -> Array:
+    """sum_n x^n (a + b)_n / (a + 1)_n = a B(a, b) I_x(a, b) / (x^a (1 - x)^b), x <= largest."""
+    ratios, size = [], 1.0
+    while size > 0.1 * jnp.finfo(x.dtype).eps:
+        ratios.append((a + b + len(ratios)) / (a + 1.0 + len(ratios)))
+        size *= largest * ratios[-1]
+    value = jnp.ones_like(x)
+    for ratio in reversed(ratios):
+        value = 1.0 + ratio * x * value
+    return value
 
 
 @_student_log_cdf.defjvp
@@ -198,6 +239,49 @@ class GaussianMixture:
 NAMED = {"tanh": Tanh(), "normal": Normal(), "laplace": Laplace(), "student_t": StudentT()}
 
 
+def named(base: Any) -> Any:
+    """A base by its name in `NAMED`; objects pass.
+
+    Raises:
+        ValueError: an unknown name, an object without the functions of `Base`.
+    """
+    if isinstance(base, str) and base in NAMED:
+        return NAMED[base]
+    if not isinstance(base, Base):
+        raise ValueError(
+            f"base: expected one of {', '.join(NAMED)} or an object with the functions of "
+            f"fourier_density.transforms.Base, got {base!r}"
+        )
+    return base
+
+
+@struct.dataclass
+class Mirrored:
+    """The distribution of -U.
+
+    Attributes:
+        base: that of U.
+    """
+
+    base: Any
+
+    def log_prob(self, u: Array) -> Array:
+        """Log b(-u)."""
+        return self.base.log_prob(-u)
+
+    def log_cdf(self, u: Array) -> Array:
+        """The other tail of the base."""
+        return self.base.log_survival_function(-u)
+
+    def log_survival_function(self, u: Array) -> Array:
+        """The other tail of the base."""
+        return self.base.log_cdf(-u)
+
+    def quantile(self, probability: Array) -> Array:
+        """By Newton's method, to keep the digits of small probabilities."""
+        return solve(self, probability)
+
+
 def solve(base: Base, probability: Array) -> Array:
     """Quantiles of a base that has no formula for them: bracketed Newton steps in asinh(u).
 
@@ -211,17 +295,14 @@ def solve(base: Base, probability: Array) -> Array:
     def error(b: Base, u: Array) -> Array:
         return jnp.where(lower, b.log_cdf(u), b.log_survival_function(u)) - goal
 
-    def step(_: Any, bracket: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        low, high, s = bracket
+    sign = jnp.where(lower, 1.0, -1.0)
+
+    def step(_: Any, bracket: newton.Bracket) -> newton.Bracket:
+        s = bracket[2]
         u = jnp.sinh(s)
         miss = error(frozen, u)
-        above = jnp.where(lower, miss > 0, miss < 0)
-        low, high = jnp.where(above, low, s), jnp.where(above, s, high)
-        log_slope = frozen.log_prob(u) - (goal + miss)
-        slope = jnp.where(lower, 1.0, -1.0) * jnp.exp(log_slope) * jnp.cosh(s)
-        newton = s - miss / slope
-        inside = (newton > low) & (newton < high)
-        return low, high, jnp.where(inside, newton, 0.5 * (low + high))
+        slope = jnp.exp(frozen.log_prob(u) - (goal + miss)) * jnp.cosh(s)
+        return newton.step(bracket, sign * miss, slope)
 
     ends = jnp.full_like(target, 40.0)  # sinh(40) is 1e17
     _, _, s = jax.lax.fori_loop(0, 64, step, (-ends, ends, jnp.zeros_like(target)))

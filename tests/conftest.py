@@ -20,9 +20,6 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Compiling takes most of the suite's time; LLVM's optimisations do not pay for tiny programs.
-jax.config.update("jax_disable_most_optimizations", True)
-
 jaxtyping.install_import_hook(["fourier_density", "attention"], "beartype.beartype")
 
 hypothesis.settings.register_profile(

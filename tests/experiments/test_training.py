@@ -206,6 +206,7 @@ def train_on(devices, directory):
         output=output,
     )
     flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} {flags}"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     return result, output

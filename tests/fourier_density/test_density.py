@@ -1,11 +1,10 @@
 """Values, moments and gradients of `PeriodicDensity` against quadrature and explicit sums."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import call
 from hypothesis import given
 from hypothesis import strategies as st
 from reference import fourier
@@ -17,12 +16,6 @@ from fourier_density import PeriodicDensity
 TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
 GRID = np.linspace(-1.0, 1.0, 101)
 CASES = [(0, 0.0), (1, 0.0), (5, 0.2), (13, 0.0)]  # order, floor
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    """One compiled program per method and shape: faster than operation by operation."""
-    return getattr(density, method)(*arguments)
 
 
 def case(order, floor):

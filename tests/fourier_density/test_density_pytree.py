@@ -1,11 +1,10 @@
 """`PeriodicDensity` as a pytree: transformations, batches, placeholders and bad input."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import call
 from reference import fourier
 
 from fourier_density import PeriodicDensity
@@ -13,12 +12,6 @@ from fourier_density import PeriodicDensity
 A = fourier.random_coefficients(1, 4, (2, 3))
 X = np.linspace(-0.9, 0.9, 7)
 VALUES = ("prob", "log_prob", "cdf", "survival_function", "log_cdf")
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    """One compiled program per method and shape: faster than operation by operation."""
-    return getattr(density, method)(*arguments)
 
 
 def test_jit_takes_and_returns_densities(x64):

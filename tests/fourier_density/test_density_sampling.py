@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from calls import call
 from reference import fourier
 
 from fourier_density import PeriodicDensity
@@ -21,12 +22,6 @@ COEFFICIENTS = {
     "peaked, 32 roots": np.ones(33),
     "flat ends": np.array([1.0, 4.0, 6.0, 4.0, 1.0]),  # p = O((1 - |x|)^8) at both ends
 }
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    """One compiled program per method and shape: faster than operation by operation."""
-    return getattr(density, method)(*arguments)
 
 
 @functools.partial(jax.jit, static_argnames="shape")

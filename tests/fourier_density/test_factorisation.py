@@ -1,19 +1,13 @@
 """Spectral factors, cepstra, entropy and divergence against roots and quadrature."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import call
 from reference import fourier
 
 from fourier_density import PeriodicDensity, factorisation
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    return getattr(density, method)(*arguments)
 
 
 def pair(a):

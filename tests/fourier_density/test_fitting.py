@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from reference import fourier
 
-from fourier_density import PeriodicDensity, fit, fit_weights, fitting
+from fourier_density import PeriodicDensity, fit, fit_weights, likelihood
 
 
 def coefficients(result):
@@ -145,7 +145,7 @@ def test_fit_returns_plain_numbers_and_a_density(sample):
     result = sample[2]
     assert isinstance(result.density, PeriodicDensity)
     assert result.density.order == 4
-    assert [type(value) for value in result[1:]] == [float, float, int]
+    assert [type(value) for value in result[1:]] == [float, float, int, dict]
 
 
 def from_roots(roots):
@@ -156,16 +156,16 @@ def from_roots(roots):
     "roots",
     [[0.5 + 0.2j], [0.5, -0.3j, 1.7], [0.2j, 1.4, -1.6 + 0.3j, 0.6 - 0.3j, -2.5]],
 )
-def test_spectral_factor_reproduces_the_autocorrelation(roots):
+def test_minimum_phase_start_reproduces_the_autocorrelation(roots):
     c = fourier.autocorrelation(from_roots(roots))
-    b = fitting.spectral_factor(c, 512)  # 0.72^512 is far below rounding
+    b = likelihood.minimum_phase(c, 512)  # 0.72^512 is far below rounding
     np.testing.assert_allclose(fourier.autocorrelation(b), c, atol=1e-12 * abs(c[0]), rtol=0)
     assert np.all(np.abs(np.polynomial.polynomial.polyroots(b)) > 1.3)
 
 
-def test_spectral_factor_of_a_minimum_phase_polynomial_is_itself():
+def test_start_of_a_minimum_phase_polynomial_is_itself():
     a = from_roots([1.5, -2.0 + 1.0j, 1.8j])
-    b = fitting.spectral_factor(fourier.autocorrelation(a), 512)
+    b = likelihood.minimum_phase(fourier.autocorrelation(a), 512)
     np.testing.assert_allclose(b, a * np.abs(a[0]) / a[0], atol=1e-11, rtol=0)
 
 

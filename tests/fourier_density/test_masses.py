@@ -1,20 +1,13 @@
 """Interval probabilities, the characteristic function and the mode."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import call
 from reference import fourier
 
 from fourier_density import PeriodicDensity
-
-
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    return getattr(density, method)(*arguments)
-
 
 RTOL = {"float32": 1e-5, "float64": 1e-12}
 CASES = {

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from calls import call
 from reference import fourier, real_line
 
 from fourier_density import PeriodicDensity, RealLineDensity, transforms
@@ -13,6 +14,8 @@ from fourier_density import PeriodicDensity, RealLineDensity, transforms
 A = fourier.random_coefficients(3, 5)
 LOC, SCALE = 0.75, 1.5  # exact in single precision
 TAILS = np.array([-60.0, -45.5, -12.0, -3.0, 0.0, 0.5, 2.5, 9.0, 30.0, 61.5])  # 40 scales
+LOWER = np.concatenate([TAILS - 0.03125, TAILS - 1.0])
+UPPER = np.concatenate([TAILS + 0.03125, TAILS + 1.0])
 MIXTURE = transforms.GaussianMixture(
     np.array([0.25, 0.75]), np.array([-2.0, 1.0]), np.array([0.5, 2.0])
 )
@@ -26,55 +29,73 @@ def rtol_of(name, precision):
     return (RTOL_NORMAL if name in ("normal", "mixture") else RTOL)[precision]
 
 
-@functools.partial(jax.jit, static_argnames="method")
-def call(density, method, *arguments):
-    return getattr(density, method)(*arguments)
-
-
 def density(name="tanh", floor=0.0, a=A):
     return RealLineDensity(a, LOC, SCALE, BASES[name], floor)
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_log_prob_has_relative_accuracy_out_to_forty_scales(name, precision):
-    value = call(density(name), "log_prob", TAILS)
-    assert value.dtype == precision
-    expected = real_line.log_prob(A, TAILS, LOC, SCALE, name)
-    np.testing.assert_allclose(value, expected, rtol=RTOL[precision], atol=RTOL[precision])
+@jax.jit
+def tails(density, y, lower, upper):
+    """All that has to be accurate in the tails, in one program."""
+    return (
+        density.log_prob(y),
+        density.log_interval_prob(lower, upper),
+        density.log_cdf(y),
+        density.log_survival_function(y),
+    )
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_log_mass_of_bins_has_relative_accuracy_out_to_forty_scales(name, precision):
-    lower = np.concatenate([TAILS - 0.03125, TAILS - 1.0])
-    upper = np.concatenate([TAILS + 0.03125, TAILS + 1.0])
-    value = call(density(name), "log_interval_prob", lower, upper)
-    expected = real_line.log_interval(A, lower, upper, LOC, SCALE, name)
+@functools.cache
+def exact_tails(name):
+    """The same in 400 digits."""
+    none = [None] * len(TAILS)
+    return (
+        real_line.log_prob(A, TAILS, LOC, SCALE, name),
+        real_line.log_interval(A, LOWER, UPPER, LOC, SCALE, name),
+        real_line.log_interval(A, none, TAILS, LOC, SCALE, name),
+        real_line.log_interval(A, TAILS, none, LOC, SCALE, name),
+    )
+
+
+def check_tails(name, precision):
+    got = tails(density(name), TAILS, LOWER, UPPER)
     rtol = rtol_of(name, precision)
-    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+    for value, expected in zip(got, exact_tails(name), strict=True):
+        assert value.dtype == precision
+        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_tails_of_the_distribution_function(name, precision):
-    d, none = density(name), [None] * len(TAILS)
-    rtol = rtol_of(name, precision)
-    value = call(d, "log_cdf", TAILS)
-    expected = real_line.log_interval(A, none, TAILS, LOC, SCALE, name)
-    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
-    value = call(d, "log_survival_function", TAILS)
-    expected = real_line.log_interval(A, TAILS, none, LOC, SCALE, name)
-    np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+def test_tails_have_relative_accuracy_out_to_forty_scales(precision):
+    check_tails("tanh", precision)
 
 
-@pytest.mark.parametrize("name", ["tanh", "student_t", "mixture"])
-def test_gradients_are_finite_and_alive_out_to_forty_scales(name):
+@pytest.mark.parametrize("name", [name for name in BASES if name != "tanh"])
+def test_tails_of_the_other_bases(name):
+    """In single precision; `test_transforms` checks the bases in both."""
+    check_tails(name, "float32")
+
+
+def test_gradients_are_finite_and_alive_out_to_forty_scales():
     def values(d, y):
         return d.log_prob(y), d.log_interval_prob(y - 0.25, y + 0.25)
 
     gradient = jax.jit(jax.vmap(jax.jacrev(values, (0, 1)), (None, 0)))
-    for by_density, by_y in gradient(density(name), jnp.asarray(TAILS, jnp.float32)):
+    for by_density, by_y in gradient(density(), jnp.asarray(TAILS, jnp.float32)):
         for leaf in (by_density.turned.re, by_density.loc, by_density.scale, by_y):
             assert jnp.all(jnp.isfinite(leaf))
         assert jnp.all(by_y != 0) and jnp.all(by_density.loc != 0)
+
+
+@pytest.mark.parametrize("name", ["student_t", "mixture"])
+def test_slopes_of_other_bases_are_finite_and_alive(name):
+    def slope(y):
+        values = lambda y: (  # noqa: E731
+            density(name).log_prob(y),
+            density(name).log_interval_prob(y - 0.25, y + 0.25),
+        )
+        return jax.jvp(values, (y,), (jnp.ones_like(y),))[1]
+
+    for by_y in jax.jit(slope)(jnp.asarray(TAILS, jnp.float32)):
+        assert jnp.all(jnp.isfinite(by_y)) and jnp.all(by_y != 0)
 
 
 def test_log_prob_and_its_gradient_near_a_root_at_the_ends():
@@ -102,7 +123,7 @@ def test_order_zero_is_the_base(x64):
     np.testing.assert_allclose(call(flat, "log_prob", y), expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["tanh", "laplace", "student_t", "mixture"])
+@pytest.mark.parametrize("name", ["tanh", "mixture"])
 def test_quantile_inverts_the_cdf(name, x64):
     u = np.array([1e-6, 0.01, 0.3, 0.5, 0.8, 0.999])
     y = call(density(name, 0.05), "quantile", u)
@@ -112,22 +133,18 @@ def test_quantile_inverts_the_cdf(name, x64):
     assert jnp.all(jnp.isnan(ends[2:]))
 
 
-@pytest.mark.parametrize("name", ["student_t"])
-def test_gradient_of_the_quantile_equals_finite_differences(name, x64):
-    step = 1e-5
+def test_gradient_of_the_quantile_equals_finite_differences(x64):
+    step, at = 1e-5, np.array([LOC, SCALE, 0.3])
 
-    def value(loc, scale, u):
-        return RealLineDensity(A, loc, scale, BASES[name], 0.1).quantile(u)
+    @jax.jit
+    def value(at):
+        return RealLineDensity(A, at[0], at[1], "student_t", 0.1).quantile(at[2])
 
+    exact = jax.jit(jax.grad(value))(at)
     for argument in range(3):
-        at = [LOC, SCALE, 0.3]
-        exact = jax.jit(jax.grad(value, argument))(*at)
-        ends = []
-        for sign in (1, -1):
-            moved = list(at)
-            moved[argument] += sign * step
-            ends.append(float(jax.jit(value)(*moved)))
-        np.testing.assert_allclose(exact, (ends[0] - ends[1]) / (2 * step), atol=1e-6, rtol=0)
+        shift = step * np.eye(3)[argument]
+        numeric = (value(at + shift) - value(at - shift)) / (2 * step)
+        np.testing.assert_allclose(exact[argument], numeric, atol=1e-6, rtol=0)
 
 
 def test_samples_have_the_distribution():

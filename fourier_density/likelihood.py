@@ -1,0 +1,207 @@
+"""Maximum likelihood on the circle, on the host in float64, with an optimality certificate.
+
+Notation
+    w_j, x_j  weights (summing to 1) and points of the data
+    M         nodes of the grid x_j = -1 + 2 j / M
+    eps       the floor: weight of the uniform component
+    q_j       2 p(x_j) = (1 - eps) |A(x_j)|^2 / |a|^2 + eps
+    R         sum_j w_j v_j v_j^* / q_j with v_j = (1, z_j^*, ..)
+
+The log-likelihood is concave in the autocorrelation c of a, so a stationary point can be
+certified: by Jensen's inequality no density of the same order and floor has a training
+log-likelihood more than log((1 - eps) lambda_max(R) + eps sum_j w_j / q_j) above the fit.
+"""
+
+import functools
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import threadpoolctl
+
+MAX_NODES = 2**15
+TINY = np.finfo(float).tiny
+# Of L-BFGS-B. Losses are nats per sample: changes below 1e-15 are rounding.
+OPTIONS = {"maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
+
+
+class Maximum(NamedTuple):
+    """A fit on the circle: |a| = 1, mean loss in nats, bound on its excess, iterations."""
+
+    a: np.ndarray
+    nll: float
+    certificate: float
+    iterations: int
+
+
+def maximise(
+    x: np.ndarray,
+    w: np.ndarray,
+    order: int,
+    *,
+    floor: float = 0.0,
+    even: bool = False,
+    max_iterations: int = 1000,
+) -> Maximum:
+    """Fit to points [n] of [-1, 1] with weights [n].
+
+    The points are binned linearly on a fine grid for the optimisation; loss and certificate are
+    evaluated on the points themselves.
+
+    Args:
+        even: among the densities with p(x) = p(-x), for which a is real. The loss is then that
+            of the points together with their mirror images.
+    """
+    grid = bin_linearly(x, w, _nodes(order))
+    a, iterations = maximise_on_grid(grid, order, floor, even, max_iterations)
+    return assess(a, iterations, x, w, floor, even)
+
+
+@functools.cache
+def _threads() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()
+
+
+def on_one_thread() -> AbstractContextManager[Any]:
+    """Hold BLAS to one thread: its matrices are tiny here, and waking threads costs more."""
+    return _threads().limit(limits=1, user_api="blas")
+
+
+def assess(
+    a: np.ndarray, iterations: int, x: np.ndarray, w: np.ndarray, floor: float, even: bool = False
+) -> Maximum:
+    """Loss and certificate of coefficients with |a| = 1."""
+    power = np.abs(polynomial(a, x)) ** 2
+    q = (1.0 - floor) * power + floor
+    with np.errstate(divide="ignore"):
+        nll = float(-np.sum(w * np.log(0.5 * q)))
+    return Maximum(a, nll, _certificate(x, w, q, len(a) - 1, floor, even), iterations)
+
+
+def polynomial(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A(x) by Horner's rule in complex128."""
+    z = np.exp(1j * np.pi * x)
+    value = np.full_like(z, a[-1])
+    for coefficient in a[-2::-1]:
+        value = value * z + coefficient
+    return value
+
+
+def bin_linearly(x: np.ndarray, w: np.ndarray, nodes: int) -> np.ndarray:
+    """Masses on the grid: each point is shared by its two neighbouring nodes."""
+    position = (x + 1.0) * (0.5 * nodes)
+    left = np.floor(position).astype(int)
+    share = position - left
+    left_mass = np.bincount(left % nodes, w * (1.0 - share), nodes)
+    return left_mass + np.bincount((left + 1) % nodes, w * share, nodes)
+
+
+def maximise_on_grid(
+    w: np.ndarray, order: int, floor: float, even: bool, max_iterations: int
+) -> tuple[np.ndarray, int]:
+    """L-BFGS on -sum_j w_j log q_j for masses w [M]: two FFTs an evaluation."""
+    if even:
+        w = 0.5 * (w + np.roll(w[::-1], 1))
+    nodes = w.size
+    sign = (-1.0) ** np.arange(order + 1)  # the grid starts at x = -1
+    used = np.flatnonzero(w)
+    positive = w[used]
+
+    def objective(parts: np.ndarray) -> tuple[float, np.ndarray]:
+        a = join(parts, even)
+        values = np.fft.ifft(sign * a, nodes) * nodes
+        loss, ratio, along = losses(values[used], np.sum(np.abs(a) ** 2), positive, floor)
+        spectrum = np.zeros(nodes, complex)
+        spectrum[used] = ratio
+        return loss, split(along * a - sign * np.fft.fft(spectrum)[: order + 1], even)
+
+    # p = 1/2 + sum_n Re(gamma_n z^n) with gamma_n = E[exp(-i pi n X)]
+    moments = sign * np.fft.fft(w)[: order + 1]
+    taper = 1.0 - np.arange(order + 1) / (order + 1.0)
+    start = minimum_phase(moments * taper, max(1024, 32 * (order + 1)))
+    options = {**OPTIONS, "maxiter": max_iterations}
+    result = scipy.optimize.minimize(
+        objective, split(start, even), jac=True, method="L-BFGS-B", options=options
+    )
+    a = join(result.x, even)
+    return a / np.linalg.norm(a), int(result.nit)
+
+
+def losses(
+    values: np.ndarray, total: float, w: np.ndarray, floor: float
+) -> tuple[float, np.ndarray, float]:
+    """-sum_j w_j log q_j and the parts of its gradient.
+
+    Args:
+        values: A(x_j).
+        total: |a|^2.
+
+    Returns:
+        Loss, r_j and s such that the gradient by (Re a_k, Im a_k) is the real and imaginary
+        part of s a_k - sum_j r_j conj(z_j^k).
+    """
+    power = np.abs(values) ** 2
+    q = np.maximum((1.0 - floor) / total * power + floor, TINY)
+    ratio = 2.0 * (1.0 - floor) / total * w / q
+    return float(-np.sum(w * np.log(q))), ratio * values, float(np.sum(ratio * power) / total)
+
+
+def minimum_phase(c: np.ndarray, nodes: int) -> np.ndarray:
+    """Minimum-phase a with autocorrelation c (Fejer-Riesz), by Kolmogorov's cepstral method.
+
+    Good enough for a start; `factorisation.spectral_factor` is exact.
+
+    Args:
+        c: complex [N+1], N >= 1, with a positive sum c_0 + 2 Re sum_n c_n z^n.
+        nodes: FFT length; the error decays like (largest root modulus inside the disc)^nodes.
+    """
+    spectrum = np.zeros(nodes, complex)
+    spectrum[: c.size] = c
+    spectrum[-(c.size - 1) :] += np.conj(c[:0:-1])
+    values = (np.fft.ifft(spectrum) * nodes).real
+    cepstrum = np.fft.fft(np.log(np.maximum(values, 1e-12 * values.max()))) / nodes
+    causal = np.zeros(nodes, complex)
+    causal[0] = 0.5 * cepstrum[0]
+    causal[1 : nodes // 2] = cepstrum[1 : nodes // 2]
+    factor = np.exp(np.fft.ifft(causal) * nodes)
+    return (np.fft.fft(factor) / nodes)[: c.size]
+
+
+def _nodes(order: int) -> int:
+    return int(min(MAX_NODES, 2 ** np.ceil(np.log2(1024 * (order + 1)))))
+
+
+def join(parts: np.ndarray, even: bool) -> np.ndarray:
+    """Coefficients from the optimiser's real vector; those of even densities are real."""
+    if even:
+        return parts.astype(complex)
+    half = parts.size // 2
+    return parts[:half] + 1j * parts[half:]
+
+
+def split(a: np.ndarray, even: bool) -> np.ndarray:
+    """The inverse of `join`."""
+    return a.real.copy() if even else np.concatenate([a.real, a.imag])
+
+
+def _certificate(
+    x: np.ndarray, w: np.ndarray, q: np.ndarray, order: int, floor: float, even: bool
+) -> float:
+    """The bound above; infinity if a data point sits on a root."""
+    used = w > 0
+    ratio = w[used] / np.maximum(q[used], TINY)
+    z = np.exp(-1j * np.pi * x[used])
+    phase = np.ones_like(z)
+    column = np.empty(order + 1, complex)
+    for n in range(order + 1):
+        column[n] = np.sum(ratio * phase)
+        phase = phase * z
+    if even:
+        column = column.real
+    if not np.all(np.isfinite(column)):
+        return float("inf")
+    last = [order, order]
+    largest = scipy.linalg.eigvalsh(scipy.linalg.toeplitz(column), subset_by_index=last)[0]
+    return float(max(0.0, np.log((1.0 - floor) * largest + floor * column[0].real)))

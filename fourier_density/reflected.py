@@ -1,0 +1,193 @@
+"""The Fourier basis density on an interval whose ends need not meet.
+
+Notation
+    t  (x + 1) / 2 in [0, 1], for x in [-1, 1]
+    P  an even density on the circle, P(t) = P(-t): its coefficients are real
+
+The ends of a periodic density have the same value and slope; data without that property make
+the series converge slowly (Gibbs). Reflecting the interval at its ends removes the jump: p(x) =
+P(t) is the density of 2 |T| - 1 for T with density P, a polynomial in cos(pi t) of degree N.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
+from jaxtyping import Array, Key
+
+from fourier_density import plotting
+from fourier_density.density import PeriodicDensity
+
+
+@register_pytree_with_keys_class
+class ReflectedDensity:
+    """p(x) = P((x + 1) / 2) on [-1, 1], with P(t) = |A(t)|^2 / (2 sum_k a_k^2) and real a.
+
+    The N degrees of freedom are those of all non-negative polynomials of degree N in
+    cos(pi (x + 1) / 2). Outside [-1, 1] the density is zero.
+
+    Args:
+        coefficients: real [..., N+1], a_0..a_N; their scale does not matter.
+        floor: weight in [0, 1) of a uniform component.
+
+    Raises:
+        ValueError: as `PeriodicDensity`; complex coefficients.
+
+    >>> density = ReflectedDensity([1.0, 0.5])
+    >>> [round(float(density.prob(x)), 2) for x in (-1.0, 1.0)]
+    [0.9, 0.1]
+    """
+
+    event_shape: tuple[int, ...] = ()
+
+    def __init__(self, coefficients: Any, floor: Any = 0.0):
+        if np.iscomplexobj(coefficients):
+            raise ValueError("coefficients: expected real values for a reflected density")
+        self.even = PeriodicDensity(coefficients, floor)
+
+    def tree_flatten_with_keys(self):
+        """Leaves with their names, for JAX."""
+        return ((GetAttrKey("even"), self.even),), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: Any) -> "ReflectedDensity":
+        """Rebuild without validation: JAX passes placeholders here."""
+        density = object.__new__(cls)
+        (density.even,) = leaves
+        return density
+
+    def __repr__(self) -> str:
+        return repr(self.even).replace("Periodic", "Reflected")
+
+    @property
+    def order(self) -> int:
+        """N: the degree of the density as a polynomial in cos(pi (x + 1) / 2)."""
+        return self.even.order
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """Shape of the batch of densities."""
+        return self.even.batch_shape
+
+    @property
+    def coefficients(self) -> Array:
+        """a_0..a_N, real [..., N+1]."""
+        return self.even.re
+
+    def _t(self, x: Any) -> Array:
+        return 0.5 * (jnp.asarray(x, self.even.re.dtype) + 1.0)
+
+    def log_prob(self, x: Any) -> Array:
+        """Natural logarithm of the density at x; -inf outside [-1, 1]."""
+        t = self._t(x)
+        return jnp.where((t >= 0) & (t <= 1), self.even.log_prob(t), -jnp.inf)
+
+    def prob(self, x: Any) -> Array:
+        """Density at x, per unit of x."""
+        t = self._t(x)
+        return jnp.where((t >= 0) & (t <= 1), self.even.prob(t), 0.0)
+
+    def log_interval_prob(self, lower: Any, upper: Any) -> Array:
+        """Log P(lower <= X <= upper) in nats, with relative accuracy. NaN if reversed."""
+        ends = (jnp.clip(self._t(end), 0.0, 1.0) for end in (lower, upper))
+        log_prob = jnp.log(2.0) + self.even.log_interval_prob(*ends)
+        return jnp.where(self._t(lower) <= self._t(upper), log_prob, jnp.nan)
+
+    def interval_prob(self, lower: Any, upper: Any) -> Array:
+        """P(lower <= X <= upper)."""
+        return jnp.exp(self.log_interval_prob(lower, upper))
+
+    def log_cdf(self, x: Any) -> Array:
+        """Log P(X <= x), accurate in the lower tail too."""
+        return self.log_interval_prob(-1.0, jnp.maximum(jnp.asarray(x), -1.0))
+
+    def log_survival_function(self, x: Any) -> Array:
+        """Log P(X > x), accurate in the upper tail too."""
+        return self.log_interval_prob(jnp.minimum(jnp.asarray(x), 1.0), 1.0)
+
+    def cdf(self, x: Any) -> Array:
+        """P(X <= x) = 2 P(0 <= T <= t)."""
+        t = jnp.clip(self._t(x), 0.0, 1.0)
+        return jnp.clip(2.0 * self.even.cdf(t) - 1.0, 0.0, 1.0)
+
+    def survival_function(self, x: Any) -> Array:
+        """P(X > x)."""
+        t = jnp.clip(self._t(x), 0.0, 1.0)
+        return jnp.clip(2.0 * self.even.survival_function(t), 0.0, 1.0)
+
+    def quantile(self, probability: Any) -> Array:
+        """The point x with cdf(x) = probability; NaN outside [0, 1]. Implicit gradients."""
+        u = jnp.asarray(probability, self.even.re.dtype)
+        x = 2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0
+        return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
+
+    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+        """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
+        return 2.0 * jnp.abs(self.even.sample(seed=seed, sample_shape=sample_shape)) - 1.0
+
+    def sample_and_log_prob(
+        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Array, Array]:
+        """Samples and their log-density."""
+        x = self.sample(seed=seed, sample_shape=sample_shape)
+        return x, self.log_prob(x)
+
+    def moments(self) -> Array:
+        """E[cos(pi n (X + 1) / 2)], n = 1..N, real [..., N]."""
+        return self.even.moments().real
+
+    def mean(self) -> Array:
+        """E[X] = 2 E|T| - 1, with E|T| = 1/2 + 2 sum_n ((-1)^n - 1) / (pi n)^2 gamma_n."""
+        n = jnp.arange(1, self.order + 1)
+        weights = jnp.where(n % 2, -2.0, 0.0) / (jnp.pi * n) ** 2
+        return 4.0 * jnp.sum(weights * self.moments(), axis=-1)
+
+    def variance(self) -> Array:
+        """4 Var |T|, from E[T^2] on the circle."""
+        square = self.even.variance() + self.even.mean() ** 2
+        return 4.0 * square - (self.mean() + 1.0) ** 2
+
+    def entropy(self) -> Array:
+        """Differential entropy in nats: that of T."""
+        return self.even.entropy()
+
+    def kl_divergence(self, other: "ReflectedDensity") -> Array:
+        """KL(self || other) in nats: that of the even densities."""
+        return self.even.kl_divergence(other.even)
+
+    def characteristic_function(self, s: Any) -> Array:
+        """E[exp(i s X)], s in radians per unit of x: a sum of sinc functions at s +- pi n / 2."""
+        s = jnp.asarray(s, self.even.re.dtype)[..., None]
+        n = jnp.arange(1, self.order + 1)
+        turn = jax.lax.complex(*(jnp.asarray(p, s.dtype) for p in _quarter_turns(self.order)))
+        ahead, behind = (jnp.sinc(s / jnp.pi + sign * 0.5 * n) for sign in (1, -1))
+        waves = turn * ahead + turn.conj() * behind
+        return jnp.sinc(s[..., 0] / jnp.pi) + jnp.sum(self.moments() * waves, axis=-1)
+
+    def modes(self) -> Array:
+        """The modes in ascending order, [..., N], padded with NaN; an end can be one."""
+        t = self.even.modes()
+        t = jnp.where(t == -1.0, 1.0, t)
+        inside = (t >= 0) & (t <= 1)
+        return jnp.sort(jnp.where(inside, 2.0 * t - 1.0, jnp.nan), axis=-1)
+
+    def plot(self, ax: Any = None, **line: Any) -> Any:
+        """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""
+        points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
+        return plotting.plot(points, self.prob(points), ax, **line)
+
+    def mode(self) -> Array:
+        """The point of largest density."""
+        return 2.0 * jnp.abs(self.even.mode()) - 1.0
+
+    def regulariser(self) -> Array:
+        """Roughness of the density: integral of p'(x)^2 over [-1, 1]."""
+        return 0.25 * self.even.regulariser()
+
+
+def _quarter_turns(order: int) -> tuple[np.ndarray, np.ndarray]:
+    """exp(i pi n / 2), n = 1..N, exactly."""
+    n = np.arange(1, order + 1)
+    return np.array([1.0, 0.0, -1.0, 0.0])[n % 4], np.array([0.0, 1.0, 0.0, -1.0])[n % 4]
