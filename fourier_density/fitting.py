@@ -108,7 +108,13 @@ def fit(
     """
     x = _points(samples, support)
     family = _Family(
-        support, boundary == "reflect", _bases(base), loc, scale, float(floor), max_iterations
+        support,
+        boundary == "reflect",
+        _bases(base) if support == "real" else [],
+        loc,
+        scale,
+        float(floor),
+        max_iterations,
     )
     _check_choices(family, boundary, criterion)
     w = _normalised(weights, x.shape)
