@@ -4,7 +4,15 @@ Source: De la Fuente, Singh, Balle, "Fourier Basis Density Model" (arXiv 2402.15
 Su Jianlin's post https://kexue.fm/archives/10007.
 """
 
-from fourier_density import factorisation, fitting, masses, sampling, series, transforms
+from fourier_density import (
+    baselines,
+    factorisation,
+    fitting,
+    masses,
+    sampling,
+    series,
+    transforms,
+)
 from fourier_density.density import PeriodicDensity
 from fourier_density.fitting import Fit, fit, fit_weights
 from fourier_density.real_line import RealLineDensity
@@ -15,6 +23,7 @@ __all__ = [
     "PeriodicDensity",
     "RealLineDensity",
     "ReflectedDensity",
+    "baselines",
     "factorisation",
     "fit",
     "fit_weights",

@@ -71,7 +71,7 @@ def maximise(
     max_iterations: int = 1000,
 ) -> LineMaximum:
     """Fit to points [n] with weights [n]; see `fitting.fit` for the arguments."""
-    problem = Problem(*_summary(y, w), order, floor, even)
+    problem = Problem(*summarise(y, w), order, floor, even)
     starts = [s for base in bases for s in _starts(problem, base, loc, scale)]
     starts = sorted(starts, key=lambda start: start.loss)[:STARTS]
     if loc is None or scale is None:
@@ -126,7 +126,7 @@ def _base_values(base: transforms.Base, u: jax.Array) -> tuple[jax.Array, ...]:
     return jnp.where(u < 0, lower, upper), log_b, slope
 
 
-def _summary(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def summarise(y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most POINTS order statistics; the points between two are shared by them linearly."""
     order = np.argsort(y)
     y, w = y[order], w[order]

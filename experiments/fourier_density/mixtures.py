@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fourier_density
-from experiments.fourier_density.targets import TARGETS
+from experiments.fourier_density.targets import TARGETS, divergence
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
@@ -98,9 +98,9 @@ def _fit(target: str, order: int, config: Config) -> dict[str, Any]:
     q_population = _values(population.density, points, largest)
     q_fitted = _values(fitted.density, points, largest)
     return {
-        "population_kl": _divergence(p, q_population[: len(p)], weights),
+        "population_kl": divergence(p, np.log(q_population[: len(p)]), weights),
         "population_gap": population.certificate,
-        "sample_kl": _divergence(p, q_fitted[: len(p)], weights),
+        "sample_kl": divergence(p, np.log(q_fitted[: len(p)]), weights),
         "sample_gap": fitted.certificate,
         "sample_nll": fitted.train_nll,
         "coefficients": np.asarray(population.density.coefficients).view(np.float32).tolist(),
@@ -119,12 +119,6 @@ def _values(density: fourier_density.PeriodicDensity, x: np.ndarray, largest: in
     with jax.enable_x64(True):
         padded = fourier_density.PeriodicDensity(np.pad(np.asarray(density.coefficients), pad))
         return np.asarray(_prob(padded, x.astype(padded.re.dtype)), np.float64)
-
-
-def _divergence(p: np.ndarray, q: np.ndarray, weights: np.ndarray) -> float:
-    """Kullback-Leibler divergence in nats by quadrature."""
-    used = p > 0
-    return float(np.sum((weights * p)[used] * np.log(p[used] / q[used])))
 
 
 def draw(record: Record):

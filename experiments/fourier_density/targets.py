@@ -80,7 +80,102 @@ _TUT10_SCALES = [
     0.05219835788011551,
     0.05257946252822876,
 ]
+_SHARP5 = (
+    [
+        0.15189535805249604,
+        0.3524263232168098,
+        0.18577457458002783,
+        0.12003144129674995,
+        0.18987230285391657,
+    ],
+    [
+        -0.6672475736259016,
+        -0.6274256551179861,
+        -0.2671018371312949,
+        -0.0036659406073480394,
+        0.7257961940531141,
+    ],
+    [
+        0.016539859920199566,
+        0.021853728468946215,
+        0.03039634566661637,
+        0.035735459857936594,
+        0.020727088730115424,
+    ],
+)
+
+
+def _laplace3() -> Target:
+    """Three double exponentials, whose cusps a Fourier series resolves slowly."""
+    w, m, s = np.array([0.5, 0.3, 0.2]), np.array([-0.4, 0.1, 0.5]), np.array([0.06, 0.03, 0.08])
+
+    def sample(generator: np.random.Generator, size: int) -> np.ndarray:
+        component = generator.choice(3, size, p=w)
+        x = generator.laplace(m[component], s[component])
+        return x[np.abs(x) <= 1]  # all but a thousandth
+
+    below = stats.laplace.cdf(-1, m, s)
+    inside = w @ (stats.laplace.cdf(1, m, s) - below)
+    return Target(
+        lambda x: stats.laplace.pdf(x[..., None], m, s) @ w / inside,
+        lambda x: (stats.laplace.cdf(x[..., None], m, s) - below) @ w / inside,
+        sample,
+        breaks=(-0.4, 0.1, 0.5),
+    )
+
+
 TARGETS = {
     "tut10": _gaussians([0.1] * 10, _TUT10_MEANS, _TUT10_SCALES),
     "square": _square(),
+    "sharp5": _gaussians(*_SHARP5),
+    "laplace3": _laplace3(),
 }
+
+
+def _students() -> Target:
+    """Two heavy tails: 0.6 t3(loc -2, scale 0.7) + 0.4 t3(loc 3, scale 1.2)."""
+    w, m, s = np.array([0.6, 0.4]), np.array([-2.0, 3.0]), np.array([0.7, 1.2])
+
+    def sample(generator: np.random.Generator, size: int) -> np.ndarray:
+        component = generator.choice(2, size, p=w)
+        return m[component] + s[component] * generator.standard_t(3, size)
+
+    return Target(
+        lambda y: stats.t.pdf(y[..., None], 3, m, s) @ w,
+        lambda y: stats.t.cdf(y[..., None], 3, m, s) @ w,
+        sample,
+    )
+
+
+def _cauchy() -> Target:
+    return Target(
+        lambda y: stats.cauchy.pdf(y, 0.5, 1.0),
+        lambda y: stats.cauchy.cdf(y, 0.5, 1.0),
+        lambda generator, size: 0.5 + generator.standard_cauchy(size),
+    )
+
+
+# On the real line; their `quadrature` is that of `line_quadrature`.
+LINE_TARGETS = {
+    "faithful2": _gaussians([0.36, 0.64], [2.02, 4.27], [0.24, 0.43]),
+    "claw": _gaussians(
+        [0.5, 0.1, 0.1, 0.1, 0.1, 0.1], [0.0, -1.0, -0.5, 0.0, 0.5, 1.0], [1.0] + [0.1] * 5
+    ),
+    "student3mix": _students(),
+    "cauchy": _cauchy(),
+}
+
+
+def line_quadrature(panels: int = 800, centre: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights on the real line: panels even in asinh of the distance, out to 1e9."""
+    edges = np.linspace(-21.0, 21.0, panels + 1)
+    points, weights = np.polynomial.legendre.leggauss(16)
+    half = 0.5 * np.diff(edges)[:, None]
+    s = (edges[:-1, None] + half * (1.0 + points)).ravel()
+    return centre + np.sinh(s), (half * weights).ravel() * np.cosh(s)
+
+
+def divergence(p: np.ndarray, log_q: np.ndarray, weights: np.ndarray) -> float:
+    """Kullback-Leibler divergence in nats by quadrature."""
+    used = p > 1e-300
+    return float(np.sum((weights * p)[used] * (np.log(p[used]) - log_q[used])))
