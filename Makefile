@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 .PHONY: demo test lint format docs bench ci lock clean help
 
 demo: $(STAMP) ## fit densities, train a small language model, draw the figures, print the report
-	$(BIN)/python -m experiments reproduce --preset $(PRESET)
+	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only '*/[ml]*'
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2
@@ -29,7 +29,8 @@ format: $(STAMP) ## put the code into house style
 docs: $(STAMP) ## build the site into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(STAMP) ## speed of the training step; TORCH=path/to/python adds PyTorch beside it
+bench: $(STAMP) ## speed of densities and of the training step; TORCH=path/to/python adds PyTorch
+	$(BIN)/python benchmarks/fourier_density.py
 	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
 
 ci: lint test docs ## what continuous integration runs

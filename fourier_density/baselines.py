@@ -98,7 +98,7 @@ def _maximise_expectation(
     """Iterations until the log-likelihood, returned first, rises no more."""
     weights, means, scales = start
     smallest = 1e-4 * x.std()  # a component must not collapse onto one sample
-    last = -np.inf
+    last = reached = -np.inf
     for _ in range(iterations):
         terms = np.log(weights / scales) - 0.5 * ((x[:, None] - means) / scales) ** 2
         largest = terms.max(1, keepdims=True)

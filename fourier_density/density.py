@@ -241,7 +241,7 @@ class PeriodicDensity:
     def plot(self, ax: Any = None, **line: Any) -> Any:
         """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""
         points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
-        return plotting.plot(points, self.prob(points), ax, **line)
+        return plotting.plot(self, points, ax, **line)
 
     def mirror(self) -> "PeriodicDensity":
         """The density of -X (conjugated coefficients)."""

@@ -40,10 +40,13 @@ def maxima(slope: Callable[[Array], Array], edges: Array, count: int) -> Array:
 
     low, high = jax.lax.fori_loop(0, jnp.finfo(low.dtype).nmant, halve, (low, high))
     x = 0.5 * (low + high)
+    absent = jnp.isnan(x)
+    x = jnp.where(absent, 0.0, x)  # a NaN here would spread into all gradients
     value, bend = jax.jvp(slope, (x,), (jnp.ones_like(x),))
     # The position is settled; a Newton step of length zero carries the gradient.
     value, bend = value - jax.lax.stop_gradient(value), jax.lax.stop_gradient(bend)
     x = x - jnp.where(bend < 0, value / jnp.where(bend < 0, bend, 1.0), 0.0)
+    x = jnp.where(absent, jnp.nan, x)
     missing = max(count - x.shape[0], 0)
     x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), constant_values=jnp.nan)
     return jnp.moveaxis(x, 0, -1)

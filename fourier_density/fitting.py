@@ -7,7 +7,7 @@ runs on the host in float64; the densities returned have JAX's default precision
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Fit(NamedTuple):
     """Result of a fit.
 
     Attributes:
-        density: the fitted density.
+        density: the fitted `PeriodicDensity`, `ReflectedDensity` or `RealLineDensity`.
         train_nll: mean negative log-likelihood of the data, nats.
         certificate: upper bound, in nats, on how much lower train_nll could be at this order
             (on the line: with this base, location and scale). A large value means "unproven",
@@ -34,7 +34,7 @@ class Fit(NamedTuple):
         scores: the criterion, nats per sample, of every order tried.
     """
 
-    density: PeriodicDensity | ReflectedDensity | RealLineDensity
+    density: Any
     train_nll: float
     certificate: float
     iterations: int
@@ -55,16 +55,16 @@ class _Family(NamedTuple):
 
 def fit(
     samples: Any,
-    order: int | Sequence[int] | None = None,
-    support: Literal["circle", "real"] = "circle",
+    order: Any = None,
+    support: str = "circle",
     *,
-    boundary: Literal["periodic", "reflect"] = "periodic",
+    boundary: str = "periodic",
     base: Any = None,
     loc: float | None = None,
     scale: float | None = None,
     floor: float = 0.0,
     weights: Any = None,
-    criterion: Literal["aic", "bic", "cv"] = "aic",
+    criterion: str = "aic",
     folds: int = 5,
     seed: int = 0,
     max_iterations: int = 1000,
@@ -186,13 +186,14 @@ def _fit(x: np.ndarray, w: np.ndarray, order: int, family: _Family) -> Fit:
         place = {"loc": family.loc, "scale": family.scale}
         line = line_search.maximise(x, w, order, family.bases, **place, **options)
         boundary = "reflect" if family.even else "periodic"
+        a = np.real(line.circle.a) if family.even else line.circle.a
         density = RealLineDensity(
-            line.circle.a, line.loc, line.scale, line.base, family.floor, boundary=boundary
+            a, line.loc, line.scale, line.base, family.floor, boundary=boundary
         )
         return Fit(density, line.nll, line.circle.certificate, line.circle.iterations, {})
     circle = likelihood.maximise(0.5 * (x + 1.0) if family.even else x, w, order, **options)
     kind = ReflectedDensity if family.even else PeriodicDensity
-    a = circle.a.real if family.even else circle.a
+    a = np.real(circle.a) if family.even else circle.a
     density = kind(a, family.floor)
     return Fit(density, circle.nll, circle.certificate, circle.iterations, {})
 
@@ -267,7 +268,7 @@ def _orders(order: Any, count: float, family: _Family) -> list[int]:
     return [int(value) for value in orders]
 
 
-def _check_order(order: int) -> None:
+def _check_order(order: Any) -> None:
     if order < 1 or order != int(order):
         raise ValueError(f"order: expected an integer >= 1, got {order}")
 

@@ -184,7 +184,7 @@ def join(parts: np.ndarray, even: bool) -> np.ndarray:
 
 def split(a: np.ndarray, even: bool) -> np.ndarray:
     """The inverse of `join`."""
-    return a.real.copy() if even else np.concatenate([a.real, a.imag])
+    return np.real(a).copy() if even else np.concatenate([np.real(a), np.imag(a)])
 
 
 def _certificate(
@@ -200,9 +200,9 @@ def _certificate(
         column[n] = np.sum(ratio * phase)
         phase = phase * z
     if even:
-        column = column.real
+        column = np.real(column)
     if not np.all(np.isfinite(column)):
         return float("inf")
     last = [order, order]
     largest = scipy.linalg.eigvalsh(scipy.linalg.toeplitz(column), subset_by_index=last)[0]
-    return float(max(0.0, np.log((1.0 - floor) * largest + floor * column[0].real)))
+    return float(max(0.0, np.log((1.0 - floor) * largest + floor * float(np.real(column[0])))))

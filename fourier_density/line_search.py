@@ -186,7 +186,7 @@ def _improve(problem: Problem, start: Start, free: tuple[bool, bool], max_iterat
         values, derivative = a @ powers, (1j * np.pi * k * a) @ powers
         loss, ratio, along = likelihood.losses(values, np.sum(np.abs(a) ** 2), w, floor)
         by_a = along * a - powers.conj() @ ratio
-        by_u = -(ratio.conj() * derivative).real * half * dv - w * score
+        by_u = -np.real(ratio.conj() * derivative) * half * dv - w * score
         by_place = [-np.sum(by_u) * start.scale / scale, 1.0 - np.sum(by_u * u)]
         by_place = np.where(free, by_place, 0.0)
         loss += np.log(scale) - np.sum(w * log_b)

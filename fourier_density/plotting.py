@@ -10,11 +10,12 @@ def points(order: int) -> int:
     return 512 + 32 * order
 
 
-def plot(x: Any, density: Any, ax: Any = None, **line: Any) -> Any:
+def plot(density: Any, x: Any, ax: Any = None, **line: Any) -> Any:
     """Draw one density.
 
     Args:
-        x, density: [n].
+        density: with `prob` and `batch_shape`.
+        x: [n], where to evaluate it.
         ax: Matplotlib axes; by default the current ones.
         line: passed to `Axes.plot`.
 
@@ -26,13 +27,13 @@ def plot(x: Any, density: Any, ax: Any = None, **line: Any) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    if np.ndim(density) != 1:
+    if density.batch_shape:
         raise ValueError(
             "plot: expected a single density, got a batch of shape "
-            f"{np.shape(density)[1:]}; draw its members one by one"
+            f"{density.batch_shape}; draw its members one by one"
         )
     ax = plt.gca() if ax is None else ax
-    ax.plot(np.asarray(x), np.asarray(density), **line)
+    ax.plot(np.asarray(x), np.asarray(density.prob(x)), **line)
     ax.set(xlabel="x", ylabel="density")
     ax.set_ylim(bottom=0.0)
     return ax

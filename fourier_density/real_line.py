@@ -9,7 +9,7 @@ Notation
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class RealLineDensity:
         base: Any = "tanh",
         floor: Any = 0.0,
         *,
-        boundary: Literal["periodic", "reflect"] = "periodic",
+        boundary: str = "periodic",
     ):
         if boundary not in ("periodic", "reflect"):
             raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
@@ -106,14 +106,17 @@ class RealLineDensity:
         return jnp.broadcast_shapes(self.turned.batch_shape, self.loc.shape, self.scale.shape)
 
     @property
+    def coefficients(self) -> Array:
+        """a_0..a_N, [..., N+1]; real with reflected ends."""
+        return self.circle.coefficients
+
+    @property
     def circle(self) -> PeriodicDensity | ReflectedDensity:
         """The density p of v = 2 B(u) - 1."""
         whole = _half_turn(self.turned)
         return ReflectedDensity.tree_unflatten(None, (whole,)) if self.reflect else whole
 
-    def _from_ends(
-        self, function: Callable[[PeriodicDensity, Array, Array], Array], low: Array, *mass: Array
-    ) -> Array:
+    def _from_ends(self, function: Callable[..., Array], low: Array, *mass: Array) -> Array:
         """A function of a density around its end and of probabilities of the base from there.
 
         Args:
@@ -278,9 +281,10 @@ class RealLineDensity:
 
     def plot(self, ax: Any = None, **line: Any) -> Any:
         """Draw the density (a single one) between its 0.1 % quantiles; see `plotting.plot`."""
-        low, high = self.quantile(jnp.array([1e-3, 1.0 - 1e-3]))
+        levels = jnp.array([1e-3, 1.0 - 1e-3]).reshape(-1, *(1,) * len(self.batch_shape))
+        low, high = self.quantile(levels)
         points = jnp.linspace(low, high, plotting.points(self.order))
-        return plotting.plot(points, self.prob(points), ax, **line)
+        return plotting.plot(self, points, ax, **line)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""

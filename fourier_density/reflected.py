@@ -176,7 +176,7 @@ class ReflectedDensity:
     def plot(self, ax: Any = None, **line: Any) -> Any:
         """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""
         points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
-        return plotting.plot(points, self.prob(points), ax, **line)
+        return plotting.plot(self, points, ax, **line)
 
     def mode(self) -> Array:
         """The point of largest density."""

@@ -304,8 +304,11 @@ def solve(base: Base, probability: Array) -> Array:
         slope = jnp.exp(frozen.log_prob(u) - (goal + miss)) * jnp.cosh(s)
         return newton.step(bracket, sign * miss, slope)
 
-    ends = jnp.full_like(target, 40.0)  # sinh(40) is 1e17
-    _, _, s = jax.lax.fori_loop(0, 64, step, (-ends, ends, jnp.zeros_like(target)))
+    # sinh(40) = 1e17 has a square in single precision. Where tails are exponential, Newton's
+    # steps from too far out have length one.
+    reach = 100 if target.dtype == jnp.float64 else 40
+    ends = jnp.full_like(target, reach)
+    _, _, s = jax.lax.fori_loop(0, reach + 28, step, (-ends, ends, jnp.zeros_like(target)))
     u = jnp.sinh(s)
     value = jnp.where(lower, jnp.exp(base.log_cdf(u)), -jnp.exp(base.log_survival_function(u)))
     wanted = jnp.where(lower, probability, probability - 1.0)

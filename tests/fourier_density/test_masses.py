@@ -89,3 +89,31 @@ def test_mode_is_where_a_fine_grid_has_its_maximum(order, x64):
     x = float(call(PeriodicDensity(a), "mode"))
     assert abs(x - grid[np.argmax(fourier.density(a, grid))]) < 1e-5
     assert abs(fourier.density_slope(a, x)) < 1e-9
+
+
+def test_modes_are_all_the_maxima_in_order_and_differentiable(x64):
+    a = fourier.random_coefficients(4, 5)
+    modes = np.asarray(call(PeriodicDensity(a), "modes"))
+    assert modes.shape == (5,)
+    grid = -1.0 + 2.0 * np.arange(2**16) / 2**16
+    p = fourier.density(a, grid)
+    peaks = grid[(p > np.roll(p, 1)) & (p >= np.roll(p, -1))]
+    np.testing.assert_allclose(modes[~np.isnan(modes)], peaks, atol=1e-4)
+    assert np.all(np.isnan(call(PeriodicDensity([1.0]), "modes")))
+    # Turning the circle by s moves the mode by s.
+    move = jax.jit(jax.grad(lambda s: PeriodicDensity(a).rotate(s).mode()))
+    np.testing.assert_allclose(move(0.01), 1.0, atol=1e-6)
+
+
+def test_plot_draws_the_density_and_refuses_a_batch():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert PeriodicDensity([1.0, 0.5]).plot(axes, color="k") is axes
+    x, y = axes.lines[0].get_data()
+    np.testing.assert_allclose(y, fourier.density([1.0, 0.5], x), atol=1e-5)
+    with pytest.raises(ValueError, match="plot: expected a single density"):
+        PeriodicDensity(np.ones((2, 3))).plot(axes)

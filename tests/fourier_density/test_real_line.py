@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from calls import call
 from reference import fourier, real_line
 
@@ -200,3 +201,56 @@ def test_bad_arguments_are_refused_by_name(arguments, message):
 def test_a_traced_negative_scale_gives_nan():
     value = jax.jit(lambda scale: RealLineDensity([1.0], 0.0, scale).log_prob(0.3))(-1.0)
     assert jnp.isnan(value)
+
+
+@pytest.mark.parametrize("name", ["normal", "tanh"])
+def test_expectations_equal_quadrature_over_the_line(name, x64):
+    """Against panels of Gauss-Legendre quadrature in y, narrow enough for the dips of log q."""
+
+    @jax.jit
+    def summary(d):
+        return d.mean(), d.variance(), d.entropy(), d.characteristic_function(0.7)
+
+    base = {"normal": scipy.stats.norm(), "tanh": scipy.stats.logistic(scale=0.5)}[name]
+    points, weights = np.polynomial.legendre.leggauss(16)
+    edges = np.linspace(LOC - 20 * SCALE, LOC + 20 * SCALE, 8001)
+    half = 0.5 * (edges[1] - edges[0])
+    y, w = (edges[:-1, None] + half * (1 + points)).ravel(), np.tile(half * weights, 8000)
+    u = (y - LOC) / SCALE
+    q = 2.0 * fourier.density(A, 2.0 * base.cdf(u) - 1.0) * base.pdf(u) / SCALE
+    mean = np.sum(w * q * y)
+    expected = (
+        mean,
+        np.sum(w * q * (y - mean) ** 2),
+        -np.sum(w * q * np.log(np.maximum(q, 1e-300))),
+        np.sum(w * q * np.exp(0.7j * y)),
+    )
+    np.testing.assert_allclose(summary(density(name)), expected, atol=1e-9, rtol=0)
+
+
+def test_moments_that_do_not_exist_are_nan(x64):
+    cauchy = RealLineDensity([1.0], 0.0, 1.0, transforms.StudentT(1.0))
+    assert jnp.isnan(call(cauchy, "variance")) and jnp.isnan(call(cauchy, "mean"))
+    heavy = RealLineDensity([1.0], 0.5, 2.0, "student_t")
+    np.testing.assert_allclose(call(heavy, "variance"), 3.0 * 4.0, rtol=1e-8)
+
+
+def test_divergence_between_bases_and_to_itself(x64):
+    flat = RealLineDensity([1.0], 0.0, 1.0, "normal")
+    wide = RealLineDensity([1.0], 1.0, 2.0, "normal")
+    value = call(flat, "kl_divergence", wide)
+    np.testing.assert_allclose(value, np.log(2.0) + 2.0 / 8.0 - 0.5, atol=1e-12)
+    assert call(density(), "kl_divergence", density()) == 0.0
+    value = call(density(), "kl_divergence", RealLineDensity([1.0], LOC, SCALE))
+    expected = call(density().circle, "kl_divergence", PeriodicDensity([1.0]))
+    np.testing.assert_allclose(value, expected, atol=1e-9)
+
+
+def test_modes_are_the_maxima_of_a_fine_grid(x64):
+    modes = np.asarray(call(density("normal", 0.1), "modes"))
+    y = np.linspace(LOC - 4 * SCALE, LOC + 4 * SCALE, 2**15)
+    p = np.asarray(call(density("normal", 0.1), "prob", y))
+    peaks = y[1:-1][(p[1:-1] > p[:-2]) & (p[1:-1] >= p[2:])]
+    np.testing.assert_allclose(modes[~np.isnan(modes)], peaks, atol=1e-3)
+    mode = call(density("normal", 0.1), "mode")
+    np.testing.assert_allclose(mode, y[np.argmax(p)], atol=1e-3)
