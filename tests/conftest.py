@@ -1,5 +1,6 @@
 """Set-up of the whole suite: CPU, compilation cache, run-time type checks, hypothesis."""
 
+import importlib.metadata
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kexue-
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+# Compiling takes most of the suite's time; LLVM's optimisations do not pay for tiny programs, nor
+# do the newer emitters of fusions. XLA reads its flags when first used, which is later than this;
+# processes started by tests inherit both.
+FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag from 0.11 on
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
 
 jaxtyping.install_import_hook(["fourier_density", "attention"], "beartype.beartype")
 

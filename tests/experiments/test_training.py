@@ -205,8 +205,7 @@ def train_on(devices, directory):
         directory=str(directory / str(devices)),
         output=output,
     )
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    flags = f"{os.environ['XLA_FLAGS']} {flags}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     return result, output
