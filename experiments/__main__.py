@@ -41,7 +41,7 @@ def build() -> Parser:
     one.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
     one = add("reproduce", "run all experiments, then report")
     one.add_argument("--preset", default="quick")
-    one.add_argument("--only", default="*", metavar="PATTERN")
+    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
     one.add_argument("--workdir", type=Path, default=Path("runs"))
     one = add("figures", "redraw all figures from recorded numbers")
     one.add_argument("--workdir", type=Path, default=Path("runs"))

@@ -91,16 +91,17 @@ def summary(record: Record) -> str:
     return f"{name}  {'  '.join(scalars)}  -> {record.directory}"
 
 
-def reproduce(preset: str, pattern: str, root: Path) -> None:
-    """Run all matching experiments at a preset, then print the report.
+def reproduce(preset: str, patterns: list[str], root: Path) -> None:
+    """Run all experiments that match a pattern at a preset, then print the report.
 
     Raises:
         UsageError: the pattern matches nothing.
         ExperimentError: some failed; the others ran all the same.
     """
-    chosen = [name for name in catalog.names() if fnmatch.fnmatch(name, pattern)]
-    if not chosen:
-        raise UsageError(f"--only: {pattern!r} matches none of {', '.join(catalog.names())}")
+    for pattern in patterns:
+        if not fnmatch.filter(catalog.names(), pattern):
+            raise UsageError(f"--only: {pattern!r} matches none of {', '.join(catalog.names())}")
+    chosen = [n for n in catalog.names() if any(fnmatch.fnmatch(n, p) for p in patterns)]
     failed = []
     for name in chosen:
         try:

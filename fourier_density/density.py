@@ -208,12 +208,8 @@ class PeriodicDensity:
         """The density of X + Y on the circle for independent X and Y: moments multiply."""
         order = min(self.order, other.order)
         (r, s), (t, u) = (tuple(m[..., :order] for m in d._moments()) for d in (self, other))
-        re, im = r * t - s * u, r * u + s * t
-        one = jnp.ones((*re.shape[:-1], 1), re.dtype)
-        b = factorisation.spectral_factor(
-            jnp.concatenate([one, re], -1), jnp.concatenate([0.0 * one, im], -1)
-        )
-        return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), re.dtype)))
+        b = factorisation.factor_of_moments(r * t - s * u, r * u + s * t)
+        return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), b[0].dtype)))
 
     def modes(self) -> Array:
         """The modes in ascending order: at most N, [..., N], padded with NaN."""

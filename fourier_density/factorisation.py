@@ -40,6 +40,12 @@ def spectral_factor(re: Array, im: Array) -> Pair:
     return factor(re, im)
 
 
+def factor_of_moments(re: Array, im: Array) -> Pair:
+    """The factor of 1 + 2 Re sum_n gamma_n z^n, given gamma_1..gamma_N in parts [..., N]."""
+    pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
+    return spectral_factor(jnp.pad(re, pad, constant_values=1.0), jnp.pad(im, pad))
+
+
 def _factor(re: Array, im: Array) -> Pair:
     size = re.shape[0]
     scale = jax.lax.stop_gradient(re[0])

@@ -100,7 +100,7 @@ def fit(
             names, floor outside [0, 1), scale not positive.
 
     Warns:
-        UserWarning: fewer than five samples for each degree of freedom.
+        UserWarning: fewer than five samples for each degree of freedom, and no floor.
 
     >>> result = fit(np.array([-0.5, 0.1, 0.2, 0.3, 0.6] * 2), order=1)
     >>> result.certificate < 1e-4
@@ -122,7 +122,8 @@ def fit(
     orders = _orders(order, count, family)
     with likelihood.on_one_thread():
         chosen = _choose(x, w, orders, family, count, criterion, folds, seed)
-    _warn_of_few(count, _freedom(chosen.density.order, family))
+    if floor == 0:
+        _warn_of_few(count, _freedom(chosen.density.order, family))
     return chosen
 
 

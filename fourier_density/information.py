@@ -28,11 +28,7 @@ def expected_log(moments: Pair, other: Pair) -> Array:
         moments: gamma_1..gamma_N of p, parts [..., N].
         other: gamma'_1..gamma'_N' of p', parts [..., N'].
     """
-    re, im = other
-    one, zero = jnp.ones((*re.shape[:-1], 1), re.dtype), jnp.zeros((*re.shape[:-1], 1), re.dtype)
-    b = factorisation.spectral_factor(
-        jnp.concatenate([one, re], -1), jnp.concatenate([zero, im], -1)
-    )
+    b = factorisation.factor_of_moments(*other)
     kappa = factorisation.cepstrum(*b, moments[0].shape[-1])
     series = jnp.sum(kappa[0] * moments[0] + kappa[1] * moments[1], axis=-1)
     return jnp.log(0.5 * b[0][..., 0] ** 2) + 2.0 * series

@@ -230,7 +230,8 @@ class RealLineDensity:
             total += jnp.sum(terms, axis=0)
             remainder += jnp.sum(jnp.abs(terms[-last:]), axis=0)
             size += jnp.sum(jnp.abs(terms), axis=0)
-        return jnp.where(remainder <= 1e-5 * size, total, jnp.nan)
+        enough = 1e-9 if mass.dtype == jnp.float64 else 1e-5
+        return jnp.where(remainder <= enough * size, total, jnp.nan)
 
     def mean(self) -> Array:
         """E[Y]; NaN where the base has no mean."""
@@ -261,7 +262,7 @@ class RealLineDensity:
         )
 
     def modes(self) -> Array:
-        """The modes in ascending order, [..., 2N + 1], padded with NaN."""
+        """The modes in ascending order, the first 2N + 1 if there are more, padded with NaN."""
         cells = 48 * (self.order + 1)
         levels = jnp.sin(0.5 * jnp.pi * jnp.arange(1, cells, dtype=self.loc.dtype) / cells) ** 2
         edges = self.base.quantile(levels.reshape(-1, *(1,) * len(self.batch_shape)))

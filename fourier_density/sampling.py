@@ -6,7 +6,6 @@ Notation
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,14 +45,8 @@ def invert(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Arra
 
 def solve(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Array]) -> Array:
     """Points x in [-1, 1] with cdf(x) = u, each by a bracketed Newton iteration of its own."""
-
-    def step(_: Any, bracket: newton.Bracket) -> newton.Bracket:
-        x = bracket[2]
-        return newton.step(bracket, cdf(x) - u, prob(x))
-
     ones = jnp.ones_like(u)
-    steps = 2 * jnp.finfo(u.dtype).nmant
-    return jax.lax.fori_loop(0, steps, step, (-ones, ones, jnp.zeros_like(u)))[2]
+    return newton.solve(lambda x: (cdf(x) - u, prob(x)), -ones, ones)
 
 
 def _search(table: Array, u: Array) -> Array:

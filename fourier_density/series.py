@@ -102,9 +102,8 @@ def evaluate(re: Array, im: Array, x: Array) -> Pair:
         Real and imaginary part of A(x). Differentiable any number of times, forwards and
         backwards; neither direction stores the powers of z.
     """
-    if re.shape[-1] <= FUSED:
-        return _fused(re, im, x)
-    return _chunked(re, im, x) if re.ndim == 1 else _scanned(re, im, x)
+    long = re.ndim == 1 and re.shape[-1] > FUSED
+    return _chunked(re, im, x) if long else _linear(re, im, x)
 
 
 @functools.partial(evaluate.defjvp, symbolic_zeros=True)

@@ -297,18 +297,15 @@ def solve(base: Base, probability: Array) -> Array:
 
     sign = jnp.where(lower, 1.0, -1.0)
 
-    def step(_: Any, bracket: newton.Bracket) -> newton.Bracket:
-        s = bracket[2]
+    def function(s: Array) -> tuple[Array, Array]:
         u = jnp.sinh(s)
         miss = error(frozen, u)
         slope = jnp.exp(frozen.log_prob(u) - (goal + miss)) * jnp.cosh(s)
-        return newton.step(bracket, sign * miss, slope)
+        return sign * miss, slope
 
-    # sinh(40) = 1e17 has a square in single precision. Where tails are exponential, Newton's
-    # steps from too far out have length one.
-    reach = 100 if target.dtype == jnp.float64 else 40
-    ends = jnp.full_like(target, reach)
-    _, _, s = jax.lax.fori_loop(0, reach + 28, step, (-ends, ends, jnp.zeros_like(target)))
+    # sinh(40) = 1e17 has a square in single precision.
+    reach = jnp.full_like(target, 100.0 if target.dtype == jnp.float64 else 40.0)
+    s = newton.solve(function, -reach, reach)
     u = jnp.sinh(s)
     value = jnp.where(lower, jnp.exp(base.log_cdf(u)), -jnp.exp(base.log_survival_function(u)))
     wanted = jnp.where(lower, probability, probability - 1.0)

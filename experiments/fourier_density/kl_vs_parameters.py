@@ -18,7 +18,8 @@ import optax
 from scipy import stats
 
 import fourier_density
-from experiments.fourier_density.targets import TARGETS, Target, divergence
+from experiments.fourier_density.measures import divergence, in_float64
+from experiments.fourier_density.targets import TARGETS, Target
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
@@ -28,6 +29,7 @@ from fourier_density import baselines, likelihood
 METHODS = {
     "fourier": "Fourier density",
     "mixture": "Gaussian mixture (EM)",
+    "descent": "Gaussian mixture (Adam)",
     "corrected": "mixture x Fourier",
     "deep": "deep factorized (Adam)",
 }
@@ -44,7 +46,8 @@ class Config:
         corrections: K of the mixtures with a correction of order `correction_order`.
         widths: hidden widths r of the deep factorized models (r, r, r).
         samples: size of the samples.
-        steps, batch, learning_rate: of Adam with a cosine schedule, for the deep models.
+        steps, batch, learning_rate: of Adam with a cosine schedule, for the deep models and
+            the mixtures trained by it.
         seeds: of the samples; results are means over them.
     """
 
@@ -75,7 +78,7 @@ class Config:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
 
-_ALL = ("tut10", "sharp5", "laplace3", "square")
+_ALL = ("tut10", "sharp5", "mix25", "laplace3", "square", "vonmises2")
 _ORDERS = (4, 6, 8, 10, 13, 16, 24, 32, 48, 64)
 PRESETS = {
     "quick": Config(),
@@ -109,6 +112,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         for method, sizes in (
             ("fourier", config.orders),
             ("mixture", config.components),
+            ("descent", config.components),
             ("corrected", config.corrections),
             ("deep", config.widths),
             ("kernel", (0,)),
@@ -146,34 +150,26 @@ def _fit(method: str, size: int, sample: np.ndarray, config: Config) -> tuple[in
         return 2 * size, lambda x: np.log(0.5 * np.abs(likelihood.polynomial(a, x)) ** 2)
     if method == "mixture":
         mixture = baselines.mixture_by_em(sample, size)
-        return 3 * size - 1, lambda x: _in_float64(mixture, x)
+        return 3 * size - 1, lambda x: in_float64("log_prob", mixture, x)
     if method == "corrected":
         order = config.correction_order
         density = baselines.mixture_with_correction(sample, size, order).density
-        return 3 * size - 1 + 2 * order, lambda x: _in_float64(density, x)
+        return 3 * size - 1 + 2 * order, lambda x: in_float64("log_prob", density, x)
     if method == "deep":
-        model = _train_deep(sample, size, config)
-        return model.parameters, lambda x: _in_float64(model, x)
+        model = baselines.init_deep_factorized(jax.random.key(0), (size,) * 3, scale=0.3)
+        model = _train(model, sample, config)
+        return model.parameters, lambda x: in_float64("log_prob", model, x)
+    if method == "descent":
+        model = _train(baselines.init_mixture(jnp.asarray(sample), size), sample, config)
+        return 3 * size - 1, lambda x: in_float64("log_prob", model, x)
     kernel = stats.gaussian_kde(sample[:20_000])
     return len(sample), kernel.logpdf
 
 
-@jax.jit
-def _log_prob(density: Any, x: jax.Array) -> jax.Array:
-    return density.log_prob(x)
-
-
-def _in_float64(density: Any, x: np.ndarray) -> np.ndarray:
-    with jax.enable_x64(True):
-        density = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), density)
-        return np.asarray(_log_prob(density, jnp.asarray(x)))
-
-
-def _train_deep(sample: np.ndarray, width: int, config: Config) -> baselines.DeepFactorized:
-    """Adam with a cosine schedule on random batches."""
+def _train(model: Any, sample: np.ndarray, config: Config) -> Any:
+    """Adam with a cosine schedule on random batches, for any pytree with `log_prob`."""
     x = jnp.asarray(sample, jnp.float32)
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
-    model = baselines.init_deep_factorized(jax.random.key(0), (width,) * 3, scale=0.3)
 
     def step(carry: Any, key: jax.Array) -> tuple[Any, None]:
         model, state = carry
@@ -274,7 +270,8 @@ CLAIMS = (
         id="kl_vs_parameters.beats_deep",
         statement="share of the deep factorized models that a Fourier density with no more "
         "parameters comes closer than, over all targets",
-        source="arXiv 2402.15345, the figure of divergence against parameters",
+        source="arXiv 2402.15345 claims lower cross entropy at a similar budget; that the share is "
+        "1 is this project's reading",
         measure=_beats_deep,
         paper=1.0,
         tolerance=0.0,

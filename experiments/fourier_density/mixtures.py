@@ -9,12 +9,11 @@ the smallest Kullback-Leibler divergence that order can reach, and to samples.
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fourier_density
-from experiments.fourier_density.targets import TARGETS, divergence
+from experiments.fourier_density.measures import divergence, in_float64, shapes
+from experiments.fourier_density.targets import TARGETS
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
@@ -108,17 +107,11 @@ def _fit(target: str, order: int, config: Config) -> dict[str, Any]:
     }
 
 
-@jax.jit
-def _prob(density: fourier_density.PeriodicDensity, x: jax.Array) -> jax.Array:
-    return density.prob(x)
-
-
 def _values(density: fourier_density.PeriodicDensity, x: np.ndarray, largest: int) -> np.ndarray:
     """Density in float64; zeros pad the coefficients so that all orders share one program."""
     pad = [(0, largest - density.order)]
-    with jax.enable_x64(True):
-        padded = fourier_density.PeriodicDensity(np.pad(np.asarray(density.coefficients), pad))
-        return np.asarray(_prob(padded, x.astype(padded.re.dtype)), np.float64)
+    padded = fourier_density.PeriodicDensity(np.pad(np.asarray(density.coefficients), pad))
+    return in_float64("prob", padded, x)
 
 
 def draw(record: Record):
@@ -171,15 +164,9 @@ def describe(config: Config) -> dict[str, str]:
 
 def programs(config: Config) -> dict[str, Program]:
     """Evaluating the density of the largest order on the grid."""
-    size = max(config.orders) + 1
-    part = jax.ShapeDtypeStruct((size,), jnp.float32)
-
-    def log_prob(re: jax.Array, im: jax.Array, x: jax.Array) -> jax.Array:
-        return fourier_density.PeriodicDensity(jax.lax.complex(re, im)).log_prob(x)
-
-    arguments = (part, part, jax.ShapeDtypeStruct((config.nodes,), jnp.float32))
     calls = 2 * len(config.targets) * len(config.orders)
-    return {"log_prob": Program(log_prob, arguments, calls=calls)}
+    function = fourier_density.PeriodicDensity.log_prob
+    return {"log_prob": Program(function, shapes(max(config.orders), config.nodes), calls=calls)}
 
 
 def _optimum(target: str, order: int, value: float) -> Claim:

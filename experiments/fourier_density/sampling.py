@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.fourier_density.measures import below, in_float64, shapes
 from experiments.harness import figures
 from experiments.harness.estimate import Program
-from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from fourier_density import PeriodicDensity, sampling
 
@@ -65,7 +65,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
             run.tracker.log(cells, **_measure(density, u, cells))
             run.check_stop()
     x = jax.jit(lambda d, u: d.quantile(u))(density, jnp.sort(u))
-    levels = _exact_cdf(density, x)
+    levels = in_float64("cdf", density, x)
     ranks = (np.arange(config.samples) + 0.5) / config.samples
     distance = float(np.max(np.abs(np.sort(levels) - ranks)))
     return {
@@ -82,14 +82,8 @@ def _measure(density: PeriodicDensity, u: jax.Array, cells: int) -> dict[str, fl
         start = time.perf_counter()
         jax.block_until_ready(invert(density, u))
         times.append(time.perf_counter() - start)
-    error = np.abs(_exact_cdf(density, x) - np.asarray(u, np.float64))
+    error = np.abs(in_float64("cdf", density, x) - np.asarray(u, np.float64))
     return {"error": float(error.max()), "samples_per_second": u.size / min(times)}
-
-
-def _exact_cdf(density: PeriodicDensity, x: jax.Array) -> np.ndarray:
-    with jax.enable_x64(True):
-        exact = PeriodicDensity(np.asarray(density.coefficients, complex))
-        return np.asarray(jax.jit(exact.cdf)(jnp.asarray(np.asarray(x, np.float64))))
 
 
 def draw(record: Record):
@@ -127,37 +121,26 @@ def describe(config: Config) -> dict[str, str]:
 
 def programs(config: Config) -> dict[str, Program]:
     """One inversion."""
-    part = jax.ShapeDtypeStruct((config.order + 1,), jnp.float32)
-
-    def quantile(re: jax.Array, im: jax.Array, u: jax.Array) -> jax.Array:
-        return PeriodicDensity(jax.lax.complex(re, im)).quantile(u)
-
-    u = jax.ShapeDtypeStruct((config.samples,), jnp.float32)
-    return {"quantile": Program(quantile, (part, part, u), calls=6 * len(config.cells))}
+    arguments, calls = shapes(config.order, config.samples), 6 * len(config.cells)
+    return {"quantile": Program(PeriodicDensity.quantile, arguments, calls=calls)}
 
 
-def _error(record: Record) -> Measurement | None:
-    at_default = [r["error"] for r in record.rows if r["step"] >= record.result["default_cells"]]
-    return Measurement(min(at_default), min(at_default), min(at_default)) if at_default else None
+def _error(record: Record) -> float | None:
+    default = record.result["default_cells"]
+    return next((r["error"] for r in record.rows if r["step"] == default), None)
 
 
 CLAIMS = (
-    Claim(
-        id="sampling.error",
-        statement="largest |P(x) - u| of the table of default size in single precision stays "
-        "below 5e-7",
-        source="the project's own bound",
-        measure=_error,
-        paper=2.5e-7,
-        tolerance=2.5e-7,
+    below(
+        "sampling.error",
+        "largest |P(x) - u| in single precision with the table of default size",
+        5e-7,
+        _error,
     ),
-    Claim(
-        id="sampling.kolmogorov",
-        statement="Kolmogorov's statistic of the samples, times the root of their number, stays "
-        "below its 1 % point 1.63",
-        source="Kolmogorov's distribution",
-        measure=lambda record: record.result["kolmogorov"],
-        paper=0.815,
-        tolerance=0.815,
+    below(
+        "sampling.kolmogorov",
+        "Kolmogorov's statistic of the samples times the root of their number (1 % point 1.63)",
+        1.63,
+        lambda record: record.result["kolmogorov"],
     ),
 )

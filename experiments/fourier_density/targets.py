@@ -124,11 +124,38 @@ def _laplace3() -> Target:
     )
 
 
+def _von_mises() -> Target:
+    """0.6 vonMises(kappa 8, loc 1) + 0.4 vonMises(kappa 40, loc -2) of the angle pi x."""
+    w, m, kappa = np.array([0.6, 0.4]), np.array([1.0, -2.0]), np.array([8.0, 40.0])
+
+    def sample(generator: np.random.Generator, size: int) -> np.ndarray:
+        component = generator.choice(2, size, p=w)
+        return generator.vonmises(m[component], kappa[component]) / np.pi
+
+    def cdf(x: np.ndarray) -> np.ndarray:
+        angle = np.pi * np.asarray(x)[..., None]
+        return (stats.vonmises.cdf(angle, kappa, m) - stats.vonmises.cdf(-np.pi, kappa, m)) @ w
+
+    return Target(
+        lambda x: np.pi * stats.vonmises.pdf(np.pi * x[..., None], kappa, m) @ w, cdf, sample
+    )
+
+
+def _mix25() -> Target:
+    """Twenty-five narrow Gaussians; drawn from a generator whose numbers are frozen for good."""
+    generator = np.random.RandomState(25)
+    weights = generator.dirichlet(np.full(25, 5.0))
+    means = np.sort(generator.uniform(-0.8, 0.8, 25))
+    return _gaussians(list(weights), list(means), list(generator.uniform(0.012, 0.03, 25)))
+
+
 TARGETS = {
     "tut10": _gaussians([0.1] * 10, _TUT10_MEANS, _TUT10_SCALES),
     "square": _square(),
     "sharp5": _gaussians(*_SHARP5),
     "laplace3": _laplace3(),
+    "mix25": _mix25(),
+    "vonmises2": _von_mises(),
 }
 
 
@@ -173,9 +200,3 @@ def line_quadrature(panels: int = 800, centre: float = 1.0) -> tuple[np.ndarray,
     half = 0.5 * np.diff(edges)[:, None]
     s = (edges[:-1, None] + half * (1.0 + points)).ravel()
     return centre + np.sinh(s), (half * weights).ravel() * np.cosh(s)
-
-
-def divergence(p: np.ndarray, log_q: np.ndarray, weights: np.ndarray) -> float:
-    """Kullback-Leibler divergence in nats by quadrature."""
-    used = p > 1e-300
-    return float(np.sum((weights * p)[used] * (np.log(p[used]) - log_q[used])))

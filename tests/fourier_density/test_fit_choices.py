@@ -123,6 +123,7 @@ def test_few_samples_are_reported():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(np.linspace(-0.9, 0.9, 400), 10)
+        fit(np.linspace(-0.9, 0.9, 30), 10, floor=1 / 30)
 
 
 @pytest.mark.parametrize(

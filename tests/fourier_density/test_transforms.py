@@ -60,7 +60,8 @@ def test_students_t_of_any_degrees_of_freedom(df, precision):
 
 @pytest.mark.parametrize("name", BASES)
 def test_quantiles_invert_the_distribution_function_from_both_sides(name, x64):
-    base, p = BASES[name], np.array([1e-30, 1e-4, 0.2, 0.5])
+    # Many levels: far from a root slopes are rounding errors, and some would mislead Newton.
+    base, p = BASES[name], np.exp(-np.linspace(np.log(2.0), 90.0, 1000))
     lower = jax.jit(lambda b, p: b.quantile(p))(base, p)
     np.testing.assert_allclose(functions(base, lower)[1], np.log(p), rtol=1e-10)
     upper = -jax.jit(lambda b, p: transforms.Mirrored(b).quantile(p))(base, p)
