@@ -46,7 +46,8 @@ def invert(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Arra
 def solve(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Array]) -> Array:
     """Points x in [-1, 1] with cdf(x) = u, each by a bracketed Newton iteration of its own."""
     ones = jnp.ones_like(u)
-    return newton.solve(lambda x: (cdf(x) - u, prob(x)), -ones, ones)
+    x = newton.solve(lambda x: (cdf(x) - u, prob(x)), -ones, ones)
+    return jnp.where(u <= 0, -ones, jnp.where(u >= 1, ones, x))
 
 
 def _search(table: Array, u: Array) -> Array:
