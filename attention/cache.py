@@ -1,15 +1,13 @@
 """The key/value cache: preallocated, head-major, with a length for every example."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jaxtyping import Array, Int
 
 
-@struct.dataclass
-class KVCache:
+class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far.
 
     Attributes:

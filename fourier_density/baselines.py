@@ -14,10 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Key
 
-from fourier_density import fitting, line_search, transforms
+from fourier_density import fitting, line_search, pytrees, transforms
 
 MAX_ITERATIONS = 500
 POLISHING = 10  # of them on all the data, after a summary of it
@@ -25,7 +24,7 @@ TOLERANCE = 1e-7  # nats per sample
 STARTS = 4
 
 
-@struct.dataclass
+@pytrees.dataclass
 class MixtureParameters:
     """A Gaussian mixture with unconstrained parameters, [K] each: 3 K - 1 degrees of freedom."""
 
@@ -135,7 +134,7 @@ def mixture_with_correction(
     return fitting.fit(samples, order, "real", base=base, loc=0.0, scale=1.0, **options)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class DeepFactorized:
     """A density as the derivative of a monotone network: P(X <= x) = sigmoid(f_K(.. f_1(x))).
 

@@ -119,19 +119,23 @@ class PeriodicDensity:
         keep = (1.0 - self.floor)[..., None]
         return re[..., 1:] * keep, im[..., 1:] * keep
 
+    @jax.jit
     def moments(self) -> Array:
         """Circular moments E[exp(-i pi n X)], n = 1..N, complex [..., N]."""
         return jax.lax.complex(*self._moments())
 
+    @jax.jit
     def prob(self, x: Any) -> Array:
         """Density at x, per unit of x; never negative."""
         u, v = series.evaluate(*self._unit_coefficients(), jnp.asarray(x, self.re.dtype))
         return (1.0 - self.floor) * 0.5 * (u**2 + v**2) + 0.5 * self.floor
 
+    @jax.jit
     def log_prob(self, x: Any) -> Array:
         """Natural logarithm of the density at x; -inf only at an exact root."""
         return jnp.log(self.prob(x))
 
+    @jax.jit
     def cdf(self, x: Any) -> Array:
         """P(X <= x) = (x+1)/2 + sum_n Re[gamma_n (exp(i pi n x) - (-1)^n) / (i pi n)]."""
         x = jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0)
@@ -145,18 +149,22 @@ class PeriodicDensity:
         start, _ = series.evaluate(re, im, jnp.full((), -1.0, self.re.dtype))
         return jnp.clip(0.5 * (x + 1.0) + wave - start, 0.0, 1.0)
 
+    @jax.jit
     def survival_function(self, x: Any) -> Array:
         """P(X > x), summed from the upper end by way of the mirrored density."""
         return self.mirror().cdf(-jnp.asarray(x, self.re.dtype))
 
+    @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
         return self.log_interval_prob(-1.0, jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
 
+    @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
         return self.log_interval_prob(jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0), 1.0)
 
+    @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= X <= upper) in nats: of a bin, for coding. See `masses`.
 
@@ -171,10 +179,12 @@ class PeriodicDensity:
         mean = masses.average((re, im), lower + half, inside, self.prob)
         return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + jnp.log(mean)
 
+    @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
         """P(lower <= X <= upper); relative accuracy also for narrow and nearly empty bins."""
         return jnp.exp(self.log_interval_prob(lower, upper))
 
+    @jax.jit
     def characteristic_function(self, t: Any) -> Array:
         """E[exp(i t X)] for X in [-1, 1): sum_{|n|<=N} gamma_n sin(t + n pi) / (t + n pi)."""
         t = jnp.asarray(t, self.re.dtype)[..., None]
@@ -184,11 +194,13 @@ class PeriodicDensity:
         real = jnp.sinc(t[..., 0] / jnp.pi) + jnp.sum(re * (ahead + behind), axis=-1)
         return jax.lax.complex(real, jnp.sum(im * (ahead - behind), axis=-1))
 
+    @jax.jit
     def entropy(self) -> Array:
         """Differential entropy -E[log p(X)] in nats, in closed form (see `information`)."""
         moments = self._moments()
         return -information.expected_log(moments, moments)
 
+    @jax.jit
     def kl_divergence(self, other: "PeriodicDensity") -> Array:
         """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form."""
         moments = self._moments()
@@ -196,6 +208,7 @@ class PeriodicDensity:
             moments, other._moments()
         )
 
+    @jax.jit
     def rotate(self, shift: Any) -> "PeriodicDensity":
         """The density of X + shift on the circle; `shift` has the batch shape."""
         cos, sin = series.unit(
@@ -204,6 +217,7 @@ class PeriodicDensity:
         re, im = self.re * cos - self.im * sin, self.re * sin + self.im * cos
         return PeriodicDensity.tree_unflatten(None, (re, im, self.floor))
 
+    @jax.jit
     def convolve(self, other: "PeriodicDensity") -> "PeriodicDensity":
         """The density of X + Y on the circle for independent X and Y: moments multiply."""
         order = min(self.order, other.order)
@@ -211,6 +225,7 @@ class PeriodicDensity:
         b = factorisation.factor_of_moments(r * t - s * u, r * u + s * t)
         return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), b[0].dtype)))
 
+    @jax.jit
     def modes(self) -> Array:
         """The modes in ascending order: at most N, [..., N], padded with NaN."""
         cells = 32 * (self.order + 1)
@@ -219,6 +234,7 @@ class PeriodicDensity:
         edges = edges.reshape(-1, *(1,) * len(self.batch_shape))
         return jnp.sort(series.wrap(extrema.maxima(self._slope, edges, self.order)), axis=-1)
 
+    @jax.jit
     def mode(self) -> Array:
         """The point of largest density; NaN for the uniform density, which has none."""
         modes = jnp.moveaxis(self.modes(), -1, 0)
@@ -243,6 +259,7 @@ class PeriodicDensity:
         """The density of -X (conjugated coefficients)."""
         return PeriodicDensity.tree_unflatten(None, (self.re, -self.im, self.floor))
 
+    @jax.jit
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1].
 
@@ -267,17 +284,20 @@ class PeriodicDensity:
         x = self.sample(seed=seed, sample_shape=sample_shape)
         return x, self.log_prob(x)
 
+    @jax.jit
     def mean(self) -> Float[Array, "..."]:
         """E[X] = sum_n 2 (-1)^n / (n pi) Im gamma_n, for X in [-1, 1)."""
         n = jnp.arange(1, self.order + 1)
         return jnp.sum(2.0 * _sign(n) / (n * jnp.pi) * self.moments().imag, axis=-1)
 
+    @jax.jit
     def variance(self) -> Float[Array, "..."]:
         """E[X^2] - E[X]^2, with E[X^2] = 1/3 + sum_n 4 (-1)^n / (n pi)^2 Re gamma_n."""
         n = jnp.arange(1, self.order + 1)
         series_sum = jnp.sum(4.0 * _sign(n) / (n * jnp.pi) ** 2 * self.moments().real, axis=-1)
         return 1.0 / 3.0 + series_sum - self.mean() ** 2
 
+    @jax.jit
     def regulariser(self) -> Float[Array, "..."]:
         """Roughness of the normalised density: integral of p'(x)^2 = pi^2 sum_n n^2 |gamma_n|^2.
 

@@ -78,13 +78,15 @@ class RealLineDensity:
     def tree_flatten_with_keys(self):
         """Leaves with their names, for JAX."""
         names = ("turned", "loc", "scale", "base")
-        return tuple((GetAttrKey(name), getattr(self, name)) for name in names), self.reflect
+        # The class of the base as well: JAX does not tell dataclasses of one shape apart.
+        structure = (self.reflect, type(self.base))
+        return tuple((GetAttrKey(name), getattr(self, name)) for name in names), structure
 
     @classmethod
-    def tree_unflatten(cls, reflect: bool, leaves: Any) -> "RealLineDensity":
+    def tree_unflatten(cls, structure: Any, leaves: Any) -> "RealLineDensity":
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
-        density.reflect = reflect
+        density.reflect, _ = structure
         density.turned, density.loc, density.scale, density.base = leaves
         return density
 
@@ -137,6 +139,7 @@ class RealLineDensity:
     def _positive_scale(self) -> Array:
         return jnp.where(self.scale > 0, self.scale, jnp.nan)
 
+    @jax.jit
     def log_prob(self, y: Any) -> Array:
         """Natural logarithm of the density at y: log 2 p(v) + log b(u) - log scale."""
         u = self._standardise(y)
@@ -149,10 +152,12 @@ class RealLineDensity:
         """Log 2 p(v) at the point with this probability of the base beyond it."""
         return jnp.log(2.0) + self._from_ends(_log_prob, low, 2.0 * mass)
 
+    @jax.jit
     def prob(self, y: Any) -> Array:
         """Density at y, per unit of y."""
         return jnp.exp(self.log_prob(y))
 
+    @jax.jit
     def log_cdf(self, y: Any) -> Array:
         """Log P(Y <= y), accurate in the lower tail."""
         u = self._standardise(y)
@@ -160,6 +165,7 @@ class RealLineDensity:
         upper = jnp.log1p(-jnp.exp(self._log_tail(jnp.maximum(u, 0.0), -1.0)))
         return jnp.where(u < 0, lower, upper)
 
+    @jax.jit
     def log_survival_function(self, y: Any) -> Array:
         """Log P(Y > y), accurate in the upper tail."""
         u = self._standardise(y)
@@ -175,14 +181,17 @@ class RealLineDensity:
         mean = self._from_ends(_average, jnp.asarray(side > 0), mass, mass)
         return log_mass + jnp.log(mean)
 
+    @jax.jit
     def cdf(self, y: Any) -> Array:
         """P(Y <= y)."""
         return jnp.exp(self.log_cdf(y))
 
+    @jax.jit
     def survival_function(self, y: Any) -> Array:
         """P(Y > y)."""
         return jnp.exp(self.log_survival_function(y))
 
+    @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= Y <= upper) in nats; relative accuracy in the tails. NaN if reversed."""
         u, w = self._standardise(lower), self._standardise(upper)
@@ -196,10 +205,12 @@ class RealLineDensity:
         mean = self._from_ends(_average, left, middle, jnp.clip(jnp.exp(log_mass), 0.0, 1.0))
         return jnp.where(w >= u, log_mass + jnp.log(mean), jnp.nan)
 
+    @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
         """P(lower <= Y <= upper)."""
         return jnp.exp(self.log_interval_prob(lower, upper))
 
+    @jax.jit
     def quantile(self, probability: Any) -> Array:
         """The point y with cdf(y) = probability; infinite at 0 and 1, NaN outside [0, 1].
 
@@ -233,15 +244,18 @@ class RealLineDensity:
         enough = 1e-9 if mass.dtype == jnp.float64 else 1e-5
         return jnp.where(remainder <= enough * size, total, jnp.nan)
 
+    @jax.jit
     def mean(self) -> Array:
         """E[Y]; NaN where the base has no mean."""
         return self.expectation(lambda y: y)
 
+    @jax.jit
     def variance(self) -> Array:
         """E[(Y - E[Y])^2]; NaN where the base has no variance."""
         mean = self.mean()
         return self.expectation(lambda y: (y - mean) ** 2)
 
+    @jax.jit
     def entropy(self) -> Array:
         """Differential entropy in nats: of the circle in closed form, E[log b] by quadrature."""
         log_base = self.expectation(lambda y: self.base.log_prob(self._standardise(y)))
@@ -255,12 +269,14 @@ class RealLineDensity:
         """
         return self.expectation(lambda y: self.log_prob(y) - other.log_prob(y))
 
+    @jax.jit
     def characteristic_function(self, t: Any) -> Array:
         """E[exp(i t Y)] by quadrature, for one t; good for |t| up to about 8 / scale."""
         return jax.lax.complex(
             self.expectation(lambda y: jnp.cos(t * y)), self.expectation(lambda y: jnp.sin(t * y))
         )
 
+    @jax.jit
     def modes(self) -> Array:
         """The modes in ascending order, the first 2N + 1 if there are more, padded with NaN."""
         cells = 48 * (self.order + 1)
@@ -274,6 +290,7 @@ class RealLineDensity:
         edges = jnp.broadcast_to(edges, (cells - 1, *self.batch_shape))
         return extrema.maxima(slope, edges, 2 * self.order + 1)
 
+    @jax.jit
     def mode(self) -> Array:
         """The point of largest density."""
         modes = jnp.moveaxis(self.modes(), -1, 0)

@@ -79,44 +79,53 @@ class ReflectedDensity:
     def _t(self, x: Any) -> Array:
         return 0.5 * (jnp.asarray(x, self.even.re.dtype) + 1.0)
 
+    @jax.jit
     def log_prob(self, x: Any) -> Array:
         """Natural logarithm of the density at x; -inf outside [-1, 1]."""
         t = self._t(x)
         return jnp.where((t >= 0) & (t <= 1), self.even.log_prob(t), -jnp.inf)
 
+    @jax.jit
     def prob(self, x: Any) -> Array:
         """Density at x, per unit of x."""
         t = self._t(x)
         return jnp.where((t >= 0) & (t <= 1), self.even.prob(t), 0.0)
 
+    @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= X <= upper) in nats, with relative accuracy. NaN if reversed."""
         ends = (jnp.clip(self._t(end), 0.0, 1.0) for end in (lower, upper))
         log_prob = jnp.log(2.0) + self.even.log_interval_prob(*ends)
         return jnp.where(self._t(lower) <= self._t(upper), log_prob, jnp.nan)
 
+    @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
         """P(lower <= X <= upper)."""
         return jnp.exp(self.log_interval_prob(lower, upper))
 
+    @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
         return self.log_interval_prob(-1.0, jnp.maximum(jnp.asarray(x), -1.0))
 
+    @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
         return self.log_interval_prob(jnp.minimum(jnp.asarray(x), 1.0), 1.0)
 
+    @jax.jit
     def cdf(self, x: Any) -> Array:
         """P(X <= x) = 2 P(0 <= T <= t)."""
         t = jnp.clip(self._t(x), 0.0, 1.0)
         return jnp.clip(2.0 * self.even.cdf(t) - 1.0, 0.0, 1.0)
 
+    @jax.jit
     def survival_function(self, x: Any) -> Array:
         """P(X > x)."""
         t = jnp.clip(self._t(x), 0.0, 1.0)
         return jnp.clip(2.0 * self.even.survival_function(t), 0.0, 1.0)
 
+    @jax.jit
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1]. Implicit gradients."""
         u = jnp.asarray(probability, self.even.re.dtype)
@@ -134,29 +143,35 @@ class ReflectedDensity:
         x = self.sample(seed=seed, sample_shape=sample_shape)
         return x, self.log_prob(x)
 
+    @jax.jit
     def moments(self) -> Array:
         """E[cos(pi n (X + 1) / 2)], n = 1..N, real [..., N]."""
         return self.even.moments().real
 
+    @jax.jit
     def mean(self) -> Array:
         """E[X] = 2 E|T| - 1, with E|T| = 1/2 + 2 sum_n ((-1)^n - 1) / (pi n)^2 gamma_n."""
         n = jnp.arange(1, self.order + 1)
         weights = jnp.where(n % 2, -2.0, 0.0) / (jnp.pi * n) ** 2
         return 4.0 * jnp.sum(weights * self.moments(), axis=-1)
 
+    @jax.jit
     def variance(self) -> Array:
         """4 Var |T|, from E[T^2] on the circle."""
         square = self.even.variance() + self.even.mean() ** 2
         return 4.0 * square - (self.mean() + 1.0) ** 2
 
+    @jax.jit
     def entropy(self) -> Array:
         """Differential entropy in nats: that of T."""
         return self.even.entropy()
 
+    @jax.jit
     def kl_divergence(self, other: "ReflectedDensity") -> Array:
         """KL(self || other) in nats: that of the even densities."""
         return self.even.kl_divergence(other.even)
 
+    @jax.jit
     def characteristic_function(self, s: Any) -> Array:
         """E[exp(i s X)], s in radians per unit of x: a sum of sinc functions at s +- pi n / 2."""
         s = jnp.asarray(s, self.even.re.dtype)[..., None]
@@ -166,6 +181,7 @@ class ReflectedDensity:
         waves = turn * ahead + turn.conj() * behind
         return jnp.sinc(s[..., 0] / jnp.pi) + jnp.sum(self.moments() * waves, axis=-1)
 
+    @jax.jit
     def modes(self) -> Array:
         """The modes in ascending order, [..., N], padded with NaN; an end can be one."""
         t = self.even.modes()
@@ -178,10 +194,12 @@ class ReflectedDensity:
         points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
         return plotting.plot(self, points, ax, **line)
 
+    @jax.jit
     def mode(self) -> Array:
         """The point of largest density."""
         return 2.0 * jnp.abs(self.even.mode()) - 1.0
 
+    @jax.jit
     def regulariser(self) -> Array:
         """Roughness of the density: integral of p'(x)^2 over [-1, 1]."""
         return 0.25 * self.even.regulariser()

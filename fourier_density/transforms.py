@@ -21,11 +21,10 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.scipy.special import betainc, gammaln, log_ndtr, logsumexp, ndtri
 from jaxtyping import Array
 
-from fourier_density import newton
+from fourier_density import newton, pytrees
 
 SERIES_UP_TO = 8.0  # degrees of freedom
 
@@ -51,7 +50,7 @@ class Base(Protocol):
         ...
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Tanh:
     """v = tanh(u): the logistic distribution of scale 1/2."""
 
@@ -73,7 +72,7 @@ class Tanh:
         return 0.5 * (jnp.log(probability) - jnp.log1p(-probability))
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Normal:
     """The standard normal distribution."""
 
@@ -94,7 +93,7 @@ class Normal:
         return ndtri(probability)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Laplace:
     """The double exponential distribution exp(-|u|) / 2."""
 
@@ -117,7 +116,7 @@ class Laplace:
         return jnp.sign(probability - 0.5) * -jnp.log(2.0 * near)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class StudentT:
     """Student's t distribution.
 
@@ -125,7 +124,7 @@ class StudentT:
         df: degrees of freedom, positive; a fixed number, not a parameter to train.
     """
 
-    df: float = struct.field(pytree_node=False, default=3.0)
+    df: float = pytrees.static(default=3.0)
 
     def log_prob(self, u: Array) -> Array:
         """The density's logarithm, by log1p in the tails."""
@@ -197,7 +196,7 @@ def _student_log_cdf_jvp(df: float, primals: Any, tangents: Any) -> tuple[Array,
     return value, change * jnp.exp(StudentT(df).log_prob(u) - value)
 
 
-@struct.dataclass
+@pytrees.dataclass
 class GaussianMixture:
     """A mixture of normal distributions.
 
@@ -255,7 +254,7 @@ def named(base: Any) -> Any:
     return base
 
 
-@struct.dataclass
+@pytrees.dataclass
 class Mirrored:
     """The distribution of -U.
 

@@ -1,15 +1,12 @@
-"""What the density experiments share: divergences, evaluation in float64, bounds as claims."""
+"""What the density experiments share: divergences, evaluation in float64."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness.ledger import Claim, Measurement
-from experiments.harness.run import Record
 from fourier_density import PeriodicDensity
 
 
@@ -35,22 +32,3 @@ def shapes(order: int, points: int) -> tuple[Any, jax.ShapeDtypeStruct]:
     """Abstract arguments of a program: a density on the circle, and points."""
     density = jax.eval_shape(lambda: PeriodicDensity(jnp.ones(order + 1)))
     return density, jax.ShapeDtypeStruct((points,), jnp.float32)
-
-
-def below(
-    name: str, statement: str, bound: float, measure: Callable[[Record], float | None]
-) -> Claim:
-    """A bound of the project's own: `bound` over what was measured has to exceed 1."""
-
-    def margin(record: Record) -> Measurement | None:
-        value = measure(record)
-        return None if value is None else Measurement(*(bound / max(value, 1e-300),) * 3)
-
-    return Claim(
-        id=name,
-        statement=f"{statement}: {bound:g} over it, above 1",
-        source="the project's own bound; no published value",
-        measure=margin,
-        paper=1.0,
-        kind="ordering",
-    )

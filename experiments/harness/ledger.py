@@ -43,6 +43,25 @@ class Claim:
     kind: Literal["identity", "ordering", "value"] = "identity"
 
 
+def below(
+    name: str, statement: str, bound: float, measure: Callable[[Record], float | None]
+) -> Claim:
+    """A bound of the project's own: `bound` over what was measured has to exceed 1."""
+
+    def margin(record: Record) -> Measurement | None:
+        value = measure(record)
+        return None if value is None else Measurement(*(bound / max(value, 1e-300),) * 3)
+
+    return Claim(
+        id=name,
+        statement=f"{statement}: {bound:g} over it, above 1",
+        source="the project's own bound; no published value",
+        measure=margin,
+        paper=1.0,
+        kind="ordering",
+    )
+
+
 def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verdict:
     """The verdict: inside the accepted range, outside, or covering both."""
     if measured is None or not math.isfinite(measured.value):
