@@ -15,7 +15,7 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
 ]
-PACKAGES = [name for name in ("fourier_density", "attention") if (ROOT / name).is_dir()]
+PACKAGES = [name for name in ("fourier_density", "attention", "ssm") if (ROOT / name).is_dir()]
 MODULES = [
     info.name
     for package in PACKAGES

@@ -1,5 +1,7 @@
 """Baselines against scikit-learn, quadrature and their own distribution functions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_mixture_parameters_are_those_of_scipy(x64):
 
 def test_deep_factorized_density_is_the_derivative_of_its_distribution(x64):
     model = baselines.init_deep_factorized(jax.random.key(0), scale=2.0)
-    model = model.replace(factors=[f + 0.3 for f in model.factors])
+    model = dataclasses.replace(model, factors=[f + 0.3 for f in model.factors])
     assert model.parameters == 43  # the size the literature quotes for widths (3, 3, 3)
     x = np.linspace(-60.0, 60.0, 4001)
     p = np.exp(np.asarray(jax.jit(model.log_prob)(x)))

@@ -1,0 +1,215 @@
+"""Orders of convergence of discretised HiPPO systems, their scale and how they forget.
+
+Reproduces: no figure; the statements of https://kexue.fm/archives/10137 on step sizes, timescale
+equivariance and long-tailed memory, measured. Errors are those of c(1) against what the continuous
+system leaves.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.linalg import expm
+from scipy.special import eval_legendre, factorial
+
+from experiments.harness import figures
+from experiments.harness.ledger import Claim, below
+from experiments.harness.run import Record, Run
+from ssm import hippo, legs, online
+
+METHODS = {"legs": legs.METHODS, "legt": ("forward", "backward", "bilinear", "trapezoid", "zoh")}
+TAILS = ("legs", "lagt", "legt")
+POWERS = (1.0, 1.0, -3.0, 2.0)  # the signal is a cubic: its coefficients by power
+MEMORY = 4  # coefficients of the systems whose forgetting is drawn
+
+
+@dataclass(frozen=True)
+class Config:
+    """How finely to sample.
+
+    Attributes:
+        lengths: L, ascending; slopes are fitted over the last three.
+        n: coefficients.
+        tail: samples over which forgetting is followed.
+        tail_window: samples in the window of the fixed systems.
+    """
+
+    lengths: tuple[int, ...] = (128, 256, 512)
+    n: int = 6
+    tail: int = 4096
+    tail_window: int = 64
+
+    def __post_init__(self):
+        if len(self.lengths) < 3 or min(self.lengths) < 2 or self.n < 1:
+            raise ValueError("lengths, n: expected three lengths of at least 2, and n >= 1")
+        if self.tail < 64 or not 1 <= self.tail_window <= self.tail:
+            raise ValueError("tail, tail_window: expected at least 64, and a window inside")
+
+
+PRESETS = {
+    "quick": Config(),
+    "cpu": Config(lengths=tuple(2**k for k in range(6, 15)), n=8, tail=65_536),
+    "paper": Config(lengths=tuple(2**k for k in range(6, 19)), n=8, tail=1_048_576),
+}
+
+
+def exact(measure: str, n: int) -> np.ndarray:
+    """c(1): the projection on [0, 1] for LegS, the solution of the system for LegT.
+
+    For the latter the derivatives of the signal are further coordinates, and one matrix
+    exponential solves both.
+    """
+    if measure == "legs":
+        points, weights = np.polynomial.legendre.leggauss(n + 4)
+        k = np.arange(n)
+        basis = np.sqrt(2 * k + 1) * eval_legendre(k, points[:, None])
+        return (0.5 * weights * _signal(0.5 * (1.0 + points))) @ basis
+    system = np.zeros((n + 4, n + 4))
+    system[:n, :n], system[:n, n] = hippo.transition(measure, n)
+    system[n:, n:] = np.eye(4, k=1)
+    start = np.concatenate([np.zeros(n), factorial(np.arange(4)) * POWERS])
+    return (expm(system) @ start)[:n]
+
+
+def _signal(t: np.ndarray) -> np.ndarray:
+    return np.polyval(POWERS[::-1], t)
+
+
+def main(config: Config, run: Run) -> dict[str, Any]:
+    """Errors at every length; slopes, scale and tails."""
+    jobs = [(m, method) for m in METHODS for method in METHODS[m]]
+    done = {row["step"] for row in run.tracker.rows()}
+    with jax.enable_x64(True):
+        for step, (measure, method) in enumerate(jobs):
+            if step not in done:
+                errors = [_error(measure, method, length, config.n) for length in config.lengths]
+                slope = np.polyfit(np.log(config.lengths[-3:]), np.log(errors[-3:]), 1)[0]
+                run.tracker.log(
+                    step, measure=measure, method=method, errors=errors, order=-float(slope)
+                )
+                run.check_stop()
+        result = {**_scale(config), **_tails(config)}
+    for row in run.tracker.rows():
+        result[f"{row['measure']}_{row['method']}_order"] = row["order"]
+    return result
+
+
+def _error(measure: str, method: str, length: int, n: int) -> float:
+    signal = _signal(np.arange(1, length + 1) / length)
+    state = np.asarray(online.project(signal, measure, n, method)[-1])
+    return float(np.abs(state - exact(measure, n)).max())
+
+
+def _scale(config: Config) -> dict[str, float]:
+    """States of a signal and of the same one played at half the speed, at equal progress."""
+    length = config.lengths[0]
+    n = 3  # the forward method is not stable with more before many samples
+    t = np.arange(1, length + 1) / length
+    slow = np.arange(1, 2 * length + 1) / length  # two units of time
+    worst = 0.0
+    for method in legs.METHODS:
+        whole = online.project(_signal(t), "legs", n, method)
+        other = online.project(_signal(0.5 * slow)[1::2], "legs", n, method)
+        worst = max(worst, float(np.abs(np.asarray(whole) - np.asarray(other)).max()))
+    return {"scale_difference": worst}
+
+
+def _tails(config: Config) -> dict[str, Any]:
+    """Sizes of the state after an impulse, and the exponent of LegS."""
+    impulse = np.zeros(config.tail)
+    impulse[0] = 1.0
+    times = np.unique(np.geomspace(8, config.tail, 40).astype(int))
+    tails: dict[str, Any] = {"tail_times": times.tolist()}
+    for measure in TAILS:
+        whole = measure == "legs"
+        window = 1.0 if whole else config.tail_window / config.tail
+        method = "exact" if whole else "zoh"
+        states = np.asarray(online.project(impulse, measure, MEMORY, method, window=window))
+        tails[f"tail_{measure}"] = np.linalg.norm(states[times - 1], axis=1).tolist()
+    late = times >= config.tail // 8
+    size = np.array(tails["tail_legs"])[late]
+    tails["tail_exponent"] = float(np.polyfit(np.log(times[late]), np.log(size), 1)[0])
+    return tails
+
+
+def draw(record: Record):
+    """Errors against the number of samples for both systems, and forgetting."""
+    figure, axes = figures.new(rows=1, columns=3)
+    lengths = record.config["lengths"]
+    for axis, measure in zip(axes[0], METHODS, strict=False):
+        rows = sorted(record.rows, key=lambda row: row["step"])
+        rows = [row for row in rows if row["measure"] == measure]
+        for row, style in zip(rows, figures.styles(), strict=False):
+            label = f"{row['method']} ({row['order']:.2f})"
+            axis.plot(lengths, row["errors"], label=label, **style)
+        axis.set(xlabel="samples L", ylabel="error of c(1)", title=f"{measure} (order)")
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.legend()
+    axis = axes[0, 2]
+    for measure, style in zip(TAILS, figures.styles(), strict=False):
+        sizes = np.maximum(record.result[f"tail_{measure}"], 1e-12)
+        axis.plot(record.result["tail_times"], sizes, label=measure, **{**style, "marker": None})
+    axis.set(xlabel="samples since the impulse", ylabel="size of its trace", title="forgetting")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_ylim(1e-9, None)
+    axis.legend()
+    return figure
+
+
+def table(record: Record) -> str:
+    """Orders and the error at the largest length."""
+    last = record.config["lengths"][-1]
+    lines = [f"| system | method | error at L = {last} | order |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {r['measure']} | {r['method']} | {r['errors'][-1]:.2e} | {r['order']:.3f} |"
+        for r in sorted(record.rows, key=lambda row: row["step"])
+    ]
+    result = record.result
+    lines += [
+        "",
+        f"Another speed changes the states of LegS by {result['scale_difference']:.1e}; its memory "
+        f"fades with the exponent {result['tail_exponent']:.3f}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe(config: Config) -> dict[str, str]:
+    """What a dry run says about the data."""
+    return {"data": f"synthetic: a cubic at up to {max(config.lengths)} samples"}
+
+
+def _order(measure: str, method: str, order: float) -> Claim:
+    return Claim(
+        id=f"discretisation.{measure}_{method}",
+        statement=f"order of convergence of {measure} by the method {method}",
+        source="numerical analysis; archives/10137 for the methods",
+        measure=lambda record: record.result[f"{measure}_{method}_order"],
+        paper=order,
+        tolerance=0.1,
+    )
+
+
+CLAIMS = (
+    *(
+        _order(measure, method, 2.0 if method == "trapezoid" else 1.0)
+        for measure, methods in METHODS.items()
+        for method in methods
+    ),
+    below(
+        "discretisation.scale",
+        "largest difference between the LegS states of a signal and of the same at half the speed",
+        1e-12,
+        lambda record: record.result["scale_difference"],
+    ),
+    Claim(
+        id="discretisation.tail",
+        statement="exponent with which LegS forgets an impulse",
+        source="archives/10137, long-tailed memory: a polynomial in 1/t",
+        measure=lambda record: record.result["tail_exponent"],
+        paper=-1.0,
+        tolerance=0.02,
+    ),
+)

@@ -1,0 +1,222 @@
+"""Reading signals: trajectories against dense float64 loops, orders of convergence, the post's
+statements about scale and memory, streaming.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import hippo as reference
+
+from ssm import discretize, hippo, legs, online
+
+SIGNAL = np.random.default_rng(0).normal(size=40)
+
+
+def smooth(t):
+    return np.sin(5 * t + 0.3) + 0.5 * np.cos(11 * t)
+
+
+def samples(length, u=smooth):
+    return u(np.arange(1, length + 1) / length)
+
+
+def close(got, expected, rtol):
+    np.testing.assert_allclose(got, expected, atol=rtol * np.abs(expected).max(), rtol=0)
+
+
+@pytest.mark.parametrize("method", legs.METHODS)
+@pytest.mark.parametrize("measure", hippo.WHOLE)
+def test_whole_histories_follow_the_dense_loop(measure, method, x64):
+    A, B = hippo.transition(measure, 7)
+    got = online.project(SIGNAL, measure, 7, method)
+    assert got.shape == (40, 7) and got.dtype == jnp.float64
+    close(got, reference.whole_history(SIGNAL, A, B, method), 1e-9)
+
+
+@pytest.mark.parametrize("method", online.WINDOWED)
+def test_windows_follow_the_dense_loop(method, x64):
+    alpha = 0.7 if method == "gbt" else None
+    A, B = hippo.transition("legt", 6)
+    got = online.project(SIGNAL, "legt", 6, method, window=0.5, alpha=alpha)
+    expected = reference.window(SIGNAL, A, B, 1 / (40 * 0.5), method, alpha)
+    close(got, expected, 1e-9)
+
+
+@pytest.mark.parametrize("measure", [m for m in hippo.MEASURES if m not in hippo.WHOLE])
+def test_every_windowed_measure_runs(measure, x64):
+    A, B = hippo.transition(measure, 5)
+    got = online.project(SIGNAL, measure, 5, window=0.25)
+    close(got, reference.window(SIGNAL, A, B, 0.1, "bilinear"), 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 5, 32])
+def test_the_exact_method_projects_the_held_signal(n, x64):
+    got = online.project(SIGNAL, "legs", n, "exact")
+    np.testing.assert_allclose(got, reference.held(SIGNAL, "legs", n), atol=2e-13)
+
+
+@pytest.mark.parametrize("method", legs.METHODS)
+def test_single_precision(method):
+    n = 4 if method == "forward" else 64
+    got = online.project(SIGNAL.astype(np.float32), "legs", n, method)
+    with jax.enable_x64(True):
+        exact = online.project(SIGNAL, "legs", n, method)
+    assert got.dtype == jnp.float32
+    # The exact method evaluates polynomials of degree 63 at rounded points.
+    close(got, exact, 1e-5 if method == "exact" else 3e-6)
+
+
+ORDERS = {
+    "legs": {"forward": 1, "backward": 1, "bilinear": 1, "trapezoid": 2, "exact": 1},
+    "legt": {"forward": 1, "backward": 1, "bilinear": 1, "trapezoid": 2, "zoh": 1},
+}
+
+
+@pytest.mark.parametrize("measure", ORDERS)
+def test_orders_of_convergence(measure, x64):
+    """Against the exact projection for LegS, the exact solution of the system for LegT."""
+
+    def cubic(t):
+        return 1.0 + t - 3.0 * t**2 + 2.0 * t**3
+
+    n, lengths = 5, np.array([512, 1024, 2048])
+    if measure == "legs":
+        exact = reference.coefficients(cubic, 1.0, measure, n)
+    else:
+        exact = reference.solution(*hippo.transition(measure, n), [1.0, 1.0, -3.0, 2.0])
+    for method, order in ORDERS[measure].items():
+        errors = [
+            np.abs(online.project(samples(length, cubic), measure, n, method)[-1] - exact).max()
+            for length in lengths
+        ]
+        slope = -np.polyfit(np.log(lengths), np.log(errors), 1)[0]
+        np.testing.assert_allclose(slope, order, atol=0.1, err_msg=method)
+
+
+def test_the_variable_step_trapezoid_beats_the_bilinear_rule(x64):
+    """At L = 256, N = 16, on five harmonics."""
+    generator = np.random.default_rng(0)
+    a, phase = generator.normal(size=5), generator.uniform(0, 2 * np.pi, 5)
+
+    def harmonics(t):
+        waves = [a[k] * np.cos(2 * np.pi * (k + 1) * t + phase[k]) for k in range(5)]
+        return np.sum(waves, axis=0)
+
+    exact = reference.coefficients(harmonics, 1.0, "legs", 16)
+    signal = samples(256, harmonics)
+    error = {
+        method: np.abs(online.project(signal, "legs", 16, method)[-1] - exact).max()
+        for method in ("bilinear", "trapezoid")
+    }
+    assert error["trapezoid"] <= 0.4 * error["bilinear"]
+
+
+@pytest.mark.parametrize("method", legs.METHODS)
+def test_a_signal_at_another_speed_leaves_the_same_states(method, x64):
+    """u(alpha t) sampled alpha times as finely in time: L does not enter a single step."""
+    n = 8 if method != "forward" else 3
+    fast = online.project(samples(64), "legs", n, method)
+    stretched = samples(128, lambda t: smooth(2 * t))[:64]  # the same numbers, half as long
+    close(fast, online.project(stretched, "legs", n, method), 1e-12)
+
+
+def test_memory_of_an_impulse_fades_like_one_over_the_time_and_exponentially_in_a_fixed_system(x64):
+    impulse = np.zeros(8192)
+    impulse[3] = 1.0
+    times = np.array([1024, 2048, 4096, 8192])
+    for method in ("exact", "trapezoid", "bilinear"):
+        size = np.linalg.norm(online.project(impulse, "legs", 4, method)[times - 1], axis=1)
+        slope = np.polyfit(np.log(times), np.log(size), 1)[0]
+        np.testing.assert_allclose(slope, -1.0, atol=0.02, err_msg=method)
+    fixed = online.project(impulse, "lagt", 4, "zoh", window=16 / 8192)
+    rate = np.diff(np.log(np.linalg.norm(fixed[times[:3] - 1], axis=1))) / np.diff(times[:3])
+    np.testing.assert_allclose(rate, -0.5 / 16, rtol=0.1)  # exp(-age / 2) times a cubic
+
+
+def test_gradients_reach_the_first_sample(x64):
+    """D c_L / d u_1 is what an impulse leaves: linear systems, so checked exactly."""
+
+    def last(u):
+        return online.project(u, "legs", 3, "trapezoid")[-1]
+
+    jacobian = jax.jacrev(last)(jnp.asarray(SIGNAL))
+    np.testing.assert_allclose(jacobian @ SIGNAL, last(SIGNAL), atol=1e-13)
+    impulse = np.zeros(40)
+    impulse[0] = 1.0
+    np.testing.assert_allclose(jacobian[:, 0], last(impulse), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("measure", "method", "dt"), [("legs", "trapezoid", None), ("fout", "zoh", 0.05)]
+)
+def test_streaming_is_the_scan_step_by_step(measure, method, dt, x64):
+    memory = online.projector(measure, 5, method, dt=dt)
+    state, step = memory.init(), jax.jit(memory.step)
+    states = []
+    for u in SIGNAL:
+        state, c = step(state, u)
+        states.append(c)
+    window = 1.0 if dt is None else 1 / (40 * dt)
+    whole = online.project(SIGNAL, measure, 5, method, window=window)
+    close(np.array(states), np.asarray(whole), 1e-14)
+
+
+def test_batches_by_vmap():
+    signals = jnp.asarray(SIGNAL.reshape(4, 10), jnp.float32)
+    got = jax.jit(jax.vmap(lambda u: online.project(u, "legs", 5, "backward")))(signals)
+    for signal, states in zip(signals, got, strict=True):
+        close(states, online.project(signal, "legs", 5, "backward"), 1e-6)
+
+
+def test_states_remember_the_signal(x64):
+    """LegT and FouT their window, LegS everything: reconstructions against the signal."""
+    signal = samples(4096)
+    s = np.linspace(0.05, 0.95, 50)
+    for measure, n, window, bound in (
+        ("legs", 24, 1.0, 1e-3),
+        ("legt", 16, 0.4, 1e-2),
+        ("lmu", 16, 0.4, 1e-2),
+        ("fout", 65, 0.4, 0.1),
+    ):
+        method = "trapezoid"
+        c = online.project(signal, measure, n, method, window=window)[-1]
+        got = online.reconstruct(c, measure, s)
+        assert np.abs(got - smooth(1 - window + window * s)).max() < bound, measure
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measure": "leg"}, r"measure: expected one of legs, .*got 'leg'"),
+        ({"n": 0}, r"n: expected an integer >= 1, got 0"),
+        ({"measure": "fout", "n": 4}, r"n: fout .*odd, got 4"),
+        ({"method": "zoh"}, r"method: expected one of forward, .*exact for legs, got 'zoh'"),
+        ({"measure": "legt", "method": "exact"}, r"method: .*zoh, trapezoid for legt, got 'exact'"),
+        ({"measure": "legt", "window": 0.0}, r"window: expected a fraction in \(0, 1\].*got 0.0"),
+        ({"measure": "legt", "window": 1.5}, r"window: expected a fraction in \(0, 1\].*got 1.5"),
+        ({"window": 0.5}, r"window: legs keeps the whole history"),
+        ({"alpha": 0.5}, r"alpha: legs has no step size and no method gbt"),
+        ({"signal": np.ones(0)}, r"signal: expected a vector with samples, got shape \(0,\)"),
+        ({"signal": np.ones((2, 3))}, r"signal: expected a vector .*\(2, 3\)"),
+        ({"signal": [1.0, np.nan]}, r"signal: expected finite numbers"),
+        ({"signal": [1.0, np.inf]}, r"signal: expected finite numbers"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"signal": SIGNAL, "measure": "legs", "n": 4, **change}
+    with pytest.raises(ValueError, match=message):
+        online.project(**arguments)
+
+
+def test_steps_have_to_fit_the_measure():
+    with pytest.raises(ValueError, match="dt: expected a positive number, got None"):
+        online.projector("legt", 4)
+    with pytest.raises(ValueError, match="legs has no step size"):
+        online.projector("legs", 4, dt=0.1)
+
+
+def test_a_singular_step_is_named():
+    """A measure is never singular at a positive step; a system of one's own may be."""
+    with pytest.raises(ValueError, match=r"dt: I - 1.0 dt A is singular at dt = 0.5"):
+        discretize.discretize(2.0 * np.eye(2), np.ones(2), 0.5, "backward")
