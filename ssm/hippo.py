@@ -61,7 +61,7 @@ def transition(
 
     >>> A, B = transition("legs", 2)
     >>> A.round(3).tolist(), B.round(3).tolist()
-    ([[-1.0, 0.0], [-1.732, -2.0]], [1.0, 1.732])
+    ([[-1.0, -0.0], [-1.732, -2.0]], [1.0, 1.732])
     """
     check(measure, n)
     if not (np.isfinite(window) and window > 0):

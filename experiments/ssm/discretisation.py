@@ -35,7 +35,7 @@ class Config:
         tail_window: samples in the window of the fixed systems.
     """
 
-    lengths: tuple[int, ...] = (128, 256, 512)
+    lengths: tuple[int, ...] = (256, 512, 1024)
     n: int = 6
     tail: int = 4096
     tail_window: int = 64
@@ -146,7 +146,8 @@ def draw(record: Record):
         axis.set(xlabel="samples L", ylabel="error of c(1)", title=f"{measure} (order)")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.legend()
+        axis.set_ylim(1e-3 * min(min(row["errors"]) for row in rows), None)
+        axis.legend(loc="lower left")
     axis = axes[0, 2]
     for measure, style in zip(TAILS, figures.styles(), strict=False):
         sizes = np.maximum(record.result[f"tail_{measure}"], 1e-12)

@@ -165,8 +165,8 @@ def draw(record: Record):
                 t = 1.0 - window + window * s
                 axis.plot(t, result[f"curve_{measure}"], **{**style, "marker": None}, label=measure)
         axis.set(xlabel="time", ylabel="u", title=f"{title}, N = {result['curve_n']}")
-        axis.set_ylim(*(1.3 * np.array([-1, 1]) * np.abs(result["curve_signal"]).max()))
-        axis.legend()
+        axis.set_ylim(*(np.array([-1.2, 1.9]) * np.abs(result["curve_signal"]).max()))
+        axis.legend(loc="upper left", ncols=2)
     for axis, band in zip(axes[1], (config["bands"][0], config["bands"][-1]), strict=True):
         for measure, style in zip(config["measures"], figures.styles(), strict=False):
             rows = [r for r in record.rows if (r["measure"], r["band"]) == (measure, band)]
