@@ -50,7 +50,7 @@ def below(
 
     def margin(record: Record) -> Measurement | None:
         value = measure(record)
-        return None if value is None else Measurement(*(bound / max(value, 1e-300),) * 3)
+        return None if value is None else Measurement(*(bound / max(value, 1e-6 * bound),) * 3)
 
     return Claim(
         id=name,
