@@ -23,8 +23,8 @@ Measures, and what part of the past they keep:
         fous        Fourier
 
 Bases are evaluated in `bases`, systems are run in `online`. Chebyshev polynomials are not here:
-their orthogonality needs a weight that is infinite at the newest point, and the derivative of
-weight times polynomial is no combination of a few of its own kind, so there is no closed system.
+their weight is infinite at both ends, so that the value leaving the window cannot be read off,
+and the derivative of weight times polynomial is no combination of their own kind.
 
 Other codebases count a window differently: state-spaces/s4 halves A and B of LegT and FouT,
 which is `window=2` here.

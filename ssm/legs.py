@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 METHODS = ("forward", "backward", "bilinear", "trapezoid", "exact")
-UNROLL = 16  # entries of a forward substitution in one iteration of its loop
 
 
 def roots(n: int, dtype: jnp.dtype) -> Array:

@@ -59,10 +59,9 @@ class Config:
             raise ValueError(f"window: expected a fraction in (0, 1], got {self.window}")
 
 
-_CPU = Config(sizes=(8, 16, 32, 64, 128), bands=(4, 16, 64), length=16_384)
 PRESETS = {
     "quick": Config(measures=("legs", "legt", "fout", "fout_naive"), sizes=(16, 64)),
-    "cpu": _CPU,
+    "cpu": Config(sizes=(8, 16, 32, 64, 128), bands=(4, 16, 64), length=16_384),
     "paper": Config(
         measures=("legs", "legt", "lmu", "fout"), sizes=(64, 256), bands=(4, 256), length=1_000_000
     ),

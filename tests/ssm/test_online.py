@@ -113,12 +113,22 @@ def test_the_variable_step_trapezoid_beats_the_bilinear_rule(x64):
 
 
 @pytest.mark.parametrize("method", legs.METHODS)
-def test_a_signal_at_another_speed_leaves_the_same_states(method, x64):
-    """u(alpha t) sampled alpha times as finely in time: L does not enter a single step."""
+def test_no_step_size_enters_the_whole_history(method, x64):
+    """States of a beginning do not depend on how long the signal goes on; a window's do."""
     n = 8 if method != "forward" else 3
-    fast = online.project(samples(64), "legs", n, method)
-    stretched = samples(128, lambda t: smooth(2 * t))[:64]  # the same numbers, half as long
-    close(fast, online.project(stretched, "legs", n, method), 1e-12)
+    signal = samples(128)
+    alone = online.project(signal[:64], "legs", n, method)
+    close(online.project(signal, "legs", n, method)[:64], np.asarray(alone), 1e-12)
+    inside, window = (online.project(u, "legt", 3)[:64] for u in (signal, signal[:64]))
+    assert np.abs(inside - window).max() > 1e-2
+
+
+@pytest.mark.parametrize("speed", [2, 3])
+def test_a_signal_at_another_speed_leaves_the_same_states(speed, x64):
+    """Every sample held longer: the held signal is the same but for its time scale."""
+    fast = online.project(SIGNAL, "legs", 8, "exact")
+    slow = online.project(np.repeat(SIGNAL, speed), "legs", 8, "exact")
+    close(slow[speed - 1 :: speed], np.asarray(fast), 1e-12)
 
 
 def test_memory_of_an_impulse_fades_like_one_over_the_time_and_exponentially_in_a_fixed_system(x64):
