@@ -24,7 +24,7 @@ import threadpoolctl
 MAX_NODES = 2**15
 TINY = np.finfo(float).tiny
 # Of L-BFGS-B. Losses are nats per sample: changes below 1e-15 are rounding.
-OPTIONS = {"maxcor": 30, "ftol": 1e-15, "gtol": 1e-9}
+OPTIONS = {"maxcor": 30, "gtol": 1e-9}
 
 
 class Maximum(NamedTuple):
@@ -85,7 +85,8 @@ def polynomial(a: np.ndarray, x: np.ndarray) -> np.ndarray:
     z = np.exp(1j * np.pi * x)
     value = np.full_like(z, a[-1])
     for coefficient in a[-2::-1]:
-        value = value * z + coefficient
+        value *= z
+        value += coefficient
     return value
 
 
@@ -101,11 +102,44 @@ def bin_linearly(x: np.ndarray, w: np.ndarray, nodes: int) -> np.ndarray:
 def maximise_on_grid(
     w: np.ndarray, order: int, floor: float, even: bool, max_iterations: int
 ) -> tuple[np.ndarray, int]:
-    """L-BFGS on -sum_j w_j log q_j for masses w [M]: two FFTs an evaluation."""
+    """Maximum of sum_j w_j log q_j for masses w [M]: on a coarse grid, then on all nodes.
+
+    L-BFGS comes near, Newton's method finishes; where it does not (the loss is flat along roots
+    of A on the circle), L-BFGS goes on.
+    """
     if even:
         w = 0.5 * (w + np.roll(w[::-1], 1))
-    nodes = w.size
     sign = (-1.0) ** np.arange(order + 1)  # the grid starts at x = -1
+    # p = 1/2 + sum_n Re(gamma_n z^n) with gamma_n = E[exp(-i pi n X)]
+    moments = sign * np.fft.fft(w)[: order + 1]
+    taper = 1.0 - np.arange(order + 1) / (order + 1.0)
+    a = minimum_phase(moments * taper, max(1024, 32 * (order + 1)))
+    coarse = _coarsened(w, 16 * (order + 1))
+    a, iterations = _descend(coarse, a, floor, even, 1e-6, max_iterations)
+    if iterations < max_iterations:
+        a, on_coarse, _ = newton(coarse, a, floor, even)
+        a, on_all, converged = newton(w, a, floor, even)
+        iterations += on_coarse + on_all
+        if not converged and iterations < max_iterations:
+            a, more = _descend(w, a, floor, even, 1e-15, max_iterations - iterations)
+            iterations += more
+    return a, iterations
+
+
+def _coarsened(w: np.ndarray, least: int) -> np.ndarray:
+    """Masses shared linearly by every second node, while at least `least` are left."""
+    while w.size % 2 == 0 and w.size >= 2 * least:
+        odd = 0.5 * w[1::2]
+        w = w[::2] + odd + np.roll(odd, 1)
+    return w
+
+
+def _descend(
+    w: np.ndarray, a: np.ndarray, floor: float, even: bool, change: float, max_iterations: int
+) -> tuple[np.ndarray, int]:
+    """L-BFGS on -sum_j w_j log q_j from a, until the loss falls by less than `change`."""
+    nodes, order = w.size, a.size - 1
+    sign = (-1.0) ** np.arange(order + 1)
     used = np.flatnonzero(w)
     positive = w[used]
 
@@ -117,13 +151,9 @@ def maximise_on_grid(
         spectrum[used] = ratio
         return loss, split(along * a - sign * np.fft.fft(spectrum)[: order + 1], even)
 
-    # p = 1/2 + sum_n Re(gamma_n z^n) with gamma_n = E[exp(-i pi n X)]
-    moments = sign * np.fft.fft(w)[: order + 1]
-    taper = 1.0 - np.arange(order + 1) / (order + 1.0)
-    start = minimum_phase(moments * taper, max(1024, 32 * (order + 1)))
-    options = {**OPTIONS, "maxiter": max_iterations}
+    options = {**OPTIONS, "ftol": change, "maxiter": max_iterations}
     result = scipy.optimize.minimize(
-        objective, split(start, even), jac=True, method="L-BFGS-B", options=options
+        objective, split(a, even), jac=True, method="L-BFGS-B", options=options
     )
     a = join(result.x, even)
     return a / np.linalg.norm(a), int(result.nit)
@@ -146,6 +176,93 @@ def losses(
     q = np.maximum((1.0 - floor) / total * power + floor, TINY)
     ratio = 2.0 * (1.0 - floor) / total * w / q
     return float(-np.sum(w * np.log(q))), ratio * values, float(np.sum(ratio * power) / total)
+
+
+def newton(
+    w: np.ndarray, a: np.ndarray, floor: float, even: bool, max_steps: int = 8
+) -> tuple[np.ndarray, int, bool]:
+    """Newton's method with Levenberg's damping on the loss of `losses`, |a| = 1 throughout.
+
+    Returns:
+        Coefficients, steps, and whether the last step promised less than 1e-12 nats.
+    """
+    loss, gradient, hessian = derivatives(w, a, floor, even)
+    damping = 0.0
+    for step in range(max_steps):
+        # Scale and phase of a leave the loss unchanged: hold them.
+        held = [split(a, even)] + ([] if even else [split(1j * a, even)])
+        matrix = hessian + sum(np.outer(v, v) for v in held)
+        while True:
+            try:
+                shifted = matrix + damping * np.eye(gradient.size)
+                factor = scipy.linalg.cho_factor(shifted, check_finite=False)
+                break
+            except np.linalg.LinAlgError:
+                damping = max(4.0 * damping, 1e-3)
+        change = -scipy.linalg.cho_solve(factor, gradient, check_finite=False)
+        promised = -float(gradient @ change + 0.5 * change @ matrix @ change)
+        trial = a + join(change, even)
+        trial /= np.linalg.norm(trial)
+        if promised < 1e-12:
+            return trial, step + 1, True
+        new = derivatives(w, trial, floor, even)
+        if new[0] < loss:
+            a, (loss, gradient, hessian) = trial, new
+            damping *= 0.25
+        else:
+            damping = max(4.0 * damping, 1e-3)
+    return a, max_steps, False
+
+
+def derivatives(
+    w: np.ndarray, a: np.ndarray, floor: float, even: bool
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss on the grid, gradient and Hessian by the parts of `split`, at |a| = 1.
+
+    With s = 1 - eps, P = |A|^2, r = w / q and d = (change of a), D = (change of A),
+    e = 2 Re <a, d> the change of |a|^2, the second-order terms of the loss are half of
+
+        sum_j 2 s^2 r/q Re(conj(A)^2 D^2) + 2 (s^2 r P/q - s r) |D|^2      Hankel and Toeplitz
+        + 4 e Re <g - h, d> + e^2 (sum_j s^2 r P^2/q - 2 S) + 2 S |d|^2
+
+    with g_k = sum_j s r A conj(z^k), h_k the same of s^2 r P A/q, and S = sum_j s r P.
+    """
+    nodes, order = w.size, a.size - 1
+    sign = (-1.0) ** np.arange(2 * order + 1)
+    values = np.fft.ifft(sign[: order + 1] * a, nodes) * nodes
+    power = np.abs(values) ** 2
+    q = np.maximum((1.0 - floor) * power + floor, TINY)
+    used = w > 0
+    loss = float(-np.sum(w[used] * np.log(q[used])))
+    ratio = (1.0 - floor) * w / q
+    curved = (1.0 - floor) * ratio / q
+
+    def sums(v: np.ndarray) -> np.ndarray:
+        """sum_j v_j conj(z_j^n) for n = 0..2N."""
+        transform = np.fft.fft if np.iscomplexobj(v) else np.fft.rfft
+        return sign * transform(v)[: 2 * order + 1]
+
+    k = np.arange(order + 1)
+    hankel = np.conj(sums(2.0 * curved * values**2))[k[:, None] + k]
+    toeplitz = scipy.linalg.toeplitz(sums(2.0 * (curved * power - ratio))[: order + 1])
+    g = sums(ratio * values)[: order + 1]
+    h = sums(curved * power * values)[: order + 1]
+    total = float(np.sum(ratio * power))
+    along, cross = split(a, even), split(g - h, even)
+    if even:
+        hessian = hankel.real + toeplitz.real
+    else:
+        hessian = np.block(
+            [
+                [hankel.real + toeplitz.real, -hankel.imag - toeplitz.imag],
+                [-hankel.imag + toeplitz.imag, toeplitz.real - hankel.real],
+            ]
+        )
+    mixed = np.outer(along, cross)
+    own = 4.0 * (float(np.sum(curved * power**2)) - 2.0 * total)
+    hessian += 4.0 * (mixed + mixed.T) + own * np.outer(along, along)
+    hessian[np.diag_indices_from(hessian)] += 2.0 * total
+    return loss, split(2.0 * (total * a - g), even), hessian
 
 
 def minimum_phase(c: np.ndarray, nodes: int) -> np.ndarray:
@@ -194,11 +311,11 @@ def _certificate(
     used = w > 0
     ratio = w[used] / np.maximum(q[used], TINY)
     z = np.exp(-1j * np.pi * x[used])
-    phase = np.ones_like(z)
+    term = ratio.astype(complex)
     column = np.empty(order + 1, complex)
     for n in range(order + 1):
-        column[n] = np.sum(ratio * phase)
-        phase = phase * z
+        column[n] = np.sum(term)
+        term *= z
     if even:
         column = np.real(column)
     if not np.all(np.isfinite(column)):

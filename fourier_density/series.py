@@ -14,26 +14,28 @@ sum_n c_n z^n, which is |A(-x)|^2: the mirrored density. Here the same `a` alway
 Complex numbers are pairs (real part, imaginary part) of real arrays throughout, because
 gradient transformations and some accelerators handle complex arrays badly.
 
-How A is evaluated. Powers of z lose a rounding error each, so the sum is cut into blocks,
-A(x) = sum_j (z^K)^j B_j(z), and z^K = exp(i pi K x) is taken afresh: K x is exact for K a
-power of two. Short series are one fused elementwise expression; long ones, and the gradient
-with respect to shared coefficients, are products with the matrix of powers z^0..z^{K-1}, over
-chunks of points so that memory stays proportional to the number of points.
+How A is evaluated. Powers of z lose a rounding error each, so the sum is cut up and the powers
+that step from one part to the next are taken afresh: z^K = exp(i pi K x), where K x is exact
+for K a power of two. Parts are interleaved, A = sum_i z^i sum_j a_{Kj+i} (z^K)^j, because the
+inner sums then do not wait for each other, and unrolled into one elementwise expression; long
+series scan over blocks of it. The gradient with respect to shared coefficients is a product
+with the matrix of powers, over chunks of points. Memory is proportional to the number of points.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 Pair = tuple[Array, Array]
 
-BLOCK = 16  # terms between two fresh powers of z
-FUSED = 64  # terms up to which a series is one expression
-CHUNK = 4096  # points whose powers are held at once
+BLOCK = 64  # terms of one unrolled expression
+CHUNK = 8192  # points whose powers are held at once
 
 
 def wrap(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -42,8 +44,8 @@ def wrap(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @jax.jit
-def sinpi(x: Array, multiple: Array | int = 1, shift: Array | float = 0.0) -> Array:
-    """sin(pi (m x + shift)), accurate to 2e-7 in single precision.
+def sinpi(x: Array, multiple: Array | int = 1) -> Array:
+    """sin(pi m x), accurate to 2e-7 in single precision.
 
     The angle is reduced to q + r with |r| <= 1/2 before the multiplication by pi. For that x is
     split in two: m times the head is exact (for m up to 2^11 in single precision), m times the
@@ -52,35 +54,56 @@ def sinpi(x: Array, multiple: Array | int = 1, shift: Array | float = 0.0) -> Ar
     Args:
         x: any real points.
         multiple: m, an integer or integral array that broadcasts against x.
-        shift: a multiple of 1/2.
     """
-    r, sign = _reduce(x, multiple, shift)
-    return sign * r * _polynomial(r * r, _taylor(x.dtype, 1))
+    r, sign = _reduce(x, multiple)
+    return sign * r * _polynomial(r * r, _sine(x.dtype))
 
 
 @jax.jit
 def unit(x: Array, multiple: Array | int = 1) -> Pair:
     """The point z^m = exp(i pi m x) as a pair, accurate like `sinpi`."""
-    r, sign = _reduce(x, multiple, 0.0)
+    r, sign = _reduce(x, multiple)
     square = r * r
-    cos = _polynomial(square, _taylor(x.dtype, 0))
-    return sign * cos, sign * r * _polynomial(square, _taylor(x.dtype, 1))
+    cos = _polynomial(square, _cosine(x.dtype))
+    return sign * cos, sign * r * _polynomial(square, _sine(x.dtype))
 
 
-def _reduce(x: Array, multiple: Array | int, shift: Array | float) -> Pair:
-    """(r, sign): m x + shift is r plus an even (sign 1) or odd (-1) integer, |r| <= 1/2."""
+def _reduce(x: Array, multiple: Array | int) -> Pair:
+    """(r, sign): m x is r plus an even (sign 1) or odd (-1) integer, |r| <= 1/2."""
+    if isinstance(multiple, int) and multiple == 1:
+        half_turns = jnp.round(x)
+        return x - half_turns, 1.0 - 2.0 * jnp.abs(wrap(half_turns))
     x = wrap(x)
     cut = 2.0 ** (26 if x.dtype == jnp.float64 else 12)
     head = jnp.round(cut * x) / cut
-    high, low = multiple * head + shift, multiple * (x - head)
+    high, low = multiple * head, multiple * (x - head)
     half_turns = jnp.round(high + low)
     return (high - half_turns) + low, 1.0 - 2.0 * jnp.abs(wrap(half_turns))
 
 
-def _taylor(dtype: jnp.dtype, start: int) -> list[float]:
+def _sine(dtype: jnp.dtype) -> list[float]:
+    """Coefficients in r^2 of sin(pi r) / r for |r| <= 1/2: to 7e-9, or all digits of float64."""
+    if dtype == jnp.float64:
+        return _taylor(1)
+    return _interpolated(lambda r: np.pi * np.sinc(r), 4)
+
+
+def _cosine(dtype: jnp.dtype) -> list[float]:
+    """Coefficients in r^2 of cos(pi r), as exact as the sine's."""
+    return _taylor(0) if dtype == jnp.float64 else _interpolated(lambda r: np.cos(np.pi * r), 5)
+
+
+def _taylor(start: int) -> list[float]:
     """Coefficients of r^start, r^{start+2}, .. in the series of cos or sin(pi r)."""
-    powers = range(start, 26 if dtype == jnp.float64 else 15, 2)
-    return [(-1) ** (power // 2) * math.pi**power / math.factorial(power) for power in powers]
+    return [(-1) ** (k // 2) * math.pi**k / math.factorial(k) for k in range(start, 26, 2)]
+
+
+def _interpolated(function: Callable[[np.ndarray], np.ndarray], degree: int) -> list[float]:
+    """Coefficients in r^2 of the interpolant at Chebyshev's points of [0, 1/4]."""
+    interpolant = np.polynomial.Chebyshev.interpolate(
+        lambda square: function(np.sqrt(square)), degree, [0.0, 0.25]
+    )
+    return [float(c) for c in interpolant.convert(kind=np.polynomial.Polynomial).coef]
 
 
 def _polynomial(x: Array, coefficients: list[float]) -> Array:
@@ -102,8 +125,7 @@ def evaluate(re: Array, im: Array, x: Array) -> Pair:
         Real and imaginary part of A(x). Differentiable any number of times, forwards and
         backwards; neither direction stores the powers of z.
     """
-    long = re.ndim == 1 and re.shape[-1] > FUSED
-    return _chunked(re, im, x) if long else _linear(re, im, x)
+    return _linear(re, im, x)
 
 
 @functools.partial(evaluate.defjvp, symbolic_zeros=True)
@@ -126,7 +148,32 @@ def _evaluate_jvp(primals: tuple[Array, ...], tangents: Any) -> tuple[Pair, Pair
 
 
 def _linear(re: Array, im: Array, x: Array) -> Pair:
-    return _fused(re, im, x) if re.shape[-1] <= FUSED else _scanned(re, im, x)
+    """A(x) for coefficients shared by all points or of their own at every point."""
+    size = re.shape[-1]
+    shape = jnp.broadcast_shapes(re.shape[:-1], x.shape)
+    stride = 1 if size <= 4 else 4 if size <= 32 else 8
+    z, turn = unit(x), unit(stride * x)
+    if size <= BLOCK:
+        u, v = _interleaved(re, im, stride, z, turn)
+        return jnp.broadcast_to(u, shape), jnp.broadcast_to(v, shape)
+
+    def blocks(part: Array) -> Array:
+        part = jnp.pad(part, [(0, 0)] * (re.ndim - 1) + [(0, -size % BLOCK)])
+        return jnp.moveaxis(part.reshape(*part.shape[:-1], -1, BLOCK), -2, 0)
+
+    def body(value: Pair, block: Pair) -> tuple[Pair, None]:
+        return _horner([_interleaved(*block, stride, z, turn)], *far, value=value), None
+
+    far = unit(BLOCK * x)
+    zero = jnp.zeros(shape, re.dtype)
+    value, _ = jax.lax.scan(body, (zero, zero), (blocks(re), blocks(im)), reverse=True)
+    return value
+
+
+def _interleaved(re: Array, im: Array, stride: int, z: Pair, turn: Pair) -> Pair:
+    """sum_i z^i sum_j a_{Kj+i} (z^K)^j for K the stride and z^K the turn."""
+    terms = [(re[..., k], im[..., k]) for k in range(re.shape[-1])]
+    return _horner([_horner(terms[i::stride], *turn) for i in range(stride)], *z)
 
 
 def _horner(terms: list[Pair], cos: Array, sin: Array, value: Pair | None = None) -> Pair:
@@ -141,50 +188,20 @@ def _horner(terms: list[Pair], cos: Array, sin: Array, value: Pair | None = None
     return value
 
 
-def _fused(re: Array, im: Array, x: Array) -> Pair:
-    """Two levels of Horner's rule, all unrolled: XLA makes one loop over the points."""
-    z, turn = unit(x), unit(x, BLOCK)
-    terms = [(re[..., k], im[..., k]) for k in range(re.shape[-1])]
-    blocks = [_horner(terms[k : k + BLOCK], *z) for k in range(0, len(terms), BLOCK)]
-    u, v = _horner(blocks, *turn)
-    shape = jnp.broadcast_shapes(re.shape[:-1], x.shape)
-    return jnp.broadcast_to(u, shape), jnp.broadcast_to(v, shape)
-
-
-def _scanned(re: Array, im: Array, x: Array) -> Pair:
-    """The same with a loop over the blocks, for coefficients of their own at every point."""
-    z, turn = unit(x), unit(x, BLOCK)
-    padding = [(0, 0)] * (re.ndim - 1) + [(0, -re.shape[-1] % BLOCK)]
-
-    def blocks(part: Array) -> Array:
-        part = jnp.pad(part, padding)
-        return jnp.moveaxis(part.reshape(*part.shape[:-1], -1, BLOCK), -2, 0)
-
-    def body(value: Pair, block: Pair) -> tuple[Pair, None]:
-        terms = [(block[0][..., k], block[1][..., k]) for k in range(BLOCK)]
-        return _horner([_horner(terms, *z)], *turn, value=value), None
-
-    zero = jnp.zeros(jnp.broadcast_shapes(re.shape[:-1], x.shape), re.dtype)
-    value, _ = jax.lax.scan(body, (zero, zero), (blocks(re), blocks(im)), reverse=True)
-    return value
-
-
 def _chunked(re: Array, im: Array, x: Array) -> Pair:
     """sum_j z^{Kj} (sum_l a_{Kj+l} z^l): a matrix product and a sum, chunk by chunk."""
-    width = 2 ** max(2, round(0.5 * math.log2(2 * re.shape[-1])))
+    width = 2 ** max(2, round(0.5 * math.log2(0.5 * re.shape[-1])))
     padding = (0, -re.shape[-1] % width)
     c, s = (jnp.pad(part, padding).reshape(-1, width) for part in (re, im))
     matrix = jnp.block([[c, -s], [s, c]])  # [2J, 2K]
-    low, low_shift = _multiples(width, 1, x.dtype)
-    high, high_shift = _multiples(c.shape[0], width, x.dtype)
 
     @jax.checkpoint
     def chunk(_: None, x: Array) -> tuple[None, Pair]:
         inner = jnp.matmul(  # [2J, n]
-            matrix, sinpi(x, low, low_shift), precision=jax.lax.Precision.HIGHEST
+            matrix, jnp.concatenate(_powers(x, width)), precision=jax.lax.Precision.HIGHEST
         )
         u, v = jnp.split(inner, 2)
-        cos, sin = jnp.split(sinpi(x, high, high_shift), 2)
+        cos, sin = _powers(width * x, c.shape[0])
         return None, (jnp.sum(u * cos - v * sin, axis=0), jnp.sum(u * sin + v * cos, axis=0))
 
     points = x.reshape(-1)
@@ -197,11 +214,18 @@ def _chunked(re: Array, im: Array, x: Array) -> Pair:
     return u.reshape(x.shape), v.reshape(x.shape)
 
 
-def _multiples(count: int, step: int, dtype: jnp.dtype) -> Pair:
-    """Multiples 0, step, .. and shifts, [2 count, 1]: rows of cosines, then rows of sines."""
-    m = step * jnp.arange(count, dtype=dtype)
-    shifts = jnp.repeat(jnp.array([0.5, 0.0], dtype), count)
-    return jnp.tile(m, 2)[:, None], shifts[:, None]
+def _powers(x: Array, count: int) -> Pair:
+    """z^0..z^{count-1} at points [n], parts [count, n]: products of fresh z^1, z^2, z^4, .."""
+    rows = (jnp.ones((1, x.size), x.dtype), jnp.zeros((1, x.size), x.dtype))
+    while rows[0].shape[0] < count:
+        # The barriers keep XLA from computing the earlier rows again for each later one.
+        (cos, sin), (c, s) = jax.lax.optimization_barrier((rows, unit(rows[0].shape[0] * x)))
+        rows = (
+            jnp.concatenate([cos, cos * c - sin * s]),
+            jnp.concatenate([sin, cos * s + sin * c]),
+        )
+    cos, sin = jax.lax.optimization_barrier(rows)
+    return cos[:count], sin[:count]
 
 
 def autocorrelation(re: Array, im: Array) -> Pair:

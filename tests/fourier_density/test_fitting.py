@@ -1,6 +1,7 @@
 """Fits against population optima, other optimisers and their own optimality certificate."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import fourier
@@ -203,3 +204,37 @@ def test_fit_rejects_bad_input_by_name(arguments, options, message):
 def test_fit_weights_rejects_bad_input_by_name(weights, order, message):
     with pytest.raises(ValueError, match=message):
         fit_weights(weights, order)
+
+
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_gradient_and_hessian_are_those_of_automatic_differentiation(even, floor, x64):
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=5) + (0.0 if even else 1j) * rng.normal(size=5)
+    w = rng.uniform(size=64)
+    if even:
+        w = 0.5 * (w + np.roll(w[::-1], 1))
+    w /= w.sum()
+    x = -1.0 + 2.0 * np.arange(64) / 64
+
+    def loss(parts):
+        re, im = (parts, 0.0) if even else jnp.split(parts, 2)
+        values = (re + 1j * im) @ np.exp(1j * np.pi * np.outer(np.arange(5), x))
+        q = (1.0 - floor) * jnp.abs(values) ** 2 / jnp.sum(parts**2) + floor
+        return -jnp.sum(w * jnp.log(q))
+
+    point = likelihood.split(a / np.linalg.norm(a), even)
+    found = likelihood.derivatives(w, likelihood.join(point, even), floor, even)
+    for ours, derivative in zip(found, (loss, jax.grad(loss), jax.hessian(loss)), strict=True):
+        np.testing.assert_allclose(ours, jax.jit(derivative)(point), rtol=0, atol=1e-11)
+
+
+def test_newton_finishes_where_the_loss_is_flat_to_rounding():
+    x = np.random.default_rng(0).normal(0.1, 0.25, 2000)
+    grid = likelihood.bin_linearly(x, np.full(x.size, 1 / x.size), 1024)
+    a, _ = likelihood.maximise_on_grid(grid, 5, 0.0, False, 1000)
+    start = a + 1e-2 * np.random.default_rng(1).normal(size=(6, 2)) @ [1.0, 1j]
+    b, steps, converged = likelihood.newton(grid, start / np.linalg.norm(start), 0.0, False)
+    assert converged and steps <= 6
+    losses = [likelihood.derivatives(grid, c, 0.0, False)[0] for c in (a, b)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-13)
