@@ -3,7 +3,7 @@
     python benchmarks/hippo.py [--length 2048] [--rounds 5] [--sizes 64 256]
 
 Both read a signal by the bilinear rule in single precision inside one `lax.scan`: one with
-cumulative sums and a recurrence (`ssm.legs`), the other with a matrix-vector product and a
+a recurrence of scalars (`ssm.legs`), the other with a matrix-vector product and a
 triangular solve. Times are the smallest of several rounds, in alternation, in one process;
 compilation is not counted. CPU time is that of all threads. Errors are relative to the largest
 coefficient in double precision.
@@ -20,16 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssm import hippo, legs, online
+from ssm import hippo, online
 
 
 def structured(signal, n):
-    def body(carry, u):
-        k, c = carry
-        c = legs.step("bilinear", k, c, u, u)
-        return (k + 1.0, c), c
-
-    return jax.lax.scan(body, (jnp.float32(1.0), jnp.zeros(n, jnp.float32)), signal)[1]
+    memory = online.projector("legs", n, dtype=signal.dtype)
+    return jax.lax.scan(memory.step, memory.init(), signal)[1]
 
 
 def dense(signal, n):

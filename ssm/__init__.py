@@ -5,6 +5,6 @@ Source: Gu, Dao, Ermon, Rudra, Ré, "HiPPO: Recurrent Memory with Optimal Polyno
 https://kexue.fm/archives/10137.
 """
 
-from ssm import bases, discretize, hippo, legs, online
+from ssm import bases, discretize, hippo, history, legs, online
 
-__all__ = ["bases", "discretize", "hippo", "legs", "online"]
+__all__ = ["bases", "discretize", "hippo", "history", "legs", "online"]

@@ -63,19 +63,15 @@ def transition(
     >>> A.round(3).tolist(), B.round(3).tolist()
     ([[-1.0, -0.0], [-1.732, -2.0]], [1.0, 1.732])
     """
-    check(measure, n)
-    if not (np.isfinite(window) and window > 0):
-        raise ValueError(f"window: expected a positive number, got {window}")
-    if measure in WHOLE and window != 1:
-        raise ValueError(f"window: {measure} keeps the whole history, got a window of {window}")
+    check(measure, n, window)
     if not (alpha > -1 and beta > -1):
         raise ValueError(f"alpha, beta: expected numbers above -1, got {alpha}, {beta}")
     A, B = _laguerre(n, alpha, beta) if measure == "glagt" else MEASURES[measure](n)
     return A / window, B / window
 
 
-def check(measure: str, n: int) -> None:
-    """Refuse unknown measures and impossible sizes with a `ValueError`."""
+def check(measure: str, n: int, window: float = 1.0) -> None:
+    """Refuse unknown measures, impossible sizes and windows with a `ValueError`."""
     if measure not in MEASURES:
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
@@ -84,6 +80,10 @@ def check(measure: str, n: int) -> None:
         raise ValueError(
             f"n: {measure} has a constant and pairs of cosine and sine: expected odd, got {n}"
         )
+    if not (np.isfinite(window) and window > 0):
+        raise ValueError(f"window: expected a positive number, got {window}")
+    if measure in WHOLE and window != 1:
+        raise ValueError(f"window: {measure} keeps the whole history, got a window of {window}")
 
 
 def rescale(A: np.ndarray, B: np.ndarray, scale: np.ndarray) -> System:

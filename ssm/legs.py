@@ -4,7 +4,7 @@ Notation
     c     state [..., N]
     r     r_n = sqrt(2n + 1)
     A     A_nk = -r_n r_k for k < n, -(n + 1) for k = n
-    k     number of samples read; A and B are divided by it in the step that reads the k-th
+    k     number of samples read
     h     a number: the weight of A in an implicit step
 
 Source: https://kexue.fm/archives/10137 (efficient computation, long-tailed memory); arXiv
@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-METHODS = ("forward", "backward", "bilinear", "trapezoid", "exact")
 
 
 def roots(n: int, dtype: jnp.dtype) -> Array:
@@ -98,29 +96,8 @@ def _gauss(n: int, dtype: jnp.dtype) -> tuple[Array, Array]:
     return jnp.asarray(0.5 * (1.0 + points), dtype), jnp.asarray(0.5 * weights, dtype)
 
 
-def step(method: str, k: Array, c: Array, before: Array, u: Array) -> Array:
-    """The state after the k-th sample.
-
-    Args:
-        method: forward, backward or bilinear: A/k on both sides, u held from the right;
-            trapezoid: both sides and both samples at their own times, second order;
-            exact: the projection of the signal that is constant between samples.
-        k: number of this sample, from 1, as a floating point number.
-        c: the state before [N].
-        before, u: samples k - 1 and k.
-    """
-    r = roots(c.shape[-1], c.dtype)
-    if method == "forward":
-        return c + (multiply(c) + r * u) / k
-    if method == "backward":
-        return solve(1.0 / k, c + r * u / k)
-    if method == "bilinear":
-        return solve(0.5 / k, c + (0.5 * multiply(c) + r * u) / k)
-    start = jnp.zeros_like(c).at[0].set(u)  # a constant
-    if method == "trapezoid":
-        past = jnp.maximum(k - 1.0, 1.0)
-        old = c + 0.5 * (multiply(c) + r * before) / past
-        return jnp.where(k > 1, solve(0.5 / k, old + 0.5 * r * u / k), start)
+def read(k: Array, c: Float[Array, " n"], u: Array) -> Float[Array, " n"]:
+    """The state after the k-th sample, if the signal is constant from sample to sample: exact."""
     ratio = (k - 1.0) / k
     return stretch(c, ratio) + recent(c.shape[-1], ratio) * u
 

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssm import bases, discretize, hippo, legs
+from ssm import bases, discretize, hippo, history
 
 WINDOWED = (*discretize.METHODS, "trapezoid")
+HOLDS = ("right", "trapezoid")
 
 
 class State(NamedTuple):
@@ -55,7 +56,9 @@ def projector(
     method: str = "bilinear",
     *,
     dt: float | None = None,
+    hold: str = "right",
     alpha: float | None = None,
+    laguerre: tuple[float, float] = (0.0, 1.0),
     dtype: Any = float,
 ) -> Projector:
     """The memory of a measure, for samples that arrive one by one.
@@ -63,32 +66,40 @@ def projector(
     Args:
         measure: one of `hippo.MEASURES`.
         n: size of the state.
-        method: for the whole history one of `legs.METHODS`, else one of
-            `discretize.METHODS` or "trapezoid": bilinear, with the mean of both ends as input.
+        method: for the whole history one of `history.METHODS`, else one of
+            `discretize.METHODS` or "trapezoid", short for bilinear with that hold.
         dt: time between samples in units of the window; not for the whole history.
+        hold: the input of a step with a window: "right" takes u_k, "trapezoid" the mean of u_k
+            and u_{k-1} (of u_1 alone at the start). The methods for the whole history have
+            theirs.
         alpha: of the method "gbt".
+        laguerre: (alpha, beta) of the measure "glagt", as in `hippo.transition`.
         dtype: of the state; double precision needs `jax.enable_x64`.
 
     Raises:
-        ValueError: unknown measure or method, impossible size or step.
+        ValueError: unknown measure, method or hold, impossible size or step, an argument of
+            another measure or method.
     """
-    A, B = hippo.transition(measure, n)
+    hippo.check(measure, n)
+    if measure != "glagt" and laguerre != (0.0, 1.0):
+        raise ValueError(f"laguerre: only for the measure glagt, got {laguerre} for {measure}")
     dtype = jnp.zeros((), dtype).dtype
     if measure in hippo.WHOLE:
-        _check_method(measure, method, legs.METHODS)
+        _check_choice("method", method, history.METHODS, measure)
+        _check_choice("hold", hold, HOLDS[:1], measure)
         if dt is not None or alpha is not None:
             raise ValueError(f"dt, alpha: {measure} has no step size and no method gbt")
-        advance = functools.partial(legs.step, method)
-        if measure != "legs":
-            parts = (jnp.asarray(A, dtype), jnp.asarray(B, dtype))
-            advance = functools.partial(_dense_step, method, *parts)
+        advance = functools.partial(history.step, history.system(measure, n, dtype), method)
     else:
-        _check_method(measure, method, WINDOWED)
+        _check_choice("method", method, WINDOWED, measure)
+        _check_choice("hold", hold, HOLDS, measure)
         if dt is None or not dt > 0:
             raise ValueError(f"dt: expected a positive number, got {dt}")
-        ends = method == "trapezoid"
-        bars = discretize.discretize(A, B, dt, "bilinear" if ends else method, alpha)
-        advance = functools.partial(_fixed_step, ends, *(jnp.asarray(x, dtype) for x in bars))
+        if method == "trapezoid":
+            method, hold = "bilinear", "trapezoid"
+        A, B = hippo.transition(measure, n, alpha=laguerre[0], beta=laguerre[1])
+        bars = discretize.discretize(A, B, dt, method, alpha)
+        advance = functools.partial(_fixed_step, hold, *(jnp.asarray(x, dtype) for x in bars))
 
     def init() -> State:
         return State(jnp.zeros((), dtype), jnp.zeros(n, dtype), jnp.zeros((), dtype))
@@ -101,44 +112,17 @@ def projector(
     return Projector(init, step)
 
 
-def _check_method(measure: str, method: str, methods: tuple[str, ...]) -> None:
-    if method not in methods:
-        raise ValueError(
-            f"method: expected one of {', '.join(methods)} for {measure}, got {method!r}"
-        )
+def _check_choice(name: str, value: str, known: tuple[str, ...], measure: str) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)} for {measure}, got {value!r}")
 
 
 def _fixed_step(
-    ends: bool, A_bar: Array, B_bar: Array, k: Array, c: Array, before: Array, u: Array
+    hold: str, A_bar: Array, B_bar: Array, k: Array, c: Array, before: Array, u: Array
 ) -> Array:
     # Before the first sample the signal is taken to have had its value.
-    held = jnp.where(k > 1, 0.5 * (before + u), u) if ends else u
+    held = jnp.where(k > 1, 0.5 * (before + u), u) if hold == "trapezoid" else u
     return A_bar @ c + B_bar * held
-
-
-def _dense_step(
-    method: str, A: Array, B: Array, k: Array, c: Array, before: Array, u: Array
-) -> Array:
-    """`legs.step` for any system c' = (A c + B u)/t whose constant state is the first unit vector.
-
-    O(N^3) operations: A/k is another matrix at every sample.
-    """
-    identity = jnp.eye(c.shape[-1], dtype=c.dtype)
-    if method == "forward":
-        return c + (A @ c + B * u) / k
-    if method == "backward":
-        return jnp.linalg.solve(identity - A / k, c + B * u / k)
-    if method == "bilinear":
-        return jnp.linalg.solve(identity - 0.5 * A / k, c + (0.5 * (A @ c) + B * u) / k)
-    start = jnp.zeros_like(c).at[0].set(u)
-    past = jnp.maximum(k - 1.0, 1.0)
-    if method == "trapezoid":
-        old = c + 0.5 * (A @ c + B * before) / past
-        new = jnp.linalg.solve(identity - 0.5 * A / k, old + 0.5 * B * u / k)
-    else:
-        A_bar, B_bar = discretize.discretize(A, B, jnp.log(k / past), "zoh")
-        new = A_bar @ c + B_bar * u
-    return jnp.where(k > 1, new, start)
 
 
 def project(
@@ -148,13 +132,15 @@ def project(
     method: str = "bilinear",
     *,
     window: float = 1.0,
+    hold: str = "right",
     alpha: float | None = None,
+    laguerre: tuple[float, float] = (0.0, 1.0),
 ) -> Float[Array, "length n"]:
     """States after every sample of a signal of total time 1.
 
     Args:
         signal: [L], u(k/L) for k = 1..L.
-        measure, n, method, alpha: as `projector`.
+        measure, n, method, hold, alpha, laguerre: as `projector`.
         window: length of the window as a fraction of the signal, in (0, 1]; of the Laguerre
             measures the unit of age.
 
@@ -176,18 +162,24 @@ def project(
         raise ValueError("signal: expected finite numbers")
     if not 0 < window <= 1:
         raise ValueError(f"window: expected a fraction in (0, 1] of the signal, got {window}")
-    whole = measure in hippo.WHOLE
-    if whole and window != 1:
-        raise ValueError(f"window: {measure} keeps the whole history, got a window of {window}")
-    dt = None if whole else 1.0 / (signal.size * window)
-    return _run(signal, measure, n, method, dt, alpha)
+    hippo.check(measure, n, window)
+    dt = None if measure in hippo.WHOLE else 1.0 / (signal.size * window)
+    return _run(signal, measure, n, method, dt, hold, alpha, tuple(laguerre))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+@functools.partial(jax.jit, static_argnums=range(1, 8))
 def _run(
-    signal: Array, measure: str, n: int, method: str, dt: float | None, alpha: float | None
+    signal: Array,
+    measure: str,
+    n: int,
+    method: str,
+    dt: float | None,
+    hold: str,
+    alpha: float | None,
+    laguerre: tuple[float, float],
 ) -> Array:
-    memory = projector(measure, n, method, dt=dt, alpha=alpha, dtype=signal.dtype)
+    options = {"dt": dt, "hold": hold, "alpha": alpha, "laguerre": laguerre}
+    memory = projector(measure, n, method, **options, dtype=signal.dtype)
     return jax.lax.scan(memory.step, memory.init(), signal)[1]
 
 
@@ -199,7 +191,7 @@ def _finite(signal: Array) -> bool:
 
 
 def reconstruct(
-    coefficients: Any, measure: str, points: Any, *, alpha: float = 0.0, beta: float = 1.0
+    coefficients: Any, measure: str, points: Any, *, laguerre: tuple[float, float] = (0.0, 1.0)
 ) -> Array:
     """The remembered signal at positions in the window or history.
 
@@ -208,10 +200,11 @@ def reconstruct(
         measure: one of `hippo.MEASURES`.
         points: positions [...points]: 0 the oldest point, 1 the newest. Laguerre measures
             reach back to any position below 1.
-        alpha, beta: of "glagt".
+        laguerre: (alpha, beta) of "glagt".
 
     Returns:
         [..., ...points].
     """
     c = jnp.asarray(coefficients)
+    alpha, beta = laguerre
     return bases.evaluate(c, measure, jnp.asarray(points, c.dtype), alpha=alpha, beta=beta)

@@ -16,9 +16,9 @@ from scipy.special import eval_legendre, factorial
 from experiments.harness import figures
 from experiments.harness.ledger import Claim, below
 from experiments.harness.run import Record, Run
-from ssm import hippo, legs, online
+from ssm import hippo, history, online
 
-METHODS = {"legs": legs.METHODS, "legt": ("forward", "backward", "bilinear", "trapezoid", "zoh")}
+METHODS = {"legs": history.METHODS, "legt": ("forward", "backward", "bilinear", "trapezoid", "zoh")}
 TAILS = ("legs", "lagt", "legt")
 POWERS = (1.0, 1.0, -3.0, 2.0)  # the signal is a cubic: its coefficients by power
 MEMORY = 4  # coefficients of the systems whose forgetting is drawn
@@ -111,7 +111,7 @@ def _scale(config: Config) -> dict[str, float]:
     length, n = config.lengths[0], 3  # forward steps of larger systems are unstable at first
     signal = _signal(np.arange(1, 2 * length + 1) / length)
     worst = 0.0
-    for method in legs.METHODS:
+    for method in history.METHODS:
         whole, half = (online.project(u, "legs", n, method) for u in (signal, signal[:length]))
         worst = max(worst, float(np.abs(np.asarray(whole)[:length] - np.asarray(half)).max()))
     slow = online.project(np.repeat(signal[:length], 2), "legs", n, "exact")

@@ -109,19 +109,20 @@ def whole_history(signal, A, B, method):
     return np.array(states)
 
 
-def window(signal, A, B, dt, method, alpha=0.0):
+def window(signal, A, B, dt, method, hold="right", alpha=None):
     """States of c' = A c + B u, step by step; zero-order hold by the solution of the ODE."""
     n = len(B)
     c, states, eye = np.zeros(n), [], np.eye(n)
     previous = signal[0]
-    share = {"forward": 0.0, "backward": 1.0, "gbt": alpha}.get(method, 0.5)
+    share = {"forward": 0.0, "backward": 1.0, "bilinear": 0.5, "gbt": alpha, "zoh": None}[method]
+    if share is None:
+        E = scipy.linalg.expm(dt * A)
+        integral = scipy.integrate.quad_vec(lambda r: scipy.linalg.expm(r * A) @ B, 0, dt)[0]
     for u in signal:
-        if method == "zoh":
-            E = scipy.linalg.expm(dt * A)
-            integral = scipy.integrate.quad_vec(lambda r: scipy.linalg.expm(r * A) @ B, 0, dt)[0]
-            c = E @ c + integral * u
+        source = (previous + u) / 2 if hold == "trapezoid" else u
+        if share is None:
+            c = E @ c + integral * source
         else:
-            source = (previous + u) / 2 if method == "trapezoid" else u
             right = (eye + (1 - share) * dt * A) @ c + dt * B * source
             c = np.linalg.solve(eye - share * dt * A, right)
         previous = u

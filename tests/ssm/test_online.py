@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reference import hippo as reference
 
-from ssm import discretize, hippo, legs, online
+from ssm import bases, discretize, hippo, history, online
 
 SIGNAL = np.random.default_rng(0).normal(size=40)
 
@@ -25,7 +25,7 @@ def close(got, expected, rtol):
     np.testing.assert_allclose(got, expected, atol=rtol * np.abs(expected).max(), rtol=0)
 
 
-@pytest.mark.parametrize("method", legs.METHODS)
+@pytest.mark.parametrize("method", history.METHODS)
 @pytest.mark.parametrize("measure", hippo.WHOLE)
 def test_whole_histories_follow_the_dense_loop(measure, method, x64):
     A, B = hippo.transition(measure, 7)
@@ -34,13 +34,32 @@ def test_whole_histories_follow_the_dense_loop(measure, method, x64):
     close(got, reference.whole_history(SIGNAL, A, B, method), 1e-9)
 
 
-@pytest.mark.parametrize("method", online.WINDOWED)
-def test_windows_follow_the_dense_loop(method, x64):
+@pytest.mark.parametrize("hold", online.HOLDS)
+@pytest.mark.parametrize("method", discretize.METHODS)
+def test_windows_follow_the_dense_loop(method, hold, x64):
     alpha = 0.7 if method == "gbt" else None
     A, B = hippo.transition("legt", 6)
-    got = online.project(SIGNAL, "legt", 6, method, window=0.5, alpha=alpha)
-    expected = reference.window(SIGNAL, A, B, 1 / (40 * 0.5), method, alpha)
+    got = online.project(SIGNAL, "legt", 6, method, window=0.5, hold=hold, alpha=alpha)
+    expected = reference.window(SIGNAL, A, B, 1 / (40 * 0.5), method, hold, alpha)
     close(got, expected, 1e-9)
+
+
+def test_the_trapezoid_is_the_bilinear_rule_with_that_hold(x64):
+    ours = online.project(SIGNAL, "legt", 6, "trapezoid", window=0.5)
+    A, B = hippo.transition("legt", 6)
+    close(ours, reference.window(SIGNAL, A, B, 1 / 20, "bilinear", "trapezoid"), 1e-9)
+
+
+def test_laguerre_measures_take_their_parameters(x64):
+    shape = (0.5, 0.3)
+    A, B = hippo.transition("glagt", 5, alpha=shape[0], beta=shape[1])
+    got = online.project(SIGNAL, "glagt", 5, "zoh", window=0.25, laguerre=shape)
+    close(got, reference.window(SIGNAL, A, B, 0.1, "zoh"), 1e-9)
+    s = np.linspace(0.1, 0.9, 5)
+    np.testing.assert_array_equal(
+        online.reconstruct(got[-1], "glagt", s, laguerre=shape),
+        bases.evaluate(got[-1], "glagt", jnp.asarray(s), alpha=0.5, beta=0.3),
+    )
 
 
 @pytest.mark.parametrize("measure", [m for m in hippo.MEASURES if m not in hippo.WHOLE])
@@ -56,7 +75,7 @@ def test_the_exact_method_projects_the_held_signal(n, x64):
     np.testing.assert_allclose(got, reference.held(SIGNAL, "legs", n), atol=2e-13)
 
 
-@pytest.mark.parametrize("method", legs.METHODS)
+@pytest.mark.parametrize("method", history.METHODS)
 def test_single_precision(method):
     n = 4 if method == "forward" else 64
     got = online.project(SIGNAL.astype(np.float32), "legs", n, method)
@@ -65,6 +84,15 @@ def test_single_precision(method):
     assert got.dtype == jnp.float32
     # The exact method evaluates polynomials of degree 63 at rounded points.
     close(got, exact, 1e-5 if method == "exact" else 3e-6)
+
+
+@pytest.mark.parametrize("n", [64, 256])
+def test_long_signals_in_single_precision(n):
+    signal = np.random.default_rng(1).normal(size=2048).astype(np.float32)
+    got = online.project(signal, "legs", n, "bilinear")
+    with jax.enable_x64(True):
+        exact = online.project(signal.astype(np.float64), "legs", n, "bilinear")
+    close(got, exact, 3e-6)
 
 
 ORDERS = {
@@ -112,7 +140,7 @@ def test_the_variable_step_trapezoid_beats_the_bilinear_rule(x64):
     assert error["trapezoid"] <= 0.4 * error["bilinear"]
 
 
-@pytest.mark.parametrize("method", legs.METHODS)
+@pytest.mark.parametrize("method", history.METHODS)
 def test_no_step_size_enters_the_whole_history(method, x64):
     """States of a beginning do not depend on how long the signal goes on; a window's do."""
     n = 8 if method != "forward" else 3
@@ -207,6 +235,9 @@ def test_states_remember_the_signal(x64):
         ({"measure": "legt", "window": 1.5}, r"window: expected a fraction in \(0, 1\].*got 1.5"),
         ({"window": 0.5}, r"window: legs keeps the whole history"),
         ({"alpha": 0.5}, r"alpha: legs has no step size and no method gbt"),
+        ({"hold": "trapezoid"}, r"hold: expected one of right for legs, got 'trapezoid'"),
+        ({"measure": "legt", "hold": "left"}, r"hold: expected one of right, trapezoid for legt"),
+        ({"laguerre": (1.0, 1.0)}, r"laguerre: only for the measure glagt, got \(1.0, 1.0\)"),
         ({"signal": np.ones(0)}, r"signal: expected a vector with samples, got shape \(0,\)"),
         ({"signal": np.ones((2, 3))}, r"signal: expected a vector .*\(2, 3\)"),
         ({"signal": [1.0, np.nan]}, r"signal: expected finite numbers"),
