@@ -1,10 +1,32 @@
-"""State-space models: the memory of HiPPO and its discretisations.
+"""State-space models: HiPPO memories, their discretisations, and the kernels of their convolutions.
 
 Source: Gu, Dao, Ermon, Rudra, Ré, "HiPPO: Recurrent Memory with Optimal Polynomial Projections"
-(arXiv 2008.07669); Su Jianlin's posts https://kexue.fm/archives/10114 and
-https://kexue.fm/archives/10137.
+(arXiv 2008.07669); Su Jianlin's posts https://kexue.fm/archives/10114,
+https://kexue.fm/archives/10137 and https://kexue.fm/archives/10162.
 """
 
-from ssm import bases, discretize, hippo, history, legs, online
+from ssm import (
+    bases,
+    cauchy,
+    convolution,
+    discretize,
+    hippo,
+    history,
+    legs,
+    online,
+    recurrence,
+    vandermonde,
+)
 
-__all__ = ["bases", "discretize", "hippo", "history", "legs", "online"]
+__all__ = [
+    "bases",
+    "cauchy",
+    "convolution",
+    "discretize",
+    "hippo",
+    "history",
+    "legs",
+    "online",
+    "recurrence",
+    "vandermonde",
+]

@@ -1,0 +1,80 @@
+"""Sums over poles at the frequencies of a bilinear system, without the pole at Nyquist.
+
+Notation
+    w     dt lambda / 2 of one mode of each conjugate pair [..., M]
+    v     weights [..., K, M]: K sums over the same poles
+    s, c  sin and cos of theta/2 with theta = 2 pi j / L, j = 0..L/2
+    S     S_j = sum_n v_n / (i s - c w_n) + conj(v_n) / (i s - c conj(w_n))
+
+The bilinear transform puts lambda into g = (2/dt) (1 - z)/(1 + z), infinite at z = -1. On the
+circle, z = exp(-i theta), it is g = (2/dt) i s/c; multiplied by c nothing is infinite. The two
+fractions of a pair have the real numerators and the common denominator
+
+    (i s X - c Y) / D,   X = 2 Re v,  Y = 2 Re(v conj w),  D = c^2 |w|^2 - s^2 - 2 i s c Re w
+
+so the sums are products of real matrices, X and Y with the real and imaginary parts of 1/D.
+Frequencies come in blocks, and the memory is that of one block.
+
+Source: S4 (arXiv 2111.00396), appendix C.3; https://kexue.fm/archives/10162.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Pair = tuple[Array, Array]
+
+BLOCK = 128
+
+
+def half_angles(length: int, dtype: jnp.dtype) -> Pair:
+    """(s, c) for j = 0..L/2; c from the distance to Nyquist, so that it keeps its digits there."""
+    j = jnp.arange(length // 2 + 1)
+    s = jnp.sin(jnp.pi * (j.astype(dtype) / length))
+    c = jnp.sin(jnp.pi * ((length - 2 * j).astype(dtype) / (2 * length)))
+    return s, c
+
+
+def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
+    """S_j at the frequencies of a real transform of `length` points.
+
+    Args:
+        v: real and imaginary parts [..., K, M].
+        w: real and imaginary parts [..., M], with negative real parts.
+        length: L.
+        block: frequencies at once: the memory is (leading axes) M block.
+
+    Returns:
+        Parts of S [..., K, L/2 + 1].
+    """
+    x = 2.0 * v[0]
+    y = 2.0 * (v[0] * w[0][..., None, :] + v[1] * w[1][..., None, :])
+    numerators = jnp.concatenate([x, y], axis=-2)  # [..., 2K, M]
+    size = jnp.sqrt(w[0] ** 2 + w[1] ** 2)[..., None]
+    real = w[0][..., None]
+
+    def sums(angles: Pair) -> Pair:
+        s, c = angles
+        near = (c * size - s) * (c * size + s)
+        cross = 2.0 * s * c * real
+        power = near**2 + cross**2
+        inverse = jnp.concatenate([near / power, cross / power], axis=-1)
+        product = jnp.matmul(numerators, inverse, precision=jax.lax.Precision.HIGHEST)
+        upper, lower = jnp.split(product, 2, axis=-2)
+        (x_re, x_im), (y_re, y_im) = jnp.split(upper, 2, -1), jnp.split(lower, 2, -1)
+        return -s * x_im - c * y_re, s * x_re - c * y_im
+
+    angles = half_angles(length, v[0].dtype)
+    count = angles[0].shape[0]
+    if count <= block:
+        return sums(angles)
+    # Beyond the last frequency: any harmless angle.
+    padding = (0, -count % block)
+    s, c = (jnp.pad(a, padding, constant_values=1.0).reshape(-1, block) for a in angles)
+    re, im = jax.lax.map(sums, (s, c))
+
+    def join(part: Array) -> Array:
+        part = jnp.moveaxis(part, 0, -2)
+        return part.reshape(*part.shape[:-2], -1)[..., :count]
+
+    return join(re), join(im)

@@ -1,0 +1,173 @@
+"""Diagonal linear recurrences x_k = a_k x_{k-1} + b_k, in three ways.
+
+Notation
+    a_k  multipliers, [..., P] the same at every step, or [L, ..., P]
+    b_k  inputs [L, ..., P]
+    x_k  states [L, ..., P]; x_0 is the start
+    T    steps of a chunk
+
+    scan         one step after the other: the fewest operations, no parallelism in time
+    chunked      all chunks at once from zero, step by step; then x at the chunks' ends, one
+                 after the other; then x_k += (a_1 .. a_k within the chunk) x before the chunk
+    associative  a prefix scan of pairs (a, b): logarithmic depth, several times the memory
+
+Complex numbers are carried as pairs of reals: XLA compiles a prefix scan of complex numbers
+about ten times slower.
+
+Source: Smith, Warrington, Linderman, S5 (arXiv 2208.04933), section 3.2 and appendix H;
+https://kexue.fm/archives/10162.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+METHODS = ("scan", "chunked", "associative")
+UNROLL = 8
+
+Parts = tuple[Array, ...]  # (re,) or (re, im)
+
+
+def states(
+    a: Any,
+    b: Any,
+    *,
+    start: Any = None,
+    method: str = "scan",
+    chunk: int | None = None,
+    reverse: bool = False,
+) -> Array:
+    """All states of a diagonal linear recurrence.
+
+    Args:
+        a: multipliers, real or complex, [..., P], or [L, ..., P] for one at every step. What
+            stands before P broadcasts against b.
+        b: inputs [L, ..., P], L >= 1.
+        start: x_0 [..., P]; None for zero.
+        method: one of `METHODS`.
+        chunk: T of "chunked"; None for the power of two next to sqrt(L).
+        reverse: run from the last step to the first, x_k = a_k x_{k+1} + b_k.
+
+    Returns:
+        [L, ..., P], of the common type of the arguments.
+
+    Raises:
+        ValueError: unknown method, no steps, chunk < 1 or given for another method, shapes
+            that do not broadcast.
+
+    >>> states(jnp.array([0.5]), jnp.ones((3, 1))).ravel().tolist()
+    [1.0, 1.5, 1.75]
+    """
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    start = jnp.zeros((), b.dtype) if start is None else jnp.asarray(start)
+    _check(a, b, start, method, chunk)
+    dtype = jnp.result_type(a, b, start, float)
+    varying = a.ndim == b.ndim
+    shape = jnp.broadcast_shapes(a.shape[varying:], b.shape[1:])
+    length = b.shape[0]
+    b = jnp.broadcast_to(b, (length, *shape))
+    if reverse:
+        a, b = (a[::-1] if varying else a), b[::-1]
+    a_parts, b_parts, x = (_split(part, dtype) for part in (a, b, jnp.broadcast_to(start, shape)))
+    if method == "scan":
+        parts = _scan(a_parts, b_parts, x, varying)
+    elif method == "chunked":
+        size = chunk or 2 ** round(0.5 * (length.bit_length() - 1))
+        parts = _chunked(a_parts, b_parts, x, varying, min(size, length))
+    else:
+        parts = _associative(a_parts, b_parts, x)
+    result = parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
+    return result[::-1] if reverse else result
+
+
+def _check(a: Array, b: Array, start: Array, method: str, chunk: int | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if b.ndim < 1 or b.shape[0] < 1:
+        raise ValueError(f"b: expected inputs [L, ..., P] with L >= 1, got shape {b.shape}")
+    if chunk is not None and (method != "chunked" or chunk < 1):
+        raise ValueError(f"chunk: expected at least 1 with the method chunked, got {chunk}")
+    fits = a.ndim < b.ndim or (a.ndim == b.ndim and a.shape[0] == b.shape[0])
+    try:
+        inner = jnp.broadcast_shapes(a.shape[a.ndim == b.ndim :], b.shape[1:])
+        fits = fits and jnp.broadcast_shapes(inner, start.shape) == inner
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"a, start: expected shapes that broadcast against the steps of b {b.shape}, "
+            f"got {a.shape} and {start.shape}"
+        )
+
+
+def _split(x: Array, dtype: jnp.dtype) -> Parts:
+    if not jnp.issubdtype(dtype, jnp.complexfloating):
+        return (x.astype(dtype),)
+    x = x.astype(dtype)
+    return jnp.real(x), jnp.imag(x)
+
+
+def _times(a: Parts, b: Parts) -> Parts:
+    if len(a) == 1:
+        return (a[0] * b[0],)
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
+def _plus(a: Parts, b: Parts) -> Parts:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _scan(a: Parts, b: Parts, x: Parts, varying: bool) -> Parts:
+    def body(x: Parts, inputs: tuple[Parts, Parts]) -> tuple[Parts, Parts]:
+        x = _plus(_times(inputs[0], x), inputs[1])
+        return x, x
+
+    def held(x: Parts, inputs: Parts) -> tuple[Parts, Parts]:
+        return body(x, (a, inputs))
+
+    step: Callable[..., Any] = body if varying else held
+    return jax.lax.scan(step, x, (a, b) if varying else b, unroll=UNROLL)[1]
+
+
+def _chunked(a: Parts, b: Parts, x: Parts, varying: bool, size: int) -> Parts:
+    length = b[0].shape[0]
+    padding = -length % size
+
+    def fold(part: Array) -> Array:
+        """[L, ...] to [T, chunks, ...]."""
+        part = jnp.pad(part, [(0, padding)] + [(0, 0)] * (part.ndim - 1))
+        return part.reshape(-1, size, *part.shape[1:]).swapaxes(0, 1)
+
+    inputs = tuple(fold(part) for part in b)
+    zero = tuple(jnp.zeros_like(part[0]) for part in inputs)
+    one = tuple(jnp.full_like(part, i == 0) for i, part in enumerate(x))
+    if varying:
+        multipliers = tuple(fold(part) for part in a)
+        local = _scan(multipliers, inputs, zero, varying=True)
+        first = tuple(jnp.full_like(part[0], i == 0) for i, part in enumerate(multipliers))
+        nothing = tuple(jnp.zeros_like(part) for part in multipliers)
+        fade = _scan(multipliers, nothing, first, varying=True)
+    else:
+        local = _scan(a, inputs, zero, varying=False)
+        nothing = tuple(jnp.zeros((size, *part.shape), part.dtype) for part in one)
+        fade = tuple(part[:, None] for part in _scan(a, nothing, one, varying=False))
+    chunks = inputs[0].shape[1]
+    over = tuple(jnp.broadcast_to(part[-1], (chunks, *part.shape[2:])) for part in fade)
+    ends = _scan(over, tuple(part[-1] for part in local), x, varying=True)
+    before = tuple(
+        jnp.concatenate([start[None], end[:-1]]) for start, end in zip(x, ends, strict=True)
+    )
+    whole = _plus(local, _times(fade, before))
+    return tuple(part.swapaxes(0, 1).reshape(-1, *part.shape[2:])[:length] for part in whole)
+
+
+def _associative(a: Parts, b: Parts, x: Parts) -> Parts:
+    def combine(first: tuple[Parts, Parts], second: tuple[Parts, Parts]):
+        return _times(second[0], first[0]), _plus(_times(second[0], first[1]), second[1])
+
+    a = tuple(jnp.broadcast_to(part, b[0].shape) for part in a)
+    fade, driven = jax.lax.associative_scan(combine, (a, b))
+    return _plus(driven, _times(fade, x))

@@ -1,0 +1,35 @@
+"""State-space models in float64, term by term from the definitions."""
+
+import numpy as np
+
+
+def recurrence(a, b, start=0.0):
+    """x_k = a_k x_{k-1} + b_k, one step after the other."""
+    x, states = np.broadcast_to(start, b.shape[1:]), []
+    varying = np.ndim(a) == np.ndim(b)
+    for k in range(len(b)):
+        x = (a[k] if varying else a) * x + b[k]
+        states.append(x)
+    return np.array(states)
+
+
+def convolution(u, kernel):
+    """y_l = sum_{j <= l} k_j u_{l-j} for vectors, by the double sum."""
+    y = np.zeros(len(u))
+    for i in range(len(u)):
+        for j in range(min(i + 1, len(kernel))):
+            y[i] += kernel[j] * u[i - j]
+    return y
+
+
+def power_sums(weights, multipliers, length):
+    """sum_n w_n lambda_n^l, complex [length]."""
+    return np.array([np.sum(weights * multipliers**k) for k in range(length)])
+
+
+def pole_sums(v, w, length):
+    """sum_n v_n / (i s - c w_n) and the same with conjugates, at theta_j = 2 pi j / length."""
+    half = np.pi * np.arange(length // 2 + 1) / length
+    s, c = np.sin(half), np.cos(half)
+    both = [(v, w), (np.conj(v), np.conj(w))]
+    return sum(np.sum(a[:, None] / (1j * s - c * b[:, None]), axis=0) for a, b in both)
