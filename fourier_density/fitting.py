@@ -97,7 +97,8 @@ def fit(
     Raises:
         ValueError: empty or non-finite samples, samples outside the support, equal samples on
             the line, order < 1, weights of another shape, negative or with zero sum, unknown
-            names, floor outside [0, 1), scale not positive.
+            names, floor outside [0, 1), scale not positive,
+            loc not finite, an argument of the line for the circle.
 
     Warns:
         UserWarning: fewer than five samples for each degree of freedom, and no floor.
@@ -107,6 +108,8 @@ def fit(
     True
     """
     x = _points(samples, support)
+    if support == "circle" and not (base is None and loc is None and scale is None):
+        raise ValueError('base, loc, scale: only for support="real", got support="circle"')
     family = _Family(
         support,
         boundary == "reflect",
@@ -118,6 +121,10 @@ def fit(
     )
     _check_choices(family, boundary, criterion)
     w = _normalised(weights, x.shape)
+    if support == "real" and np.ptp(x[w > 0]) == 0:
+        raise ValueError(
+            f"samples: expected different values of positive weight, got {x[w > 0][0]:.6g} alone"
+        )
     count = min(1.0 / np.sum(w**2), float(np.unique(x).size))
     orders = _orders(order, count, family)
     with likelihood.on_one_thread():
@@ -232,8 +239,6 @@ def _points(samples: Any, support: str) -> np.ndarray:
             "rescale them, wrap angles with fourier_density.series.wrap, "
             'or fit with support="real"'
         )
-    if support == "real" and x.min() == x.max():
-        raise ValueError(f"samples: expected different values, got {x.size} times {x[0]:.6g}")
     return x
 
 
@@ -253,8 +258,12 @@ def _check_choices(family: _Family, boundary: str, criterion: str) -> None:
             raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
     if not 0 <= family.floor < 1:
         raise ValueError(f"floor: expected a weight in [0, 1), got {family.floor}")
-    if family.scale is not None and not family.scale > 0:
+    if family.scale is not None and not 0 < family.scale < math.inf:
         raise ValueError(f"scale: expected a positive value, got {family.scale}")
+    if family.loc is not None and not math.isfinite(family.loc):
+        raise ValueError(f"loc: expected a finite value, got {family.loc}")
+    if family.support == "real" and not family.bases:
+        raise ValueError("base: expected at least one, got an empty sequence")
 
 
 def _orders(order: Any, count: float, family: _Family) -> list[int]:

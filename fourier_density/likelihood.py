@@ -190,7 +190,7 @@ def newton(
     damping = 0.0
     for step in range(max_steps):
         # Scale and phase of a leave the loss unchanged: hold them.
-        held = [split(a, even)] + ([] if even else [split(1j * a, even)])
+        held = [split(a, even)] if even else [split(a, even), split(1j * a, even)]
         matrix = hessian + sum(np.outer(v, v) for v in held)
         while True:
             try:
@@ -237,14 +237,14 @@ def derivatives(
     ratio = (1.0 - floor) * w / q
     curved = (1.0 - floor) * ratio / q
 
-    def sums(v: np.ndarray) -> np.ndarray:
+    def sums(v: Any) -> Any:
         """sum_j v_j conj(z_j^n) for n = 0..2N."""
         transform = np.fft.fft if np.iscomplexobj(v) else np.fft.rfft
         return sign * transform(v)[: 2 * order + 1]
 
     k = np.arange(order + 1)
-    hankel = np.conj(sums(2.0 * curved * values**2))[k[:, None] + k]
-    toeplitz = scipy.linalg.toeplitz(sums(2.0 * (curved * power - ratio))[: order + 1])
+    hankel: Any = np.conj(sums(2.0 * curved * values**2))[k[:, None] + k]
+    toeplitz: Any = scipy.linalg.toeplitz(sums(2.0 * (curved * power - ratio))[: order + 1])
     g = sums(ratio * values)[: order + 1]
     h = sums(curved * power * values)[: order + 1]
     total = float(np.sum(ratio * power))

@@ -89,7 +89,7 @@ class ReflectedDensity:
     def prob(self, x: Any) -> Array:
         """Density at x, per unit of x."""
         t = self._t(x)
-        return jnp.where((t >= 0) & (t <= 1), self.even.prob(t), 0.0)
+        return jnp.where((t < 0) | (t > 1), 0.0, self.even.prob(t))
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:

@@ -314,6 +314,18 @@ def solve(base: Base, probability: Array) -> Array:
     return jnp.where((target >= 0) & (target <= 1), ends, jnp.nan)
 
 
+def log_tails(base: Base, u: Array) -> tuple[Array, Array]:
+    """(log B(u), log(1 - B(u))), with slopes of zero at infinity."""
+    infinite = jnp.isinf(u)
+    inside = jnp.where(infinite, 0.0, u)
+    below = jnp.where(u > 0, 0.0, -jnp.inf)
+    above = jnp.where(u > 0, -jnp.inf, 0.0)
+    return (
+        jnp.where(infinite, below, base.log_cdf(inside)),
+        jnp.where(infinite, above, base.log_survival_function(inside)),
+    )
+
+
 def log_interval(base: Base, lower: Array, upper: Array) -> Array:
     """log(B(upper) - B(lower)), with relative accuracy in both tails and for narrow intervals.
 
@@ -321,13 +333,18 @@ def log_interval(base: Base, lower: Array, upper: Array) -> Array:
     ratio is close to one, Gauss-Legendre quadrature of b over the narrow interval.
     """
     left = lower + upper < 0
-    far = jnp.where(left, base.log_cdf(upper), base.log_survival_function(lower))
-    near = jnp.where(left, base.log_cdf(lower), base.log_survival_function(upper))
+    (below_lower, above_lower), (below_upper, above_upper) = (
+        log_tails(base, end) for end in (lower, upper)
+    )
+    far = jnp.where(left, below_upper, above_lower)
+    near = jnp.where(left, below_lower, above_upper)
     drop = near - far  # <= 0
     narrow = drop > -0.5
     safe = jnp.where(narrow, -1.0, drop)
     wide = far + jnp.log(-jnp.expm1(safe))
     nodes, weights = np.polynomial.legendre.leggauss(8)
+    # Elsewhere an interval of length one, so that no infinity enters the gradient.
+    lower, upper = jnp.where(narrow, lower, 0.0), jnp.where(narrow, upper, 1.0)
     half = 0.5 * (upper - lower)
     points = lower[..., None] + half[..., None] * (1.0 + jnp.asarray(nodes, lower.dtype))
     terms = base.log_prob(points) + jnp.log(jnp.asarray(weights, lower.dtype))

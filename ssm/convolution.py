@@ -53,7 +53,7 @@ def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
     u, forward, backward = _real("u", u), _real("forward", forward), _real("backward", backward)
     length = u.shape[-1]
     ahead, back = forward[..., :length], backward[..., : length - 1]
-    size = scipy.fft.next_fast_len(length + ahead.shape[-1] + back.shape[-1] - 1, real=True)
+    size = _fast(length + ahead.shape[-1] + back.shape[-1] - 1)
     gap = size - ahead.shape[-1] - back.shape[-1]
     shape = jnp.broadcast_shapes(ahead.shape[:-1], back.shape[:-1])
     dtype = jnp.result_type(ahead, back)
@@ -73,9 +73,16 @@ def _real(name: str, x: Any) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # there are no shorter FFTs
 
 
+def _fast(least: int) -> int:
+    """The next length with small factors only."""
+    size = scipy.fft.next_fast_len(least, real=True)
+    assert size is not None
+    return size
+
+
 def _multiply(u: Array, kernel: Array, least: int) -> Array:
     """Circular convolution on at least that many points."""
-    size = scipy.fft.next_fast_len(least, real=True)
+    size = _fast(least)
     return jnp.fft.irfft(jnp.fft.rfft(u, size) * jnp.fft.rfft(kernel, size), size)
 
 

@@ -129,7 +129,24 @@ def test_few_samples_are_reported():
 @pytest.mark.parametrize(
     ("samples", "options", "message"),
     [
-        (np.full(5, 2.0), {"order": 1, "support": "real"}, r"expected different values, got 5"),
+        (
+            np.full(5, 2.0),
+            {"order": 1, "support": "real"},
+            r"different values of positive weight, got 2 ",
+        ),
+        (
+            np.arange(3.0),
+            {"order": 1, "support": "real", "weights": [1.0, 0.0, 0.0]},
+            r"expected different values of positive weight, got 0 alone",
+        ),
+        (np.arange(3.0), {"order": 1, "support": "real", "loc": np.nan}, r"loc: expected a finite"),
+        (
+            np.arange(3.0),
+            {"order": 1, "support": "real", "scale": np.inf},
+            r"scale: expected a pos",
+        ),
+        (np.arange(3.0), {"order": 1, "support": "real", "base": []}, r"base: expected at least"),
+        (np.zeros(3), {"order": 1, "base": "normal"}, r"base, loc, scale: only for support=.real"),
         ([0.1, np.inf], {"order": 1, "support": "real"}, "samples: expected finite"),
         ([0.1, 1.5], {"order": 1}, 'or fit with support="real"'),
         ([0.1, 0.2], {"order": 1, "support": "line"}, "support: expected one of circle, real"),

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.special
 import scipy.stats
 from calls import call
 from reference import fourier, real_line
@@ -254,3 +256,44 @@ def test_modes_are_the_maxima_of_a_fine_grid(x64):
     np.testing.assert_allclose(modes[~np.isnan(modes)], peaks, atol=1e-3)
     mode = call(density("normal", 0.1), "mode")
     np.testing.assert_allclose(mode, y[np.argmax(p)], atol=1e-3)
+
+
+def test_tails_of_a_density_far_from_the_middle_of_its_base():
+    """Nearly all mass above loc: the distribution function is tiny on both sides of it."""
+    k = np.arange(65)
+    a = scipy.special.comb(64, k) * np.exp(-0.5j * np.pi * k)
+    density = RealLineDensity(a, 0.0, 1.0)
+    y = np.linspace(0.2, 0.6, 5).astype(np.float32)
+
+    def mass(y):
+        z = np.linspace(-1.0, np.tanh(np.float64(y)), 20001)
+        p = np.abs(np.polyval(a[::-1] / np.linalg.norm(a), np.exp(1j * np.pi * z))) ** 2 / 2
+        return np.log(scipy.integrate.simpson(p, x=z))
+
+    got = density.log_cdf(y)
+    np.testing.assert_allclose(got, [mass(v) for v in y], rtol=1e-4)
+    mirrored = RealLineDensity(a.conj(), 0.0, 1.0)
+    np.testing.assert_allclose(mirrored.log_survival_function(-y), got, rtol=1e-5)
+
+
+@pytest.mark.parametrize("base", ["tanh", "normal", "laplace", "student_t"])
+def test_gradients_of_half_infinite_bins_are_those_of_the_distribution_function(base):
+    def slopes(function):
+        def value(loc, scale, y):
+            return function(RealLineDensity([1.0, 0.5, 0.2j], loc, scale, base), y)
+
+        return np.array(jax.jit(jax.grad(value, (0, 1, 2)))(0.1, 0.7, 0.3))
+
+    for bin_, tail in (
+        (lambda d, y: d.log_interval_prob(-jnp.inf, y), lambda d, y: d.log_cdf(y)),
+        (lambda d, y: d.log_interval_prob(y, jnp.inf), lambda d, y: d.log_survival_function(y)),
+    ):
+        got = slopes(bin_)
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got, slopes(tail), rtol=2e-4, atol=1e-6)
+
+
+def test_spread_and_entropy_do_not_depend_on_the_place():
+    near, far = (RealLineDensity([1.0, 0.5], loc, 1.0, "normal") for loc in (0.0, 1e8))
+    np.testing.assert_allclose(far.variance(), near.variance(), rtol=1e-6)
+    np.testing.assert_allclose(far.entropy(), near.entropy(), rtol=1e-6)

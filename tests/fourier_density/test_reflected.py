@@ -141,3 +141,9 @@ def test_line_with_reflected_ends(x64):
     assert isinstance(density.circle, ReflectedDensity)
     factor = call(density, "log_prob", 60.5) - call(density, "log_prob", -59.5)
     np.testing.assert_allclose(factor, np.log(prob(1.0) / prob(-1.0)), rtol=1e-9)
+
+
+def test_nan_is_not_outside():
+    density = ReflectedDensity([1.0, 0.5])
+    values = density.prob(jnp.array([np.nan, -2.0, 2.0, 0.5]))
+    assert np.isnan(values[0]) and np.all(values[1:3] == 0) and values[3] > 0
