@@ -30,7 +30,7 @@ class Fit(NamedTuple):
         certificate: upper bound, in nats, on how much lower train_nll could be at this order
             (on the line: with this base, location and scale). A large value means "unproven",
             not "bad".
-        iterations: iterations of the last optimisation.
+        iterations: steps of the last optimisation, L-BFGS and Newton.
         scores: the criterion, nats per sample, of every order tried.
     """
 
@@ -71,8 +71,9 @@ def fit(
 ) -> Fit:
     """Fit a density to samples by maximum likelihood.
 
-    On the circle the maximum is found from a Fejer-smoothed estimate by L-BFGS over binned
-    data. On the line the base, location and scale of highest likelihood are searched too.
+    On the circle the maximum is found from a Fejer-smoothed estimate by L-BFGS and Newton's
+    method over binned data. On the line the base, location and scale of highest likelihood are
+    searched too.
 
     Args:
         samples: [n] points; in [-1, 1] on the circle.

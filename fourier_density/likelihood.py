@@ -23,8 +23,8 @@ import threadpoolctl
 
 MAX_NODES = 2**15
 TINY = np.finfo(float).tiny
-# Of L-BFGS-B. Losses are nats per sample: changes below 1e-15 are rounding.
-OPTIONS = {"maxcor": 30, "gtol": 1e-9}
+OPTIONS = {"maxcor": 30, "gtol": 1e-9}  # of L-BFGS-B
+ROUNDING = 1e-15  # relative changes of a loss, in nats per sample, that mean nothing
 
 
 class Maximum(NamedTuple):
@@ -121,7 +121,7 @@ def maximise_on_grid(
         a, on_all, converged = newton(w, a, floor, even)
         iterations += on_coarse + on_all
         if not converged and iterations < max_iterations:
-            a, more = _descend(w, a, floor, even, 1e-15, max_iterations - iterations)
+            a, more = _descend(w, a, floor, even, ROUNDING, max_iterations - iterations)
             iterations += more
     return a, iterations
 
@@ -137,7 +137,7 @@ def _coarsened(w: np.ndarray, least: int) -> np.ndarray:
 def _descend(
     w: np.ndarray, a: np.ndarray, floor: float, even: bool, change: float, max_iterations: int
 ) -> tuple[np.ndarray, int]:
-    """L-BFGS on -sum_j w_j log q_j from a, until the loss falls by less than `change`."""
+    """L-BFGS on -sum_j w_j log q_j from a, until a step changes it by less than that share."""
     nodes, order = w.size, a.size - 1
     sign = (-1.0) ** np.arange(order + 1)
     used = np.flatnonzero(w)
@@ -184,7 +184,8 @@ def newton(
     """Newton's method with Levenberg's damping on the loss of `losses`, |a| = 1 throughout.
 
     Returns:
-        Coefficients, steps, and whether the last step promised less than 1e-12 nats.
+        Coefficients, steps, and whether the last step promised less than 1e-12 nats. At a root
+        on a data point the Hessian overflows, and there is no step.
     """
     loss, gradient, hessian = derivatives(w, a, floor, even)
     damping = 0.0
@@ -192,6 +193,8 @@ def newton(
         # Scale and phase of a leave the loss unchanged: hold them.
         held = [split(a, even)] if even else [split(a, even), split(1j * a, even)]
         matrix = hessian + sum(np.outer(v, v) for v in held)
+        if not np.all(np.isfinite(matrix)):
+            return a, step, False
         while True:
             try:
                 shifted = matrix + damping * np.eye(gradient.size)

@@ -40,7 +40,7 @@ def causal(u: Any, kernel: Any) -> Array:
     u, kernel = _real("u", u), _real("kernel", kernel)
     length = u.shape[-1]
     kernel = kernel[..., :length]
-    return _multiply(u, kernel, length + kernel.shape[-1] - 1)[..., :length]
+    return _multiply(u, kernel, _fast(length + kernel.shape[-1] - 1))[..., :length]
 
 
 def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
@@ -80,16 +80,9 @@ def _fast(least: int) -> int:
     return size
 
 
-def _multiply(u: Array, kernel: Array, least: int) -> Array:
-    """Circular convolution on at least that many points."""
-    size = _fast(least)
+def _multiply(u: Array, kernel: Array, size: int) -> Array:
+    """Circular convolution on that many points."""
     return jnp.fft.irfft(jnp.fft.rfft(u, size) * jnp.fft.rfft(kernel, size), size)
-
-
-class Blocks(NamedTuple):
-    """A kernel cut into blocks of T taps, as spectra on 2 T points [..., K/T, T+1]."""
-
-    spectra: Array
 
 
 class Tail(NamedTuple):
@@ -104,8 +97,8 @@ class Tail(NamedTuple):
     pending: Array
 
 
-def blocks(kernel: Any, size: int) -> Blocks:
-    """Prepare a kernel [..., K] for streams of blocks of `size` samples.
+def blocks(kernel: Any, size: int) -> Array:
+    """Spectra of the kernel [..., K] cut into blocks of `size` = T taps, [..., K/T, T+1].
 
     Raises:
         ValueError: size < 1; as `causal`.
@@ -115,17 +108,22 @@ def blocks(kernel: Any, size: int) -> Blocks:
     kernel = _real("kernel", kernel)
     padding = [(0, 0)] * (kernel.ndim - 1) + [(0, -kernel.shape[-1] % size)]
     cut = jnp.pad(kernel, padding).reshape(*kernel.shape[:-1], -1, size)
-    return Blocks(jnp.fft.rfft(cut, 2 * size))
+    return jnp.fft.rfft(cut, 2 * size)
 
 
-def start(prepared: Blocks, batch: tuple[int, ...] = ()) -> Tail:
-    """Silence before the first block; `batch` stands before the kernel's own axes."""
-    spectra = jnp.zeros((*batch, *prepared.spectra.shape), prepared.spectra.dtype)
+def start(prepared: Array, batch: tuple[int, ...] = ()) -> Tail:
+    """Silence before the first block of a stream through `blocks`.
+
+    Args:
+        prepared: what `blocks` gave.
+        batch: axes of the signal before the kernel's own.
+    """
+    spectra = jnp.zeros((*batch, *prepared.shape), prepared.dtype)
     pending = jnp.zeros((*spectra.shape[:-2], spectra.shape[-1] - 1), spectra.real.dtype)
     return Tail(spectra, pending)
 
 
-def stream(prepared: Blocks, tail: Tail, u: Array) -> tuple[Tail, Array]:
+def stream(prepared: Array, tail: Tail, u: Array) -> tuple[Tail, Array]:
     """The next block of the output of `causal` from the next T samples [..., T]: a scan body.
 
     A block costs one transform of 2 T points each way and K/T products of spectra.
@@ -136,5 +134,5 @@ def stream(prepared: Blocks, tail: Tail, u: Array) -> tuple[Tail, Array]:
     newest = jnp.fft.rfft(_real("u", u), 2 * size)[..., None, :]
     newest = jnp.broadcast_to(newest, (*tail.spectra.shape[:-2], 1, size + 1))
     spectra = jnp.concatenate([newest, tail.spectra[..., :-1, :]], axis=-2)
-    y = jnp.fft.irfft(jnp.sum(prepared.spectra * spectra, axis=-2), 2 * size)
+    y = jnp.fft.irfft(jnp.sum(prepared * spectra, axis=-2), 2 * size)
     return Tail(spectra, y[..., size:]), tail.pending + y[..., :size]

@@ -81,7 +81,7 @@ def projector(
             another measure or method.
     """
     hippo.check(measure, n)
-    if measure != "glagt" and laguerre != (0.0, 1.0):
+    if measure != "glagt" and tuple(laguerre) != (0.0, 1.0):
         raise ValueError(f"laguerre: only for the measure glagt, got {laguerre} for {measure}")
     dtype = jnp.zeros((), dtype).dtype
     if measure in hippo.WHOLE:

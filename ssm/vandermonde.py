@@ -36,7 +36,7 @@ class Modes(NamedTuple):
 
 
 def held(re: Array, im: Array, dt: Array) -> Modes:
-    """Lambda = exp(dt (re + i im)): modes of a continuous system over the step dt."""
+    """Modes of a continuous system over a step, lambda = exp(dt (re + i im))."""
     shape = jnp.broadcast_shapes(re.shape, im.shape, dt.shape)
     turns, rest = _turns(im, dt)
     return Modes(*(jnp.broadcast_to(part, shape) for part in (dt * re, turns, rest)))
@@ -50,7 +50,7 @@ def modes(re: Array, im: Array) -> Modes:
 
 @jax.custom_jvp
 def _turns(im: Array, dt: Array) -> Pair:
-    """Dt im / (2 pi) as an unevaluated sum of two numbers: twice the digits."""
+    """The turns dt im / (2 pi) as an unevaluated sum of two numbers: twice the digits."""
     exact = 1.0 / (2.0 * np.pi)
     high = jnp.asarray(exact, im.dtype)
     low = jnp.asarray(_INVERSE_LOW if im.dtype == jnp.float64 else exact - float(np.float32(exact)))
@@ -78,7 +78,7 @@ def _product(a: Array, b: Array) -> Pair:
 
 
 def _halves(x: Array) -> Pair:
-    """X as a sum of two numbers with half the digits each, by cutting bits."""
+    """Two numbers with half the digits each whose sum is x, by cutting bits."""
     kind, mask = (jnp.uint32, 0xFFFFF000) if x.dtype == jnp.float32 else (jnp.uint64, -(2**27))
     bits = jax.lax.bitcast_convert_type(x, kind)
     mask = jnp.asarray(np.array(mask).astype(np.dtype(kind)))

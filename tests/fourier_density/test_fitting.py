@@ -229,6 +229,13 @@ def test_gradient_and_hessian_are_those_of_automatic_differentiation(even, floor
         np.testing.assert_allclose(ours, jax.jit(derivative)(point), rtol=0, atol=1e-11)
 
 
+def test_newton_gives_up_at_a_root_on_a_data_point():
+    a = np.array([1.0, 1.0, 0.0j]) / np.sqrt(2.0)  # A(-1) = 0, and -1 is a node
+    with np.errstate(all="ignore"):
+        kept, _, converged = likelihood.newton(np.full(8, 1 / 8), a, 0.0, False)
+    assert not converged and np.all(np.isfinite(kept))
+
+
 def test_newton_finishes_where_the_loss_is_flat_to_rounding():
     x = np.random.default_rng(0).normal(0.1, 0.25, 2000)
     grid = likelihood.bin_linearly(x, np.full(x.size, 1 / x.size), 1024)

@@ -122,6 +122,21 @@ def test_orders_of_convergence(measure, x64):
         np.testing.assert_allclose(slope, order, atol=0.1, err_msg=method)
 
 
+@pytest.mark.parametrize(("method", "order"), [("backward", 1), ("bilinear", 2), ("zoh", 2)])
+def test_orders_with_the_mean_of_both_samples(method, order, x64):
+    def cubic(t):
+        return 1.0 + t - 3.0 * t**2 + 2.0 * t**3
+
+    lengths = np.array([256, 1024])
+    exact = reference.solution(*hippo.transition("legt", 5), [1.0, 1.0, -3.0, 2.0])
+    errors = [
+        np.abs(online.project(samples(k, cubic), "legt", 5, method, hold="trapezoid")[-1] - exact)
+        for k in lengths
+    ]
+    slope = -np.diff(np.log([error.max() for error in errors])) / np.diff(np.log(lengths))
+    np.testing.assert_allclose(slope, order, atol=0.1)
+
+
 def test_the_variable_step_trapezoid_beats_the_bilinear_rule(x64):
     """At L = 256, N = 16, on five harmonics."""
     generator = np.random.default_rng(0)
