@@ -60,6 +60,7 @@ class PeriodicDensity:
                 "coefficients: expected shape [..., N+1] with N >= 0, "
                 f"got {tuple(coefficients.shape)}"
             )
+        shape = joint_shape(coefficients.shape[:-1], floor=floor)
         _check_values(coefficients, floor)
         if isinstance(coefficients, np.ndarray):  # the scale is free: bring it into float32
             largest = np.maximum(np.abs(coefficients.real), np.abs(coefficients.imag))
@@ -67,9 +68,11 @@ class PeriodicDensity:
             coefficients = coefficients * np.ldexp(1.0, np.where(abs(exponent) > 96, -exponent, 0))
         if not jnp.issubdtype(coefficients.dtype, jnp.inexact):
             coefficients = coefficients.astype(float)
-        self.re = jnp.asarray(coefficients.real)
-        self.im = jnp.asarray(coefficients.imag)
-        self.floor = jnp.asarray(floor, self.re.dtype)
+        # Every leaf has the batch shape, so that `jax.vmap` maps over a batch of densities.
+        whole = (*shape, coefficients.shape[-1])
+        self.re = jnp.broadcast_to(jnp.asarray(coefficients.real), whole)
+        self.im = jnp.broadcast_to(jnp.asarray(coefficients.imag), whole)
+        self.floor = jnp.broadcast_to(jnp.asarray(floor, self.re.dtype), shape)
 
     def tree_flatten_with_keys(self):
         """Leaves with their names, for JAX."""
@@ -96,7 +99,7 @@ class PeriodicDensity:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch of densities."""
-        return jnp.broadcast_shapes(self.re.shape[:-1], self.floor.shape)
+        return self.re.shape[:-1]
 
     @property
     def coefficients(self) -> Array:
@@ -114,7 +117,8 @@ class PeriodicDensity:
         norm = jnp.sqrt(jnp.sum(re**2 + im**2, axis=-1, keepdims=True))
         return re / norm, im / norm
 
-    def _moments(self) -> series.Pair:
+    def moment_parts(self) -> series.Pair:
+        """Real and imaginary parts of `moments`."""
         re, im = series.autocorrelation(*self._unit_coefficients())
         keep = (1.0 - self.floor)[..., None]
         return re[..., 1:] * keep, im[..., 1:] * keep
@@ -122,7 +126,7 @@ class PeriodicDensity:
     @jax.jit
     def moments(self) -> Array:
         """Circular moments E[exp(-i pi n X)], n = 1..N, complex [..., N]."""
-        return jax.lax.complex(*self._moments())
+        return jax.lax.complex(*self.moment_parts())
 
     @jax.jit
     def prob(self, x: Any) -> Array:
@@ -175,7 +179,7 @@ class PeriodicDensity:
         lower, upper = jnp.asarray(lower, self.re.dtype), jnp.asarray(upper, self.re.dtype)
         half = 0.5 * (upper - lower)
         inside = jnp.clip(half, 0.0, 1.0)
-        re, im = self._moments()
+        re, im = self.moment_parts()
         mean = masses.average((re, im), lower + half, inside, self.prob)
         return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + jnp.log(mean)
 
@@ -188,7 +192,7 @@ class PeriodicDensity:
     def characteristic_function(self, t: Any) -> Array:
         """E[exp(i t X)] for X in [-1, 1): sum_{|n|<=N} gamma_n sin(t + n pi) / (t + n pi)."""
         t = jnp.asarray(t, self.re.dtype)[..., None]
-        re, im = self._moments()
+        re, im = self.moment_parts()
         n = jnp.arange(1, self.order + 1)
         ahead, behind = jnp.sinc(t / jnp.pi + n), jnp.sinc(t / jnp.pi - n)
         real = jnp.sinc(t[..., 0] / jnp.pi) + jnp.sum(re * (ahead + behind), axis=-1)
@@ -197,16 +201,14 @@ class PeriodicDensity:
     @jax.jit
     def entropy(self) -> Array:
         """Differential entropy -E[log p(X)] in nats, in closed form (see `information`)."""
-        moments = self._moments()
-        return -information.expected_log(moments, moments)
+        return -information.expected_log(self, self)
 
     @jax.jit
     def kl_divergence(self, other: "PeriodicDensity") -> Array:
         """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form."""
-        moments = self._moments()
-        return information.expected_log(moments, moments) - information.expected_log(
-            moments, other._moments()
-        )
+        if not isinstance(other, PeriodicDensity):
+            raise ValueError(f"other: expected a PeriodicDensity, got {type(other).__name__}")
+        return information.expected_log(self, self) - information.expected_log(self, other)
 
     @jax.jit
     def rotate(self, shift: Any) -> "PeriodicDensity":
@@ -215,15 +217,16 @@ class PeriodicDensity:
             -jnp.asarray(shift, self.re.dtype)[..., None], jnp.arange(self.order + 1)
         )
         re, im = self.re * cos - self.im * sin, self.re * sin + self.im * cos
-        return PeriodicDensity.tree_unflatten(None, (re, im, self.floor))
+        floor = jnp.broadcast_to(self.floor, re.shape[:-1])
+        return PeriodicDensity.tree_unflatten(None, (re, im, floor))
 
     @jax.jit
     def convolve(self, other: "PeriodicDensity") -> "PeriodicDensity":
         """The density of X + Y on the circle for independent X and Y: moments multiply."""
         order = min(self.order, other.order)
-        (r, s), (t, u) = (tuple(m[..., :order] for m in d._moments()) for d in (self, other))
+        (r, s), (t, u) = (tuple(m[..., :order] for m in d.moment_parts()) for d in (self, other))
         b = factorisation.factor_of_moments(r * t - s * u, r * u + s * t)
-        return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros((), b[0].dtype)))
+        return PeriodicDensity.tree_unflatten(None, (*b, jnp.zeros_like(b[0][..., 0])))
 
     @jax.jit
     def modes(self) -> Array:
@@ -245,7 +248,7 @@ class PeriodicDensity:
 
     def _slope(self, x: Array) -> Array:
         """p'(x) = Re sum_n (i pi n gamma_n) z^n."""
-        re, im = self._moments()
+        re, im = self.moment_parts()
         n = jnp.pi * jnp.arange(self.order + 1)
         pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
         return series.evaluate(-n * jnp.pad(im, pad), n * jnp.pad(re, pad), x)[0]
@@ -320,7 +323,8 @@ def _quantile_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     density, u = primals
     x = _quantile(density, u)
     _, change = jax.jvp(lambda d: d.cdf(x), (density,), (tangents[0],))
-    return x, (tangents[1] - change) / jnp.maximum(density.prob(x), 1e-6)
+    least = 8.0 * jnp.finfo(x.dtype).eps  # below it `change` has no digits
+    return x, (tangents[1] - change) / jnp.maximum(density.prob(x), least)
 
 
 def _sign(n: Array) -> Array:
@@ -336,6 +340,19 @@ def _check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError("coefficients: expected a non-zero a_0..a_N, got all zeros")
     if weight is not None and not np.all((weight >= 0) & (weight < 1)):
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
+
+
+def joint_shape(shape: tuple[int, ...], **parameters: Any) -> tuple[int, ...]:
+    """The batch shape of coefficients and parameters, by broadcasting."""
+    for name, value in parameters.items():
+        try:
+            shape = jnp.broadcast_shapes(shape, np.shape(value))
+        except ValueError:
+            raise ValueError(
+                f"{name}: expected a shape that broadcasts against the batch {shape}, "
+                f"got {np.shape(value)}"
+            ) from None
+    return shape
 
 
 def concrete(value: Any) -> np.ndarray | None:

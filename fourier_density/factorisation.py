@@ -11,6 +11,7 @@ which converges from every minimum-phase start.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,22 +37,36 @@ def spectral_factor(re: Array, im: Array) -> Pair:
     Returns:
         Parts of b, [..., N+1]; NaN where c is not non-negative.
     """
-    factor = jnp.vectorize(_factor, signature="(n),(n)->(n),(n)")
-    return factor(re, im)
+    return _factors(re, im, settled(re.dtype) ** 0.5)
 
 
-def factor_of_moments(re: Array, im: Array) -> Pair:
-    """The factor of 1 + 2 Re sum_n gamma_n z^n, given gamma_1..gamma_N in parts [..., N]."""
+def factor_of_moments(re: Array, im: Array, *, exact: bool = False) -> Pair:
+    """The factor of 1 + 2 Re sum_n gamma_n z^n, given gamma_1..gamma_N in parts [..., N].
+
+    Args:
+        exact: also NaN where some digits are missing, next to multiple roots on the circle.
+    """
     pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
-    return spectral_factor(jnp.pad(re, pad, constant_values=1.0), jnp.pad(im, pad))
+    limit = settled(re.dtype) ** (1.0 if exact else 0.5)
+    return _factors(jnp.pad(re, pad, constant_values=1.0), jnp.pad(im, pad), limit)
 
 
-def _factor(re: Array, im: Array) -> Pair:
+def settled(dtype: Any) -> float:
+    """Largest residual of the autocorrelation of a factor with all its digits."""
+    return 4.0 * float(jnp.finfo(dtype).eps)
+
+
+def _factors(re: Array, im: Array, limit: float) -> Pair:
+    factor = functools.partial(_factor, limit=limit)
+    return jnp.vectorize(factor, signature="(n),(n)->(n),(n)")(re, im)
+
+
+def _factor(re: Array, im: Array, limit: float) -> Pair:
     size = re.shape[0]
     scale = jax.lax.stop_gradient(re[0])
     c = jnp.concatenate([re, im]) / scale
     target = jax.lax.stop_gradient(c)
-    enough = 4.0 * jnp.finfo(re.dtype).eps
+    enough = settled(re.dtype)
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         iteration, _, error = carry
@@ -66,8 +81,10 @@ def _factor(re: Array, im: Array) -> Pair:
     _, b, error = jax.lax.while_loop(
         unfinished, step, (jnp.zeros((), jnp.int32), start, jnp.ones((), re.dtype))
     )
-    b = _newton(jax.lax.stop_gradient(b), c) * jnp.sqrt(scale)
-    b = jnp.where(error < jnp.sqrt(enough), b, jnp.nan)
+    # Where there is no factor the step is taken elsewhere: a NaN would enter all gradients.
+    good = error <= limit
+    b, c = jnp.where(good, b, start), jnp.where(good, c, start)
+    b = jnp.where(good, _newton(jax.lax.stop_gradient(b), c), jnp.nan) * jnp.sqrt(scale)
     return b[:size], b[size:]
 
 

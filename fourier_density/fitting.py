@@ -6,7 +6,6 @@ runs on the host in float64; the densities returned have JAX's default precision
 
 import math
 import warnings
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +120,7 @@ def fit(
         max_iterations,
     )
     _check_choices(family, boundary, criterion)
+    _check_iterations(max_iterations)
     w = _normalised(weights, x.shape)
     if support == "real" and np.ptp(x[w > 0]) == 0:
         raise ValueError(
@@ -150,7 +150,8 @@ def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
         ValueError: order < 1, too few nodes, negative masses, zero sum.
     """
     _check_order(order)
-    shape = np.shape(weights)
+    _check_iterations(max_iterations)
+    order, shape = int(order), np.shape(weights)
     if len(shape) != 1 or shape[0] < 4 * (order + 1):
         raise ValueError(
             f"weights: expected a vector of at least {4 * (order + 1)} nodes for order {order}, "
@@ -271,7 +272,8 @@ def _orders(order: Any, count: float, family: _Family) -> list[int]:
     if order is None:
         carried = [n for n in ORDERS if SAMPLES_PER_PARAMETER * _freedom(n, family) <= count]
         return carried or [1]
-    orders = list(order) if isinstance(order, Sequence | np.ndarray) else [order]
+    single = isinstance(order, str) or np.ndim(order) == 0
+    orders: list[Any] = [order] if single else list(order)
     if not orders:
         raise ValueError("order: expected at least one, got an empty sequence")
     for value in orders:
@@ -280,8 +282,14 @@ def _orders(order: Any, count: float, family: _Family) -> list[int]:
 
 
 def _check_order(order: Any) -> None:
-    if order < 1 or order != int(order):
-        raise ValueError(f"order: expected an integer >= 1, got {order}")
+    number = np.ndim(order) == 0 and np.issubdtype(np.asarray(order).dtype, np.number)
+    if not number or not math.isfinite(order) or order < 1 or order != int(order):
+        raise ValueError(f"order: expected an integer >= 1, got {order!r}")
+
+
+def _check_iterations(count: Any) -> None:
+    if not isinstance(count, int | np.integer) or count < 1:
+        raise ValueError(f"max_iterations: expected an integer >= 1, got {count!r}")
 
 
 def _warn_of_few(count: float, freedom: int) -> None:

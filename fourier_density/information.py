@@ -10,25 +10,53 @@ integral of p log p' meets the first N alone:
 
     E_p[log p'] = log(b'_0^2 / 2) + 2 Re sum_{m=1}^N kappa'_m conj(gamma_m)
 
-No quadrature is involved, and a root of p on the circle, where log p is infinite, is no
-special case.
+No quadrature is involved, and a simple root of A on the circle, where log p is infinite, is no
+special case. Next to a multiple root the factor cannot be found to full precision; there
+the integral is a sum over points instead.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from fourier_density import factorisation
-from fourier_density.series import Pair
+
+POINTS = 1 << 13
 
 
-def expected_log(moments: Pair, other: Pair) -> Array:
-    """E_p[log p'] in nats.
+def expected_log(density: Any, other: Any) -> Array:
+    """E_p[log p'] in nats for p = density and p' = other, two `PeriodicDensity`.
 
-    Args:
-        moments: gamma_1..gamma_N of p, parts [..., N].
-        other: gamma'_1..gamma'_N' of p', parts [..., N'].
+    Exact to rounding where the roots of p' are simple. At roots of A' of multiplicity m > 1
+    the error is about 2 m p(root) / 8192, and far smaller where p has the same root, as in an
+    entropy.
     """
-    b = factorisation.factor_of_moments(*other)
+    moments = density.moment_parts()
+    b = factorisation.factor_of_moments(*other.moment_parts(), exact=True)
+    found = ~jnp.isnan(b[0][..., 0])
+    trivial = jnp.eye(1, b[0].shape[-1], dtype=b[0].dtype)[0], jnp.zeros_like(b[1])
+    b = tuple(jnp.where(found[..., None], *parts) for parts in zip(b, trivial, strict=True))
     kappa = factorisation.cepstrum(*b, moments[0].shape[-1])
     series = jnp.sum(kappa[0] * moments[0] + kappa[1] * moments[1], axis=-1)
-    return jnp.log(0.5 * b[0][..., 0] ** 2) + 2.0 * series
+    closed = jnp.log(0.5 * b[0][..., 0] ** 2) + 2.0 * series
+    return jax.lax.cond(
+        jnp.all(found), lambda: closed, lambda: jnp.where(found, closed, _sum(density, other))
+    )
+
+
+def _sum(density: Any, other: Any) -> Array:
+    """Trapezoidal rule over a period.
+
+    Shifting the points by a sixth of their distance makes it exact for the logarithm of
+    |1 - z / r|^2 with a root r at a multiple of that distance: |1 - exp(i pi / 3)| = 1.
+    """
+    shape = jnp.broadcast_shapes(density.batch_shape, other.batch_shape)
+    count = max(POINTS, 64 * (max(density.order, other.order) + 1))
+    x = -1.0 + 2.0 * (jnp.arange(count, dtype=density.re.dtype) + 1.0 / 6.0) / count
+    x = x.reshape(-1, *(1,) * len(shape))
+    weight, value = density.prob(x), other.prob(x)
+    positive = value > 0
+    log_value = jnp.log(jnp.where(positive, value, jnp.finfo(value.dtype).tiny))
+    return jnp.sum(weight * log_value, axis=0) * (2.0 / count)

@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Key
 
 from fourier_density import extrema, masses, plotting, quadrature, series, transforms
-from fourier_density.density import PeriodicDensity, concrete
+from fourier_density.density import PeriodicDensity, concrete, joint_shape
 from fourier_density.reflected import ReflectedDensity
 
 
@@ -65,15 +66,21 @@ class RealLineDensity:
         if boundary not in ("periodic", "reflect"):
             raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
         self.reflect = boundary == "reflect"
+        place = joint_shape(np.shape(floor), loc=loc, scale=scale)
+        floor = jnp.broadcast_to(jnp.asarray(floor), place)
         circle: Any = (ReflectedDensity if self.reflect else PeriodicDensity)(coefficients, floor)
         # Half a turn puts both ends of the line at 0, where floating point is densest.
         self.turned = _half_turn(circle.even if self.reflect else circle)
         self.base = transforms.named(base)
-        self.loc = jnp.asarray(loc, self.turned.re.dtype)
-        self.scale = jnp.asarray(scale, self.turned.re.dtype)
+        shape, dtype = self.turned.batch_shape, self.turned.re.dtype
+        self.loc = jnp.broadcast_to(jnp.asarray(loc, dtype), shape)
+        self.scale = jnp.broadcast_to(jnp.asarray(scale, dtype), shape)
         values = concrete(self.scale)
-        if values is not None and not (values > 0).all():
+        if values is not None and not ((values > 0) & np.isfinite(values)).all():
             raise ValueError(f"scale: expected positive values, got {scale}")
+        values = concrete(self.loc)
+        if values is not None and not np.isfinite(values).all():
+            raise ValueError(f"loc: expected finite values, got {loc}")
 
     def tree_flatten_with_keys(self):
         """Leaves with their names, for JAX."""
@@ -105,7 +112,7 @@ class RealLineDensity:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """Shape of the batch of densities."""
-        return jnp.broadcast_shapes(self.turned.batch_shape, self.loc.shape, self.scale.shape)
+        return self.turned.batch_shape
 
     @property
     def coefficients(self) -> Array:
@@ -213,10 +220,25 @@ class RealLineDensity:
     def quantile(self, probability: Any) -> Array:
         """The point y with cdf(y) = probability; infinite at 0 and 1, NaN outside [0, 1].
 
-        Its resolution is that of v in [-1, 1]: levels within a few rounding errors of 0 or 1
-        (1e-7 in single precision) are not told apart, and samples do not reach beyond.
+        Levels within 1e-3 of 0 or 1 are solved for on the line (see `transforms.solve`): any
+        small level has its own quantile, down to the smallest numbers of the format.
         """
-        x = self.circle.quantile(probability)
+        level = jnp.asarray(probability, self.loc.dtype)
+        level = jnp.broadcast_to(level, jnp.broadcast_shapes(level.shape, self.batch_shape))
+        middle = self._quantile_by_circle(level)
+        tail = jnp.minimum(level, 1.0 - level) < 1e-3
+        leaves = (self.turned, jnp.zeros_like(self.loc), jnp.ones_like(self.scale), self.base)
+        standard = RealLineDensity.tree_unflatten((self.reflect, None), leaves)
+
+        def by_tails() -> Array:
+            far = transforms.solve(standard, jnp.where(tail, level, 0.5))
+            return jnp.where(tail, self.loc + self._positive_scale() * far, middle)
+
+        return jax.lax.cond(jnp.any(tail), by_tails, lambda: middle)
+
+    def _quantile_by_circle(self, level: Array) -> Array:
+        """Quantiles with the resolution of v in [-1, 1]."""
+        x = self.circle.quantile(level)
         return self.loc + self._positive_scale() * self.base.quantile(0.5 * (x + 1.0))
 
     def expectation(self, function: Callable[[Array], Array]) -> Array:
@@ -271,6 +293,10 @@ class RealLineDensity:
         Densities with the same base, loc and scale have the divergence of their `circle`s,
         which is in closed form.
         """
+        if isinstance(other, PeriodicDensity | ReflectedDensity) or not hasattr(other, "log_prob"):
+            raise ValueError(
+                f"other: expected a density on the line with log_prob, got {type(other).__name__}"
+            )
         return self.expectation(lambda y: self.log_prob(y) - other.log_prob(y))
 
     @jax.jit
@@ -309,10 +335,14 @@ class RealLineDensity:
         return plotting.plot(self, points, ax, **line)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
+        """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
+
+        They do not reach beyond the quantiles of a rounding error (1e-7 in single precision).
+        """
         shape = (*sample_shape, *self.batch_shape)
         tiny = jnp.finfo(self.loc.dtype).eps
-        return self.quantile(jax.random.uniform(seed, shape, self.loc.dtype, tiny, 1.0 - tiny))
+        levels = jax.random.uniform(seed, shape, self.loc.dtype, tiny, 1.0 - tiny)
+        return self._quantile_by_circle(levels)
 
     def sample_and_log_prob(
         self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
@@ -338,7 +368,7 @@ def _half_turn(density: PeriodicDensity) -> PeriodicDensity:
 
 def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:
     """Mean of 2 p over an interval of the circle."""
-    return masses.average(density._moments(), middle, half, density.prob)
+    return masses.average(density.moment_parts(), middle, half, density.prob)
 
 
 def _log_prob(density: PeriodicDensity, x: Array) -> Array:

@@ -169,6 +169,8 @@ class ReflectedDensity:
     @jax.jit
     def kl_divergence(self, other: "ReflectedDensity") -> Array:
         """KL(self || other) in nats: that of the even densities."""
+        if not isinstance(other, ReflectedDensity):
+            raise ValueError(f"other: expected a ReflectedDensity, got {type(other).__name__}")
         return self.even.kl_divergence(other.even)
 
     @jax.jit

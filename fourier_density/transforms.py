@@ -246,7 +246,7 @@ def named(base: Any) -> Any:
     """
     if isinstance(base, str) and base in NAMED:
         return NAMED[base]
-    if not isinstance(base, Base):
+    if isinstance(base, type) or not isinstance(base, Base):
         raise ValueError(
             f"base: expected one of {', '.join(NAMED)} or an object with the functions of "
             f"fourier_density.transforms.Base, got {base!r}"

@@ -209,9 +209,14 @@ def draw(record: Record):
         for _, value in _means(record, target, "kernel"):
             panel.axhline(value, color="#777777", linestyle=":", label="kernel estimate")
         panel.set(xlabel="parameters", ylabel="KL divergence (nats)", yscale="log", title=target)
-        panel.legend()
     for panel in panels[len(targets) :]:
         panel.set_visible(False)
+    lines = {
+        label: line
+        for p in panels
+        for line, label in zip(*p.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -58,12 +58,20 @@ def test_quantile_of_a_batch_is_the_batch_of_quantiles(x64):
         np.testing.assert_allclose(values[i, j], one, atol=1e-12, rtol=0)
 
 
-def test_vmap_over_a_density_with_axes_given_as_a_density(x64):
+@pytest.mark.parametrize("axes", [0, PeriodicDensity.tree_unflatten(None, (0, 0, 0))])
+def test_vmap_over_a_batch_of_densities(axes, x64):
     batch = PeriodicDensity(A[0], 0.1)
-    axes = PeriodicDensity.tree_unflatten(None, (0, 0, None))
     values = jax.jit(jax.vmap(lambda d, x: d.prob(x), in_axes=(axes, None)))(batch, X)
     assert values.shape == (3, 7)
     np.testing.assert_allclose(values, call(batch, "prob", X[:, None]).T, atol=1e-14, rtol=0)
+
+
+def test_methods_return_densities_that_vmap_takes(x64):
+    one, several = PeriodicDensity(A[0, 0], 0.1), PeriodicDensity(A[0])
+    made = one.rotate(np.array([0.1, 0.2, 0.3])), several.convolve(one), several.mirror()
+    for batch in made:
+        values = jax.jit(jax.vmap(lambda d: d.prob(0.3)))(batch)
+        np.testing.assert_allclose(values, call(batch, "prob", 0.3), atol=1e-14, rtol=0)
 
 
 def test_vmap_returns_a_batch_of_densities(x64):
@@ -145,6 +153,7 @@ def test_host_coefficients_beyond_single_precision_are_rescaled(scale):
         ([1.0], -0.1, r"floor: expected a weight in \[0, 1\), got"),
         ([1.0], 1.0, r"floor: expected a weight in \[0, 1\), got"),
         ([1.0], np.nan, r"floor: expected a weight in \[0, 1\), got"),
+        (np.ones((2, 3)), np.zeros(3), r"floor: expected a shape that broadcasts.*got \(3,\)"),
         ([1.0], [0.5, 2.0], r"floor: expected a weight in \[0, 1\), got"),
     ],
 )

@@ -1,5 +1,7 @@
 """Spectral factors, cepstra, entropy and divergence against roots and quadrature."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +69,30 @@ def test_entropy_of_a_density_with_roots_on_the_circle(x64):
     a = np.array([1.0, 2.0, 1.0])
     value = call(PeriodicDensity(a), "entropy")
     np.testing.assert_allclose(value, fourier.entropy(a), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("power", [2, 8, 16])
+def test_entropy_next_to_roots_of_high_multiplicity(power, precision):
+    a = np.array([math.comb(power, k) for k in range(power + 1)], float)  # (1 + z)^power
+    value = call(PeriodicDensity(a), "entropy")
+    bound = 1e-9 if precision == "float64" else 2e-5
+    np.testing.assert_allclose(value, fourier.entropy(a), atol=bound, rtol=0)
+
+
+@pytest.mark.parametrize("root", [1.0, np.exp(0.7j)])
+def test_divergence_from_a_density_with_a_multiple_root(root, x64):
+    """E log|1 - z / r|^2 = -2 Re sum_m E[z^m] / (m r^m) for every root on the circle."""
+    a, b = fourier.random_coefficients(3, 4), np.poly([root] * 4)[::-1]
+    moments, m = fourier.gamma(a)[1:], np.arange(1, 5)
+    log_scale = np.log(0.5 / np.sum(np.abs(b) ** 2))
+    exact = log_scale - 8.0 * np.sum((moments.conj() / (m * root**m)).real)
+    value = call(PeriodicDensity(a), "kl_divergence", PeriodicDensity(b))
+    expected = fourier.expected_log(a, a) - exact
+    np.testing.assert_allclose(value, expected, atol=2e-3, rtol=0)
+    gradient = jax.jit(jax.grad(lambda d, e: d.kl_divergence(e), argnums=(0, 1)))(
+        PeriodicDensity(a), PeriodicDensity(b)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
 def test_entropy_in_single_precision():

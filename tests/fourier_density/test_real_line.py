@@ -136,6 +136,19 @@ def test_quantile_inverts_the_cdf(name, x64):
     assert jnp.all(jnp.isnan(ends[2:]))
 
 
+@pytest.mark.parametrize("boundary", ["periodic", "reflect"])
+def test_small_levels_have_quantiles_of_their_own(boundary):
+    a = A.real if boundary == "reflect" else A
+    one = RealLineDensity(a, 0.4, 1.7, boundary=boundary)
+    u = np.array([1e-30, 1e-12, 1e-8, 1e-5], np.float32)
+    y = call(one, "quantile", u)
+    assert np.all(np.diff(y) > 0)
+    np.testing.assert_allclose(call(one, "log_cdf", y), np.log(u), rtol=2e-6)
+    upper = call(one, "quantile", 1.0 - np.array([2e-7, 1e-5, 5e-4], np.float32))
+    rest = 1.0 - (1.0 - np.array([2e-7, 1e-5, 5e-4], np.float32))
+    np.testing.assert_allclose(call(one, "survival_function", upper), rest, rtol=1e-5)
+
+
 def test_gradient_of_the_quantile_equals_finite_differences(x64):
     step, at = 1e-5, np.array([LOC, SCALE, 0.3])
 
@@ -189,6 +202,10 @@ def test_the_circle_density_comes_back(x64):
     [
         ({"scale": -1.0}, "scale: expected positive values, got -1.0"),
         ({"scale": 0.0}, "scale: expected positive values"),
+        ({"scale": np.inf}, "scale: expected positive values"),
+        ({"loc": np.nan}, "loc: expected finite values"),
+        ({"loc": np.zeros(2), "scale": np.ones(3)}, r"scale: expected a shape that broadcasts"),
+        ({"floor": np.zeros(2), "scale": np.ones(3)}, r"scale: expected a shape that broadcasts"),
         ({"base": "tan"}, "base: expected one of tanh, normal, .*got 'tan'"),
         ({"coefficients": [0.0, 0.0]}, "coefficients: expected a non-zero"),
         ({"floor": 1.0}, "floor: expected a weight"),
