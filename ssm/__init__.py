@@ -15,6 +15,7 @@ from ssm import (
     legs,
     online,
     recurrence,
+    s4d,
     vandermonde,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "legs",
     "online",
     "recurrence",
+    "s4d",
     "vandermonde",
 ]

@@ -17,7 +17,7 @@ Source: S4D (arXiv 2206.11893), section 3.3; https://kexue.fm/archives/10162.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,81 @@ def modes(re: Array, im: Array) -> Modes:
     return Modes(rate, jnp.arctan2(im, re) / (2.0 * jnp.pi), jnp.zeros_like(rate))
 
 
+def bilinear(re: Array, im: Array, dt: Array) -> Modes:
+    """Modes of lambda = (1 + z)/(1 - z), z = dt (re + i im)/2, z not -1.
+
+    In single precision the turns of a step are good to 1e-11.
+    """
+    x, y = 0.5 * dt * re, 0.5 * dt * im
+    below = (1.0 - x) ** 2 + y**2
+    # |lambda|^2 = 1 + 4 x / |1 - z|^2: no digits are lost next to the circle.
+    rate = 0.5 * jnp.log1p(4.0 * x / below)
+    shape = rate.shape
+    return Modes(rate, *_bilinear_turns(*(jnp.broadcast_to(p, shape) for p in (re, im, dt))))
+
+
+def _plain_turns(re: Array, im: Array, dt: Array) -> Array:
+    """Argument of (1 + z) (1 - conj z) in turns."""
+    x, y = 0.5 * dt * re, 0.5 * dt * im
+    return jnp.arctan2(2.0 * y, 1.0 - x**2 - y**2) / (2.0 * jnp.pi)
+
+
+@jax.custom_jvp
+def _bilinear_turns(re: Array, im: Array, dt: Array) -> Pair:
+    """As `_plain_turns`, as a sum of two numbers: the nearest of 4096 directions and the rest.
+
+    The rest is the argument of (1 + z) (1 - conj z) turned back by that direction, whose cosine
+    and sine are known to twice the digits.
+    """
+    near = jnp.round(4096.0 * _plain_turns(re, im, dt))
+    index = near.astype(jnp.int32) % 4096
+    cos, cos_low, sin, sin_low = (jnp.asarray(t)[index] for t in _directions(re.dtype.name))
+    y, y_low = _product(dt, im)
+    size, size_low = jnp.zeros_like(y), jnp.zeros_like(y)  # of |z|^2 = x^2 + y^2
+    for part in (re, im):
+        half, half_low = (0.5 * p for p in _product(dt, part))
+        square, square_low = _product(half, half)
+        size, error = _sum(size, square)
+        size_low += error + square_low + 2.0 * half * half_low
+    x, error = _sum(jnp.ones_like(size), -size)
+    x_low = error - size_low
+    (up, up_low), (down, down_low) = _product(y, cos), _product(x, sin)
+    low = (up_low - down_low) + (y_low * cos + y * cos_low) - (x_low * sin + x * sin_low)
+    rest = jnp.arctan2((up - down) + low, x * cos + y * sin) / (2.0 * jnp.pi)
+    return near / 4096.0, rest
+
+
+@_bilinear_turns.defjvp
+def _bilinear_turns_jvp(primals: Any, tangents: Any) -> tuple[Pair, Pair]:
+    _, change = jax.jvp(_plain_turns, primals, tangents)
+    return _bilinear_turns(*primals), (change, jnp.zeros_like(change))
+
+
+@functools.cache
+def _directions(dtype: str) -> tuple[np.ndarray, ...]:
+    """Cosines and sines of j / 4096 turns, each as a number and what it lacks."""
+    j = np.arange(4096)
+    parts = []
+    for shift in (0, 1024):  # sin t = cos(t - a quarter)
+        turn = ((j - shift + 2048) % 4096 - 2048) / 4096
+        exact = np.cos(2.0 * np.pi * turn)
+        exact[np.abs(turn) == 0.25] = 0.0
+        parts += [exact.astype(dtype), (exact - exact.astype(dtype)).astype(dtype)]
+    return tuple(parts)
+
+
+def _sum(a: Array, b: Array) -> Pair:
+    """(s, e) with s + e = a + b exactly (Knuth)."""
+    s = jax.lax.optimization_barrier(a + b)
+    back = s - a
+    return s, (a - (s - back)) + (b - back)
+
+
+def times(a: Pair, b: Pair) -> Pair:
+    """The product of complex numbers as pairs of reals."""
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+
 @jax.custom_jvp
 def _turns(im: Array, dt: Array) -> Pair:
     """The turns dt im / (2 pi) as an unevaluated sum of two numbers: twice the digits."""
@@ -72,7 +147,7 @@ _INVERSE_LOW = -9.839338337591243e-18  # 1/(2 pi) minus its float64
 
 def _product(a: Array, b: Array) -> Pair:
     """(p, e) with p + e = a b exactly (Dekker), by halves of the mantissa."""
-    p = a * b
+    p = jax.lax.optimization_barrier(a * b)  # or a fused multiply-add would not see it rounded
     (a1, a2), (b1, b2) = _halves(a), _halves(b)
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
@@ -93,18 +168,29 @@ def powers(modes: Modes, count: int, stride: int = 1) -> Pair:
         count: at most 4096 for phases exact in single precision.
         stride: a power of two.
     """
-    dtype = modes.rate.dtype
-    double = dtype == jnp.float64
-    l = jnp.arange(count, dtype=dtype)  # noqa: E741
+    l = jnp.arange(count, dtype=modes.rate.dtype)  # noqa: E741
+    return _at(Modes(*(part[..., None] for part in modes)), l, stride)
+
+
+def power(modes: Modes, exponent: Any) -> Pair:
+    """lambda^l for integers l >= 0 below 2^24 that broadcast against [..., M]."""
+    exponent = jnp.asarray(exponent)
+    low, high = (part.astype(modes.rate.dtype) for part in (exponent % 4096, exponent // 4096))
+    return times(_at(modes, low, 1), _at(modes, high, 4096))
+
+
+def _at(modes: Modes, l: Array, stride: int) -> Pair:  # noqa: E741
+    """lambda^(stride l) for whole numbers l up to 4096."""
+    double = modes.rate.dtype == jnp.float64
     turns = stride * modes.turns
     turns = turns - jnp.round(turns)
     cut = 2.0 ** (26 if double else 12)
     head = jnp.round(cut * turns) / cut
     tail = (turns - head) + stride * modes.rest
-    high, low = head[..., None] * l, tail[..., None] * l
+    high, low = head * l, tail * l
     angle = 2.0 * jnp.pi * ((high - jnp.round(high)) + low)
     # Two factors of these are not yet subnormal, which would be slow and mean nothing.
-    size = jnp.exp(jnp.maximum(stride * modes.rate[..., None] * l, -350.0 if double else -40.0))
+    size = jnp.exp(jnp.maximum(stride * modes.rate * l, -350.0 if double else -40.0))
     return size * jnp.cos(angle), size * jnp.sin(angle)
 
 
@@ -128,8 +214,8 @@ def kernel(weights: Pair, modes: Modes, length: int) -> Array:
     if length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
     low, high = _tables(modes, length)
-    re, im = weights[0][..., None], weights[1][..., None]
-    left = jnp.concatenate([re * high[0] - im * high[1], -re * high[1] - im * high[0]], axis=-2)
+    re, im = times((weights[0][..., None], weights[1][..., None]), high)
+    left = jnp.concatenate([re, -im], axis=-2)
     right = jnp.concatenate(low, axis=-2)
     rows = _matmul("...nq,...nr->...qr", left, right)
     return rows.reshape(*rows.shape[:-2], -1)[..., :length]
@@ -142,7 +228,5 @@ def moments(u: Array, modes: Modes) -> Pair:
     u = jnp.pad(u, [(0, 0)] * (u.ndim - 1) + [(0, -u.shape[-1] % width)])
     rows = u.reshape(*u.shape[:-1], -1, width)
     re, im = (_matmul("...qr,...nr->...nq", rows, part) for part in low)
-    return (
-        jnp.sum(re * high[0] - im * high[1], axis=-1),
-        jnp.sum(re * high[1] + im * high[0], axis=-1),
-    )
+    real, imaginary = times((re, im), high)
+    return jnp.sum(real, axis=-1), jnp.sum(imaginary, axis=-1)

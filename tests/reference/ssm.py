@@ -27,6 +27,26 @@ def power_sums(weights, multipliers, length):
     return np.array([np.sum(weights * multipliers**k) for k in range(length)])
 
 
+def diagonal_step(Lambda, B, dt, rule):
+    """(a, b) of one step by the rule, from the definitions."""
+    if rule == "zoh":
+        a = np.exp(dt * Lambda)
+        safe = np.where(Lambda == 0, 1.0, Lambda)
+        return a, np.where(Lambda == 0, dt, (a - 1.0) / safe) * B
+    below = 1.0 - 0.5 * dt * Lambda
+    return (1.0 + 0.5 * dt * Lambda) / below, dt * B / below
+
+
+def diagonal_output(Lambda, B, C, D, dt, u, rule, start=0.0):
+    """(y [L, H], last state [H, M]) of x' = Lambda x + B u, y = 2 Re(C x) + D u, step by step."""
+    a, b = diagonal_step(Lambda, B, dt[:, None], rule)
+    x, outputs = start + np.zeros_like(Lambda), []
+    for now in u:
+        x = a * x + b * now[:, None]
+        outputs.append(2.0 * np.sum(C * x, axis=-1).real + D * now)
+    return np.array(outputs), x
+
+
 def pole_sums(v, w, length):
     """sum_n v_n / (i s - c w_n) and the same with conjugates, at theta_j = 2 pi j / length."""
     half = np.pi * np.arange(length // 2 + 1) / length

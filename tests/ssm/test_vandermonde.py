@@ -120,3 +120,18 @@ def test_gradients_stay_finite(lambda_):
 def test_no_length_is_refused():
     with pytest.raises(ValueError, match="length: expected at least 1, got 0"):
         vandermonde.kernel(pair(np.ones(2, complex)), vandermonde.modes(*pair(np.ones(2) + 0j)), 0)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 4095, 4096, 16_385])
+def test_single_powers_of_bilinear_modes_keep_their_phase(exponent):
+    """lambda = (1 + z)/(1 - z) of the single-precision numbers, by mpmath."""
+    re = np.float32([-1e-3, -1e-3, 0.0, -0.5, 1e-3, -2.0])
+    im = np.float32([0.0, 3.7, 911.0, 2000.0, -123.4, 2000.3])
+    dt = np.float32(1e-3)
+    modes = jax.jit(vandermonde.bilinear)(*map(jnp.asarray, (re, im, dt)))
+    powers = jax.jit(vandermonde.power)(modes, np.int32(exponent))
+    with mpmath.workdps(40):
+        pairs = zip(re, im, strict=True)
+        z = [mpmath.mpf(float(dt)) * mpmath.mpc(float(a), float(b)) / 2 for a, b in pairs]
+        exact = np.array([complex(((1 + v) / (1 - v)) ** exponent) for v in z])
+    np.testing.assert_allclose(powers[0] + 1j * powers[1], exact, atol=2e-6, rtol=0)

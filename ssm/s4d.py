@@ -1,0 +1,385 @@
+"""S4D: one diagonal state space a channel, as a convolution and as a recurrence.
+
+Notation
+    H, M     channels; modes of a channel, one of each conjugate pair
+    lambda   poles in continuous time [H, M]; a, b those and the inputs of a step
+    B, C, D  input [H, M], output [H, M] and direct [H] coefficients
+    dt       step of a channel [H]
+
+    x' = lambda x + B u,   y = 2 Re(C x) + D u
+    x_k = a x_{k-1} + b u_k,   y_k = 2 Re(C x_k) + D u_k
+    zoh       a = exp(dt lambda),                        b = (a - 1)/lambda B
+    bilinear  a = (1 + dt lambda/2)/(1 - dt lambda/2),   b = dt/(1 - dt lambda/2) B
+
+The kernel of the convolution is K_l = 2 Re sum_n C_n b_n a_n^l; `vandermonde` computes it in two
+factors, and the state after any number of steps by the transposed product. Both views are
+functions of one `System`.
+
+Source: Gu, Gupta, Goel, Re, "On the Parameterization and Initialization of Diagonal State Space
+Models" (arXiv 2206.11893); https://kexue.fm/archives/10162.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Complex
+
+from ssm import convolution, discretize, hippo, vandermonde
+from ssm.mixer import Mixer
+from ssm.vandermonde import Modes, Pair
+
+DISCRETIZATIONS = ("zoh", "bilinear")
+DECAY = 1e-4  # least rate of decay of trained modes
+
+
+@struct.dataclass
+class System:
+    """A diagonal system of H channels; complex arrays are pairs of real ones.
+
+    Attributes:
+        Lambda, B, C: pairs [H, M].
+        D: [H].
+        dt: [H], positive.
+        discretization: one of `DISCRETIZATIONS`.
+    """
+
+    Lambda: Pair
+    B: Pair
+    C: Pair
+    D: Array
+    dt: Array
+    discretization: str = struct.field(pytree_node=False, default="zoh")
+
+
+def from_diagonal(
+    Lambda: Any, B: Any, C: Any, D: Any, dt: Any, discretization: str = "zoh"
+) -> System:
+    """A system from its poles and coefficients, for instance those of a publication.
+
+    Args:
+        Lambda, B, C: complex [H, M], one of each conjugate pair: y counts 2 Re(C x).
+        D, dt: real [H].
+
+    Raises:
+        ValueError: unknown discretisation, shapes that do not fit, complex D or dt, dt not
+            positive, values that are not finite (unless traced).
+
+    >>> one = from_diagonal([[-1.0]], [[1.0]], [[0.5]], [0.0], [1.0])
+    >>> kernel(one, 3).round(3).tolist()
+    [[0.632, 0.233, 0.086]]
+    """
+    if discretization not in DISCRETIZATIONS:
+        raise ValueError(
+            f"discretization: expected one of {', '.join(DISCRETIZATIONS)}, got {discretization!r}"
+        )
+    if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
+        raise ValueError(f"Lambda: expected shape [H, M], got {np.shape(Lambda)}")
+    shape = np.shape(Lambda)
+    for name, value, wanted in (
+        ("B", B, shape),
+        ("C", C, shape),
+        ("D", D, shape[:1]),
+        ("dt", dt, shape[:1]),
+    ):
+        if np.shape(value) != wanted:
+            raise ValueError(f"{name}: expected shape {wanted} by Lambda, got {np.shape(value)}")
+        if len(wanted) == 1 and np.iscomplexobj(value):
+            raise ValueError(f"{name}: expected real numbers")
+    for name, value in (("Lambda", Lambda), ("B", B), ("C", C), ("D", D), ("dt", dt)):
+        known = _concrete(value)
+        if known is not None and not np.isfinite(known).all():
+            raise ValueError(f"{name}: expected finite values")
+        if known is not None and name == "dt" and not (known > 0).all():
+            raise ValueError(f"dt: expected positive steps, got {known.min()}")
+    return System(
+        _pair(Lambda), _pair(B), _pair(C), _real(D), _real(dt), discretization=discretization
+    )
+
+
+def _concrete(value: Any) -> np.ndarray | None:
+    """The value as an array, or None while it is traced."""
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def _real(x: Any) -> Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.result_type(x, float))
+
+
+def _pair(x: Any) -> Pair:
+    """Parts, cut on the host where the device has less precision."""
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+    return _real(x.real), _real(x.imag)
+
+
+class Step(NamedTuple):
+    """A system in discrete time, ready for `step`.
+
+    Attributes:
+        a, b, C: pairs [H, M].
+        D: [H].
+    """
+
+    a: Pair
+    b: Pair
+    C: Pair
+    D: Array
+
+
+def _modes(system: System) -> Modes:
+    rule = vandermonde.held if system.discretization == "zoh" else vandermonde.bilinear
+    return rule(*system.Lambda, system.dt[:, None])
+
+
+def _inputs(system: System) -> Pair:
+    """Inputs of a step: the module's b."""
+    re, im = system.Lambda
+    dt = system.dt[:, None]
+    if system.discretization == "zoh":
+        factor = dt * discretize.phi(jax.lax.complex(dt * re, dt * im))
+        return vandermonde.times((jnp.real(factor), jnp.imag(factor)), system.B)
+    x, y = 1.0 - 0.5 * dt * re, 0.5 * dt * im
+    size = dt / (x**2 + y**2)
+    return vandermonde.times((size * x, size * y), system.B)
+
+
+def prepare(system: System) -> Step:
+    """Discretise, once, for the recurrence."""
+    a = vandermonde.power(_modes(system), jnp.ones((), jnp.int32))
+    return Step(a, _inputs(system), system.C, system.D)
+
+
+def kernel(system: System, length: int) -> Array:
+    """K_0..K_{length-1} of each channel, [H, length], without D.
+
+    Raises:
+        ValueError: length < 1.
+    """
+    re, im = vandermonde.times(system.C, _inputs(system))
+    return vandermonde.kernel((2.0 * re, 2.0 * im), _modes(system), length)
+
+
+def apply(system: System, u: Any) -> Array:
+    """The output for a whole signal from rest, by convolution.
+
+    Args:
+        u: real [..., L, H].
+
+    Returns:
+        [..., L, H].
+
+    Raises:
+        ValueError: no steps, other channels, complex values.
+    """
+    u = _signal(system, u)
+    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel(system, u.shape[-2]))
+    return jnp.moveaxis(rows, -2, -1) + system.D * u
+
+
+def _signal(system: System, u: Any) -> Array:
+    u = jnp.asarray(u)
+    channels = system.D.shape[0]
+    if u.ndim < 2 or u.shape[-1] != channels or u.shape[-2] < 1:
+        raise ValueError(f"u: expected shape [..., L, {channels}] with L >= 1, got {u.shape}")
+    if jnp.issubdtype(u.dtype, jnp.complexfloating):
+        raise ValueError(f"u: expected real numbers, got {u.dtype}")
+    return u
+
+
+def init_state(system: System, batch: int) -> Pair:
+    """States at rest [batch, H, M]."""
+    zero = jnp.zeros((batch, *system.B[0].shape), system.B[0].dtype)
+    return zero, zero
+
+
+def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
+    """One step of the recurrence, a `lax.scan` body.
+
+    Args:
+        state: pair [B, H, M].
+        u: [B, H].
+
+    Returns:
+        The next state, and y [B, H].
+    """
+    _check_state(state, (*u.shape, prepared.b[0].shape[-1]))
+    moved = vandermonde.times(prepared.a, state)
+    state = moved[0] + prepared.b[0] * u[..., None], moved[1] + prepared.b[1] * u[..., None]
+    y = 2.0 * jnp.sum(prepared.C[0] * state[0] - prepared.C[1] * state[1], axis=-1)
+    return state, y + prepared.D * u
+
+
+def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
+    """The state and the outputs after whole prefixes, without a recurrence.
+
+    Args:
+        u: [B, L, H], padded on the right.
+        state: pair [B, H, M] before the first step.
+        lengths: [B] steps of each example that count, 0..L; None for all.
+
+    Returns:
+        The state after `lengths` steps, exactly, and y [B, L, H].
+    """
+    u = _signal(system, u)
+    length, modes = u.shape[-2], _modes(system)
+    _check_state(state, (u.shape[0], *system.B[0].shape))
+    lengths = jnp.full(u.shape[:1], length) if lengths is None else jnp.asarray(lengths)
+    y = apply(system, u)
+    # The past before the first step: 2 Re sum_n C_n a_n^{l+1} x_n.
+    re, im = vandermonde.times(system.C, vandermonde.times(prepare(system).a, state))
+    y = y + jnp.moveaxis(vandermonde.kernel((2.0 * re, 2.0 * im), modes, length), -1, -2)
+    # The newest step that counts comes first: x = a^n x_0 + sum_j a^j b u_{n-1-j}.
+    back = lengths[:, None] - 1 - jnp.arange(length)
+    newest = jnp.take_along_axis(u, jnp.maximum(back, 0)[..., None], axis=1)
+    newest = jnp.where(back[..., None] >= 0, newest, 0.0)
+    driven = vandermonde.moments(jnp.moveaxis(newest, -1, -2), modes)
+    driven = vandermonde.times(_inputs(system), driven)
+    kept = vandermonde.times(vandermonde.power(modes, lengths[:, None, None]), state)
+    return (driven[0] + kept[0], driven[1] + kept[1]), y
+
+
+def _check_state(state: Pair, shape: tuple[int, ...]) -> None:
+    if state[0].shape != shape:
+        raise ValueError(f"state: expected shape {shape} (batch, H, M), got {state[0].shape}")
+
+
+def poles(init: str, modes: int) -> tuple[Complex[np.ndarray, "m"], Complex[np.ndarray, "m"]]:
+    """Initial (Lambda, B) of one channel, complex [M]; N = 2 M.
+
+    Args:
+        init: one of `INITS`.
+            lin   -1/2 + i pi n
+            inv   -1/2 + i N/pi (N/(2n + 1) - 1)
+            inv2  -1/2 + i N/pi (N/(n + 1) - 1)
+            quad  -1/2 + i (2n + 1)^2 / pi
+            legs  the normal part of HiPPO-LegS of size N, with its own B, halved: without the
+                  rank-one term that is the input for which the diagonal system approaches S4's
+            real  -(n + 1)
+
+    Raises:
+        ValueError: unknown name, modes < 1.
+
+    Source: arXiv 2206.11893, section 4 and its repository for inv2.
+    """
+    if init not in INITS:
+        raise ValueError(f"init: expected one of {', '.join(INITS)}, got {init!r}")
+    if modes < 1:
+        raise ValueError(f"modes: expected at least 1, got {modes}")
+    n, size = np.arange(modes), 2.0 * modes
+    if init == "legs":
+        system = hippo.dplr("legs", 2 * modes)
+        upper = np.imag(system.Lambda) > 0
+        return system.Lambda[upper], 0.5 * system.B[upper]
+    frequency = {
+        "lin": np.pi * n,
+        "inv": size / np.pi * (size / (2.0 * n + 1.0) - 1.0),
+        "inv2": size / np.pi * (size / (n + 1.0) - 1.0),
+        "quad": (2.0 * n + 1.0) ** 2 / np.pi,
+        "real": np.zeros(modes),
+    }[init]
+    decay = -(n + 1.0) if init == "real" else np.full(modes, -0.5)
+    return decay + 1j * frequency, np.ones(modes, complex)
+
+
+INITS = ("lin", "inv", "inv2", "quad", "legs", "real")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A mixer of H channels.
+
+    Attributes:
+        channels: H.
+        modes: M, half the size N of the state.
+        init: one of `INITS`.
+        discretization: one of `DISCRETIZATIONS`.
+        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+    """
+
+    channels: int
+    modes: int = 32
+    init: str = "lin"
+    discretization: str = "zoh"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    def __post_init__(self):
+        if self.channels < 1:
+            raise ValueError(f"channels: expected at least 1, got {self.channels}")
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(
+                f"dt_min, dt_max: expected 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}"
+            )
+        if self.discretization not in DISCRETIZATIONS:
+            raise ValueError(
+                f"discretization: expected one of {', '.join(DISCRETIZATIONS)}, "
+                f"got {self.discretization!r}"
+            )
+        poles(self.init, self.modes)
+
+
+def init_params(config: Config, key: Array) -> dict[str, Any]:
+    """Real arrays: log_decay, frequency [H, M], B, C [H, M, 2] (parts last), D, log_dt [H]."""
+    shape = (config.channels, config.modes)
+    Lambda, B = poles(config.init, config.modes)
+    keys = jax.random.split(key, 3)
+    log_dt = jax.random.uniform(
+        keys[0], shape[:1], minval=np.log(config.dt_min), maxval=np.log(config.dt_max)
+    )
+    return {
+        "log_decay": jnp.broadcast_to(jnp.asarray(np.log(-np.real(Lambda)), float), shape),
+        "frequency": jnp.broadcast_to(jnp.asarray(np.imag(Lambda), float), shape),
+        "B": jnp.broadcast_to(
+            jnp.asarray(np.stack([np.real(B), np.imag(B)], -1), float), (*shape, 2)
+        ),
+        "C": jax.random.normal(keys[1], (*shape, 2)) * np.sqrt(0.5),
+        "D": jax.random.normal(keys[2], shape[:1]),
+        "log_dt": log_dt,
+    }
+
+
+def system(config: Config, params: dict[str, Any]) -> System:
+    """The system that the parameters stand for."""
+    decay = jnp.maximum(jnp.exp(params["log_decay"]), DECAY)
+    B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("B", "C"))
+    return System(
+        (-decay, params["frequency"]),
+        B,
+        C,
+        params["D"],
+        jnp.exp(params["log_dt"]),
+        discretization=config.discretization,
+    )
+
+
+def mixer(config: Config) -> Mixer:
+    """The six functions of a trainable S4D layer (see `mixer.Mixer`).
+
+    >>> layer = mixer(Config(channels=2, modes=4))
+    >>> params = layer.init(jax.random.key(0))
+    >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
+    (1, 5, 2)
+    """
+
+    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
+        zero = jnp.zeros((batch, config.channels, config.modes), dtype)
+        return zero, zero
+
+    return Mixer(
+        init=lambda key: init_params(config, key),
+        apply=lambda params, u: apply(system(config, params), u),
+        prepare=lambda params: prepare(system(config, params)),
+        prefill=lambda params, u, state, lengths=None: prefill(
+            system(config, params), u, state, lengths
+        ),
+        init_state=start,
+        step=step,
+    )
