@@ -124,7 +124,7 @@ def test_no_length_is_refused():
 
 @pytest.mark.parametrize("exponent", [0, 1, 4095, 4096, 16_385])
 def test_single_powers_of_bilinear_modes_keep_their_phase(exponent):
-    """lambda = (1 + z)/(1 - z) of the single-precision numbers, by mpmath."""
+    """Powers of (1 + z)/(1 - z), with z of the single-precision numbers, by mpmath."""
     re = np.float32([-1e-3, -1e-3, 0.0, -0.5, 1e-3, -2.0])
     im = np.float32([0.0, 3.7, 911.0, 2000.0, -123.4, 2000.3])
     dt = np.float32(1e-3)
