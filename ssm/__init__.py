@@ -9,6 +9,7 @@ from ssm import (
     bases,
     cauchy,
     convolution,
+    diagonal,
     discretize,
     hippo,
     history,
@@ -16,6 +17,7 @@ from ssm import (
     online,
     recurrence,
     s4d,
+    s5,
     vandermonde,
 )
 
@@ -23,6 +25,7 @@ __all__ = [
     "bases",
     "cauchy",
     "convolution",
+    "diagonal",
     "discretize",
     "hippo",
     "history",
@@ -30,5 +33,6 @@ __all__ = [
     "online",
     "recurrence",
     "s4d",
+    "s5",
     "vandermonde",
 ]

@@ -7,9 +7,7 @@ Notation
     dt       step of a channel [H]
 
     x' = lambda x + B u,   y = 2 Re(C x) + D u
-    x_k = a x_{k-1} + b u_k,   y_k = 2 Re(C x_k) + D u_k
-    zoh       a = exp(dt lambda),                        b = (a - 1)/lambda B
-    bilinear  a = (1 + dt lambda/2)/(1 - dt lambda/2),   b = dt/(1 - dt lambda/2) B
+    x_k = a x_{k-1} + b u_k,   y_k = 2 Re(C x_k) + D u_k    (a and b: `diagonal`)
 
 The kernel of the convolution is K_l = 2 Re sum_n C_n b_n a_n^l; `vandermonde` computes it in two
 factors, and the state after any number of steps by the transposed product. Both views are
@@ -28,12 +26,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Complex
 
-from ssm import convolution, discretize, hippo, vandermonde
+from ssm import convolution, diagonal, hippo, vandermonde
 from ssm.mixer import Mixer
 from ssm.vandermonde import Modes, Pair
-
-DISCRETIZATIONS = ("zoh", "bilinear")
-DECAY = 1e-4  # least rate of decay of trained modes
 
 
 @struct.dataclass
@@ -44,7 +39,7 @@ class System:
         Lambda, B, C: pairs [H, M].
         D: [H].
         dt: [H], positive.
-        discretization: one of `DISCRETIZATIONS`.
+        discretization: one of `diagonal.DISCRETIZATIONS`.
     """
 
     Lambda: Pair
@@ -72,52 +67,14 @@ def from_diagonal(
     >>> [round(float(k), 3) for k in kernel(one, 3)[0]]
     [0.632, 0.233, 0.086]
     """
-    if discretization not in DISCRETIZATIONS:
-        raise ValueError(
-            f"discretization: expected one of {', '.join(DISCRETIZATIONS)}, got {discretization!r}"
-        )
+    diagonal.check_rule(discretization)
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, M], got {np.shape(Lambda)}")
-    shape = np.shape(Lambda)
-    for name, value, wanted in (
-        ("B", B, shape),
-        ("C", C, shape),
-        ("D", D, shape[:1]),
-        ("dt", dt, shape[:1]),
-    ):
-        if np.shape(value) != wanted:
-            raise ValueError(f"{name}: expected shape {wanted} by Lambda, got {np.shape(value)}")
-        if len(wanted) == 1 and np.iscomplexobj(value):
-            raise ValueError(f"{name}: expected real numbers")
-    for name, value in (("Lambda", Lambda), ("B", B), ("C", C), ("D", D), ("dt", dt)):
-        known = _concrete(value)
-        if known is not None and not np.isfinite(known).all():
-            raise ValueError(f"{name}: expected finite values")
-        if known is not None and name == "dt" and not (known > 0).all():
-            raise ValueError(f"dt: expected positive steps, got {known.min()}")
-    return System(
-        _pair(Lambda), _pair(B), _pair(C), _real(D), _real(dt), discretization=discretization
-    )
-
-
-def _concrete(value: Any) -> np.ndarray | None:
-    """The value as an array, or None while it is traced."""
-    try:
-        return np.asarray(value)
-    except jax.errors.TracerArrayConversionError:
-        return None
-
-
-def _real(x: Any) -> Array:
-    x = jnp.asarray(x)
-    return x.astype(jnp.result_type(x, float))
-
-
-def _pair(x: Any) -> Pair:
-    """Parts, cut on the host where the device has less precision."""
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
-    return _real(x.real), _real(x.imag)
+    whole, channels = np.shape(Lambda), np.shape(Lambda)[:1]
+    shapes = {"Lambda": whole, "B": whole, "C": whole, "D": channels, "dt": channels}
+    diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
+    parts = (diagonal.pair(Lambda), diagonal.pair(B), diagonal.pair(C))
+    return System(*parts, diagonal.real(D), diagonal.real(dt), discretization=discretization)
 
 
 class Step(NamedTuple):
@@ -135,25 +92,18 @@ class Step(NamedTuple):
 
 
 def _modes(system: System) -> Modes:
-    rule = vandermonde.held if system.discretization == "zoh" else vandermonde.bilinear
-    return rule(*system.Lambda, system.dt[:, None])
+    return diagonal.modes(system.Lambda, system.dt[:, None], system.discretization)
 
 
 def _inputs(system: System) -> Pair:
     """Inputs of a step: the module's b."""
-    re, im = system.Lambda
-    dt = system.dt[:, None]
-    if system.discretization == "zoh":
-        factor = dt * discretize.phi(jax.lax.complex(dt * re, dt * im))
-        return vandermonde.times((jnp.real(factor), jnp.imag(factor)), system.B)
-    x, y = 1.0 - 0.5 * dt * re, 0.5 * dt * im
-    size = dt / (x**2 + y**2)
-    return vandermonde.times((size * x, size * y), system.B)
+    gains = diagonal.gains(system.Lambda, system.dt[:, None], system.discretization)
+    return vandermonde.times(gains, system.B)
 
 
 def prepare(system: System) -> Step:
     """Discretise, once, for the recurrence."""
-    a = vandermonde.power(_modes(system), jnp.ones((), jnp.int32))
+    a = diagonal.multipliers(system.Lambda, system.dt[:, None], system.discretization)
     return Step(a, _inputs(system), system.C, system.D)
 
 
@@ -179,19 +129,9 @@ def apply(system: System, u: Any) -> Array:
     Raises:
         ValueError: no steps, other channels, complex values.
     """
-    u = _signal(system, u)
+    u = diagonal.signal(u, system.D.shape[0])
     rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel(system, u.shape[-2]))
     return jnp.moveaxis(rows, -2, -1) + system.D * u
-
-
-def _signal(system: System, u: Any) -> Array:
-    u = jnp.asarray(u)
-    channels = system.D.shape[0]
-    if u.ndim < 2 or u.shape[-1] != channels or u.shape[-2] < 1:
-        raise ValueError(f"u: expected shape [..., L, {channels}] with L >= 1, got {u.shape}")
-    if jnp.issubdtype(u.dtype, jnp.complexfloating):
-        raise ValueError(f"u: expected real numbers, got {u.dtype}")
-    return u
 
 
 def init_state(system: System, batch: int) -> Pair:
@@ -210,7 +150,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    _check_state(state, (*u.shape, prepared.b[0].shape[-1]))
+    diagonal.check_state(state, (*u.shape, prepared.b[0].shape[-1]))
     moved = vandermonde.times(prepared.a, state)
     state = moved[0] + prepared.b[0] * u[..., None], moved[1] + prepared.b[1] * u[..., None]
     y = 2.0 * jnp.sum(prepared.C[0] * state[0] - prepared.C[1] * state[1], axis=-1)
@@ -228,9 +168,9 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
     """
-    u = _signal(system, u)
+    u = diagonal.signal(u, system.D.shape[0])
     length, modes = u.shape[-2], _modes(system)
-    _check_state(state, (u.shape[0], *system.B[0].shape))
+    diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
     lengths = jnp.full(u.shape[:1], length) if lengths is None else jnp.asarray(lengths)
     y = apply(system, u)
     # The past before the first step: 2 Re sum_n C_n a_n^{l+1} x_n.
@@ -244,11 +184,6 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     driven = vandermonde.times(_inputs(system), driven)
     kept = vandermonde.times(vandermonde.power(modes, lengths[:, None, None]), state)
     return (driven[0] + kept[0], driven[1] + kept[1]), y
-
-
-def _check_state(state: Pair, shape: tuple[int, ...]) -> None:
-    if state[0].shape != shape:
-        raise ValueError(f"state: expected shape {shape} (batch, H, M), got {state[0].shape}")
 
 
 def poles(init: str, modes: int) -> tuple[Complex[np.ndarray, "m"], Complex[np.ndarray, "m"]]:
@@ -300,7 +235,7 @@ class Config:
         channels: H.
         modes: M, half the size N of the state.
         init: one of `INITS`.
-        discretization: one of `DISCRETIZATIONS`.
+        discretization: one of `diagonal.DISCRETIZATIONS`.
         dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
     """
 
@@ -314,15 +249,8 @@ class Config:
     def __post_init__(self):
         if self.channels < 1:
             raise ValueError(f"channels: expected at least 1, got {self.channels}")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(
-                f"dt_min, dt_max: expected 0 < dt_min <= dt_max, got {self.dt_min}, {self.dt_max}"
-            )
-        if self.discretization not in DISCRETIZATIONS:
-            raise ValueError(
-                f"discretization: expected one of {', '.join(DISCRETIZATIONS)}, "
-                f"got {self.discretization!r}"
-            )
+        diagonal.check_range(self.dt_min, self.dt_max)
+        diagonal.check_rule(self.discretization)
         poles(self.init, self.modes)
 
 
@@ -331,9 +259,6 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     shape = (config.channels, config.modes)
     Lambda, B = poles(config.init, config.modes)
     keys = jax.random.split(key, 3)
-    log_dt = jax.random.uniform(
-        keys[0], shape[:1], minval=np.log(config.dt_min), maxval=np.log(config.dt_max)
-    )
     return {
         "log_decay": jnp.broadcast_to(jnp.asarray(np.log(-np.real(Lambda)), float), shape),
         "frequency": jnp.broadcast_to(jnp.asarray(np.imag(Lambda), float), shape),
@@ -342,16 +267,15 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
         ),
         "C": jax.random.normal(keys[1], (*shape, 2)) * np.sqrt(0.5),
         "D": jax.random.normal(keys[2], shape[:1]),
-        "log_dt": log_dt,
+        "log_dt": diagonal.log_steps(keys[0], config.channels, config.dt_min, config.dt_max),
     }
 
 
 def system(config: Config, params: dict[str, Any]) -> System:
     """The system that the parameters stand for."""
-    decay = jnp.maximum(jnp.exp(params["log_decay"]), DECAY)
     B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("B", "C"))
     return System(
-        (-decay, params["frequency"]),
+        (diagonal.decaying(params["log_decay"]), params["frequency"]),
         B,
         C,
         params["D"],

@@ -47,6 +47,17 @@ def diagonal_output(Lambda, B, C, D, dt, u, rule, start=0.0):
     return np.array(outputs), x
 
 
+def multi_channel_output(Lambda, B, C, D, dt, u, rule, start=0.0, steps=None, share=2.0):
+    """(y [L, H], states [L, P]) of one diagonal system for all channels, step by step."""
+    x, outputs, states = start + np.zeros_like(Lambda), [], []
+    for k, now in enumerate(u):
+        a, gain = diagonal_step(Lambda, 1.0, dt if steps is None else steps[k] * dt, rule)
+        x = a * x + gain * (B @ now)
+        outputs.append(share * (C @ x).real + D * now)
+        states.append(x)
+    return np.array(outputs), np.array(states)
+
+
 def pole_sums(v, w, length):
     """sum_n v_n / (i s - c w_n) and the same with conjugates, at theta_j = 2 pi j / length."""
     half = np.pi * np.arange(length // 2 + 1) / length

@@ -1,0 +1,120 @@
+"""What diagonal systems have in common: how a step follows from poles, and how numbers come in.
+
+Notation
+    lambda, dt  poles in continuous time and steps, any shapes that broadcast
+    a, b        x_k = a x_{k-1} + b B u_k
+    zoh         a = exp(dt lambda),                       b = (a - 1)/lambda
+    bilinear    a = (1 + dt lambda/2)/(1 - dt lambda/2),  b = dt/(1 - dt lambda/2)
+
+Complex arrays are pairs of real ones: optimizers then need no care.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ssm import discretize, vandermonde
+from ssm.vandermonde import Modes, Pair
+
+DISCRETIZATIONS = ("zoh", "bilinear")
+DECAY = 1e-4  # least rate of decay of trained modes
+
+
+def modes(Lambda: Pair, dt: Array, discretization: str) -> Modes:
+    """Logarithms of a."""
+    rule = vandermonde.held if discretization == "zoh" else vandermonde.bilinear
+    return rule(*Lambda, dt)
+
+
+def multipliers(Lambda: Pair, dt: Array, discretization: str) -> Pair:
+    """The a of a step."""
+    return vandermonde.power(modes(Lambda, dt, discretization), jnp.ones((), jnp.int32))
+
+
+def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
+    """The b of a step, accurate near lambda = 0 too."""
+    re, im = dt * Lambda[0], dt * Lambda[1]
+    if discretization == "zoh":
+        phi = discretize.phi(jax.lax.complex(re, im))
+        return dt * jnp.real(phi), dt * jnp.imag(phi)
+    x, y = 1.0 - 0.5 * re, 0.5 * im
+    size = dt / (x**2 + y**2)
+    return size * x, size * y
+
+
+def decaying(log_decay: Array) -> Array:
+    """Real parts of poles from a trained logarithm."""
+    return -jnp.maximum(jnp.exp(log_decay), DECAY)
+
+
+def real(x: Any) -> Array:
+    """As a real floating-point array."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.result_type(x, float))
+
+
+def pair(x: Any) -> Pair:
+    """Parts of a complex array, cut on the host where the device has less precision."""
+    if not isinstance(x, jax.Array):
+        x = np.asarray(x)
+    return real(x.real), real(x.imag)
+
+
+def check_rule(discretization: str) -> None:
+    """Refuse unknown discretisations."""
+    if discretization not in DISCRETIZATIONS:
+        raise ValueError(
+            f"discretization: expected one of {', '.join(DISCRETIZATIONS)}, got {discretization!r}"
+        )
+
+
+def check_range(dt_min: float, dt_max: float) -> None:
+    """Refuse impossible ranges of initial steps."""
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"dt_min, dt_max: expected 0 < dt_min <= dt_max, got {dt_min}, {dt_max}")
+
+
+def check_values(shapes: dict[str, tuple[int, ...]], **values: Any) -> None:
+    """Refuse wrong shapes, complex D and dt, and concrete values that no system has."""
+    for name, value in values.items():
+        if np.shape(value) != shapes[name]:
+            raise ValueError(f"{name}: expected shape {shapes[name]}, got {np.shape(value)}")
+        if name in ("D", "dt") and np.iscomplexobj(value):
+            raise ValueError(f"{name}: expected real numbers")
+        known = _concrete(value)
+        if known is not None and not np.isfinite(known).all():
+            raise ValueError(f"{name}: expected finite values")
+        if known is not None and name == "dt" and not (known > 0).all():
+            raise ValueError(f"dt: expected positive steps, got {known.min()}")
+
+
+def _concrete(value: Any) -> np.ndarray | None:
+    """The value as an array, or None while it is traced."""
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
+def signal(u: Any, channels: int) -> Array:
+    """Check a real signal [..., L, H]."""
+    u = jnp.asarray(u)
+    if u.ndim < 2 or u.shape[-1] != channels or u.shape[-2] < 1:
+        raise ValueError(f"u: expected shape [..., L, {channels}] with L >= 1, got {u.shape}")
+    if jnp.issubdtype(u.dtype, jnp.complexfloating):
+        raise ValueError(f"u: expected real numbers, got {u.dtype}")
+    return u
+
+
+def check_state(state: Pair, shape: tuple[int, ...]) -> None:
+    """Refuse the state of another batch or system."""
+    if state[0].shape != shape:
+        raise ValueError(f"state: expected shape {shape}, got {state[0].shape}")
+
+
+def log_steps(key: Array, count: int, dt_min: float, dt_max: float) -> Array:
+    """Logarithms of initial steps, evenly between those of dt_min and dt_max."""
+    return jax.random.uniform(key, (count,), minval=np.log(dt_min), maxval=np.log(dt_max))

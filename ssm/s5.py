@@ -1,0 +1,383 @@
+"""S5: one diagonal state space for all channels, run as a recurrence.
+
+Notation
+    H, P     channels; modes, one of each conjugate pair unless conjugate=False
+    lambda   poles in continuous time [P]; a, b those and the gains of a step (see `diagonal`)
+    B, C, D  inputs [P, H], outputs [H, P] and direct terms [H]
+    dt       step of a mode [P]
+    s_k      duration of step k in units of dt, for irregular samples
+
+    x_k = a x_{k-1} + b B u_k,   y_k = 2 Re(C x_k) + D u_k
+
+One state for all channels has a kernel for each pair of channels; the recurrence, P numbers a
+step, is cheaper than those convolutions, in parallel over time too (see `recurrence`).
+
+Source: Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence Modeling"
+(arXiv 2208.04933); https://kexue.fm/archives/10162.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array
+
+from ssm import diagonal, hippo, recurrence, vandermonde
+from ssm.mixer import Mixer
+from ssm.vandermonde import Pair
+
+
+@struct.dataclass
+class System:
+    """A diagonal system of H channels and P modes; complex arrays are pairs of real ones.
+
+    Attributes:
+        Lambda: pair [P].
+        B: pair [P, H].
+        C: pair [H, P].
+        D: [H].
+        dt: [P], positive.
+        backward: a second C for the recurrence from the end, pair [H, P], or None.
+        discretization: one of `diagonal.DISCRETIZATIONS`.
+        conjugate: whether every mode stands for its conjugate too, y = 2 Re(C x).
+    """
+
+    Lambda: Pair
+    B: Pair
+    C: Pair
+    D: Array
+    dt: Array
+    backward: Pair | None = None
+    discretization: str = struct.field(pytree_node=False, default="zoh")
+    conjugate: bool = struct.field(pytree_node=False, default=True)
+
+
+def from_diagonal(
+    Lambda: Any,
+    B: Any,
+    C: Any,
+    D: Any,
+    dt: Any,
+    discretization: str = "zoh",
+    conjugate: bool = True,
+    backward: Any = None,
+) -> System:
+    """A system from its poles and coefficients, for instance those of a publication.
+
+    Args:
+        Lambda: complex [P].
+        B, C: complex [P, H] and [H, P].
+        D, dt: real [H] and [P].
+        conjugate: the modes are one of each conjugate pair, y = 2 Re(C x) + D u; otherwise
+            all of them, y = Re(C x) + D u.
+        backward: C of a second recurrence, from the last step to the first, with the same
+            inputs: bidirectional systems, which cannot be streamed.
+
+    Raises:
+        ValueError: unknown discretisation, shapes that do not fit, complex D or dt, dt not
+            positive, values that are not finite (unless traced).
+
+    >>> one = from_diagonal([-1.0], [[1.0]], [[0.5]], [0.0], [1.0])
+    >>> [round(float(k), 3) for k in kernel(one, 3)[0, 0]]
+    [0.632, 0.233, 0.086]
+    """
+    diagonal.check_rule(discretization)
+    if np.ndim(Lambda) != 1 or np.ndim(D) != 1 or 0 in (*np.shape(Lambda), *np.shape(D)):
+        raise ValueError(
+            f"Lambda, D: expected shapes [P] and [H], got {np.shape(Lambda)} and {np.shape(D)}"
+        )
+    modes, channels = np.shape(Lambda)[0], np.shape(D)[0]
+    outputs = (channels, modes)
+    shapes = {"Lambda": (modes,), "B": (modes, channels), "C": outputs, "backward": outputs}
+    shapes |= {"D": (channels,), "dt": (modes,)}
+    diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
+    if backward is not None:
+        diagonal.check_values(shapes, backward=backward)
+    return System(
+        diagonal.pair(Lambda),
+        diagonal.pair(B),
+        diagonal.pair(C),
+        diagonal.real(D),
+        diagonal.real(dt),
+        None if backward is None else diagonal.pair(backward),
+        discretization=discretization,
+        conjugate=conjugate,
+    )
+
+
+def kernel(system: System, length: int) -> Array:
+    """K_l = 2 Re(C a^l b B), [H_out, H_in, length], without D and the backward part."""
+    modes = diagonal.modes(system.Lambda, system.dt, system.discretization)
+    gains = diagonal.gains(system.Lambda, system.dt, system.discretization)
+    B = tuple(part.T for part in system.B)  # [H, P]
+    C = tuple(_share(system) * part[:, None] for part in system.C)
+    return vandermonde.kernel(vandermonde.times(C, vandermonde.times(gains, B)), modes, length)
+
+
+def _share(system: System) -> float:
+    return 2.0 if system.conjugate else 1.0
+
+
+def _driven(system: System, u: Array, steps: Array | None) -> tuple[Array, Array]:
+    """Multipliers [P] or [L, ..., P] and inputs [L, ..., P] of the recurrence, complex.
+
+    Args:
+        u: [L, ..., H].
+        steps: [L] or [L, ...].
+    """
+    dt = system.dt
+    if steps is not None:
+        dt = steps.reshape(*steps.shape, *(1,) * (u.ndim - steps.ndim)) * dt
+    rule = (system.Lambda, dt, system.discretization)
+    into = tuple(_product(u, part.T) for part in system.B)
+    inputs = vandermonde.times(diagonal.gains(*rule), into)
+    return jax.lax.complex(*diagonal.multipliers(*rule)), jax.lax.complex(*inputs)
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    return jnp.matmul(x, matrix, precision=jax.lax.Precision.HIGHEST)
+
+
+def _read(system: System, C: Pair, x: Array) -> Array:
+    """2 Re(C x) of states [..., P]."""
+    real, imaginary = (
+        _product(part, matrix.T) for part, matrix in ((x.real, C[0]), (x.imag, C[1]))
+    )
+    return _share(system) * (real - imaginary)
+
+
+def apply(
+    system: System, u: Any, steps: Any = None, *, method: str = "scan", start: Any = None
+) -> Array:
+    """The output for a whole signal.
+
+    Args:
+        u: real [..., L, H].
+        steps: positive durations [L] or [..., L] in units of dt; None for ones.
+        method: how the recurrence is computed, one of `recurrence.METHODS`.
+        start: complex states [..., P] before the first step; None for rest.
+
+    Returns:
+        [..., L, H].
+
+    Raises:
+        ValueError: no steps, other channels, complex values, durations of another shape.
+    """
+    return _run(system, u, steps, method, start)[1]
+
+
+def _run(system: System, u: Any, steps: Any, method: str, start: Any) -> tuple[Array, Array]:
+    """All states [L, ..., P] and outputs [..., L, H]."""
+    u = diagonal.signal(u, system.D.shape[0])
+    steps = None if steps is None else _durations(steps, u.shape[:-1])
+    a, b = _driven(system, jnp.moveaxis(u, -2, 0), steps)
+    states = recurrence.states(a, b, start=start, method=method)
+    y = _read(system, system.C, states)
+    if system.backward is not None:
+        back = recurrence.states(a, b, method=method, reverse=True)
+        y = y + _read(system, system.backward, back)
+    return states, jnp.moveaxis(y, 0, -2) + system.D * u
+
+
+def _durations(steps: Any, shape: tuple[int, ...]) -> Array:
+    steps = diagonal.real(steps)
+    if steps.shape not in (shape, shape[-1:]):
+        raise ValueError(f"steps: expected shape {shape} or {shape[-1:]}, got {steps.shape}")
+    return jnp.moveaxis(steps, -1, 0)
+
+
+class Step(NamedTuple):
+    """A system in discrete time, ready for `step`.
+
+    Attributes:
+        a: pair [P].
+        b: pair [P, H].
+        system: for its outputs.
+    """
+
+    a: Pair
+    b: Pair
+    system: System
+
+
+def prepare(system: System) -> Step:
+    """Discretise, once, for the recurrence.
+
+    Raises:
+        ValueError: a bidirectional system.
+    """
+    _check_causal(system)
+    rule = (system.Lambda, system.dt, system.discretization)
+    gains = tuple(part[:, None] for part in diagonal.gains(*rule))
+    return Step(diagonal.multipliers(*rule), vandermonde.times(gains, system.B), system)
+
+
+def _check_causal(system: System) -> None:
+    if system.backward is not None:
+        raise ValueError("backward: a bidirectional system needs the whole signal, it has no steps")
+
+
+def init_state(system: System, batch: int) -> Pair:
+    """States at rest [batch, P]."""
+    zero = jnp.zeros((batch, system.dt.shape[0]), system.dt.dtype)
+    return zero, zero
+
+
+def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
+    """One step of the recurrence, a `lax.scan` body.
+
+    Args:
+        state: pair [B, P].
+        u: [B, H].
+
+    Returns:
+        The next state, and y [B, H].
+    """
+    diagonal.check_state(state, (*u.shape[:-1], prepared.a[0].shape[0]))
+    moved = vandermonde.times(prepared.a, state)
+    re, im = (old + _product(u, part.T) for old, part in zip(moved, prepared.b, strict=True))
+    system = prepared.system
+    return (re, im), _read(system, system.C, jax.lax.complex(re, im)) + system.D * u
+
+
+def prefill(
+    system: System, u: Any, state: Pair, lengths: Any = None, *, method: str = "scan"
+) -> tuple[Pair, Array]:
+    """The state and the outputs after whole prefixes.
+
+    Args:
+        u: [B, L, H], padded on the right.
+        state: pair [B, P] before the first step.
+        lengths: [B] steps of each example that count, 0..L; None for all.
+
+    Returns:
+        The state after `lengths` steps and y [B, L, H].
+    """
+    _check_causal(system)
+    u = diagonal.signal(u, system.D.shape[0])
+    diagonal.check_state(state, (u.shape[0], system.dt.shape[0]))
+    start = jax.lax.complex(*state)
+    states, y = _run(system, u, None, method, start)
+    lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
+    every = jnp.concatenate([start[None], states])
+    last = jnp.take_along_axis(every, lengths[None, :, None], axis=0)[0]
+    return (last.real, last.imag), y
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A mixer of H channels.
+
+    Attributes:
+        channels: H.
+        modes: P, half the size of the state.
+        blocks: J; the poles are J times those of HiPPO-LegS of size 2 P / J.
+        discretization: one of `diagonal.DISCRETIZATIONS`.
+        bidirectional: a second recurrence from the end; no streaming then.
+        method: one of `recurrence.METHODS`.
+        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+    """
+
+    channels: int
+    modes: int = 32
+    blocks: int = 1
+    discretization: str = "zoh"
+    bidirectional: bool = False
+    method: str = "scan"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    def __post_init__(self):
+        if self.channels < 1:
+            raise ValueError(f"channels: expected at least 1, got {self.channels}")
+        if self.modes < 1 or self.blocks < 1 or self.modes % self.blocks:
+            raise ValueError(
+                f"modes, blocks: expected a multiple of blocks, got {self.modes}, {self.blocks}"
+            )
+        if self.method not in recurrence.METHODS:
+            raise ValueError(
+                f"method: expected one of {', '.join(recurrence.METHODS)}, got {self.method!r}"
+            )
+        diagonal.check_range(self.dt_min, self.dt_max)
+        diagonal.check_rule(self.discretization)
+
+
+def init_params(config: Config, key: Array) -> dict[str, Any]:
+    """Real arrays: log_decay, frequency, log_dt [P], B [P, H, 2], C [H, P, 2] (parts last), D [H].
+
+    In the coordinates of each block, B and C are random matrices of variance 1/H and 1/(2 P):
+    times the eigenvectors V, B_modes = V^* B and C_modes = C V. Bidirectional mixers have
+    `backward` like C.
+    """
+    half = config.modes // config.blocks
+    block = hippo.dplr("legs", 2 * half)
+    upper = np.imag(block.Lambda) > 0
+    Lambda = np.tile(block.Lambda[upper], config.blocks)
+    V = jnp.asarray(np.stack([np.real(block.V), np.imag(block.V)])[..., upper], float)
+    keys = jax.random.split(key, 5)
+    shape = (config.blocks, 2 * half, config.channels)
+    B = jax.random.normal(keys[0], shape) / np.sqrt(config.channels)
+    into = jnp.stack([jnp.einsum("nm,jnh->jmh", part, B) for part in (V[0], -V[1])], axis=-1)
+
+    def outputs(key: Array) -> Array:
+        C = jax.random.normal(key, shape) / np.sqrt(2.0 * config.modes)
+        whole = jnp.stack([jnp.einsum("nm,jnh->hjm", part, C) for part in V], axis=-1)
+        return whole.reshape(config.channels, config.modes, 2)
+
+    params = {
+        "log_decay": jnp.asarray(np.log(-np.real(Lambda)), float),
+        "frequency": jnp.asarray(np.imag(Lambda), float),
+        "B": into.reshape(config.modes, config.channels, 2),
+        "C": outputs(keys[1]),
+        "D": jax.random.normal(keys[2], (config.channels,)),
+        "log_dt": diagonal.log_steps(keys[3], config.modes, config.dt_min, config.dt_max),
+    }
+    return params | ({"backward": outputs(keys[4])} if config.bidirectional else {})
+
+
+def system(config: Config, params: dict[str, Any]) -> System:
+    """The system that the parameters stand for."""
+    pairs = {
+        name: (params[name][..., 0], params[name][..., 1])
+        for name in ("B", "C", "backward")
+        if name in params
+    }
+    return System(
+        Lambda=(diagonal.decaying(params["log_decay"]), params["frequency"]),
+        D=params["D"],
+        dt=jnp.exp(params["log_dt"]),
+        discretization=config.discretization,
+        **pairs,
+    )
+
+
+def mixer(config: Config) -> Mixer:
+    """The six functions of a trainable S5 layer (see `mixer.Mixer`).
+
+    `apply` also takes `steps`, durations [..., L] of irregular samples.
+
+    >>> layer = mixer(Config(channels=2, modes=4))
+    >>> params = layer.init(jax.random.key(0))
+    >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
+    (1, 5, 2)
+    """
+
+    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
+        zero = jnp.zeros((batch, config.modes), dtype)
+        return zero, zero
+
+    return Mixer(
+        init=lambda key: init_params(config, key),
+        apply=lambda params, u, steps=None: apply(
+            system(config, params), u, steps, method=config.method
+        ),
+        prepare=lambda params: prepare(system(config, params)),
+        prefill=lambda params, u, state, lengths=None: prefill(
+            system(config, params), u, state, lengths, method=config.method
+        ),
+        init_state=start,
+        step=step,
+    )
