@@ -7,8 +7,9 @@ Notation
 
 The loss of q(y) = 2 p(v) b(u) / scale is that of v on the circle, plus
 -E[log b(u)] + log(2 scale). A few scales are tried around the one that matches the quartiles;
-the best are improved by L-BFGS on coefficients, location and scale together; the
-coefficients are then fitted once more, with certificate, on all the data.
+the best are improved by L-BFGS on coefficients, location and scale together, the best of each
+base to the end; the coefficients are then fitted once more, with certificate, on all the data,
+which choose the base.
 """
 
 from typing import Any, NamedTuple
@@ -23,8 +24,9 @@ from fourier_density import likelihood, transforms
 
 POINTS = 2048  # the data are summarised by this many during the search
 MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the scale that matches the quartiles
-STARTS = 6  # scales improved further, over all the bases
-SCREENING = 25  # iterations after which the best of them is chosen
+STARTS = 6  # scales improved further
+SEVERAL = 3  # the same of each base, if there are several
+SCREENING = 25  # iterations after which the best of each base is chosen
 
 
 class LineMaximum(NamedTuple):
@@ -73,19 +75,32 @@ def maximise(
     """Fit to points [n] with weights [n]; see `fitting.fit` for the arguments."""
     problem = Problem(*summarise(y, w), order, floor, even)
     starts = [s for base in bases for s in _starts(problem, base, loc, scale)]
-    starts = sorted(starts, key=lambda start: start.loss)[:STARTS]
+    starts = _best_of_each_base(starts, STARTS if len(bases) == 1 else SEVERAL)
     if loc is None or scale is None:
         free = (loc is None, scale is None)
         starts = [_improve(problem, start, free, SCREENING) for start in starts]
-        best = _improve(problem, min(starts, key=lambda start: start.loss), free, max_iterations)
-    else:
-        best = starts[0]
-    u = (y - best.loc) / best.scale
-    v, log_b, _ = base_values(best.base, u)
-    x = 0.5 * (v + 1.0) if even else v
-    circle = likelihood.maximise(x, w, order, floor=floor, even=even, max_iterations=max_iterations)
-    nll = circle.nll + np.log(0.5 * best.scale) - float(np.sum(w * log_b))
-    return LineMaximum(circle, best.base, best.loc, best.scale, nll)
+        starts = [_improve(problem, s, free, max_iterations) for s in _best_of_each_base(starts, 1)]
+    # The summary favours one base over another by as much as they differ: all the data decide.
+    fits = [_finish(y, w, problem, start, max_iterations) for start in starts]
+    return min(fits, key=lambda fit: fit.nll)
+
+
+def _finish(
+    y: np.ndarray, w: np.ndarray, problem: Problem, start: Start, max_iterations: int
+) -> LineMaximum:
+    """The coefficients once more, from all the data."""
+    v, log_b, _ = base_values(start.base, (y - start.loc) / start.scale)
+    x = 0.5 * (v + 1.0) if problem.even else v
+    circle = likelihood.maximise(
+        x,
+        w,
+        problem.order,
+        floor=problem.floor,
+        even=problem.even,
+        max_iterations=max_iterations,
+    )
+    nll = circle.nll + np.log(0.5 * start.scale) - float(np.sum(w * log_b))
+    return LineMaximum(circle, start.base, start.loc, start.scale, nll)
 
 
 class Table:
@@ -159,6 +174,14 @@ def _starts(problem: Problem, base: Any, loc: float | None, scale: float | None)
         loss += np.log(s) - np.sum(w * log_b)
         starts.append(Start(float(loss), a, base, table, float(place), float(s)))
     return starts
+
+
+def _best_of_each_base(starts: list[Start], count: int) -> list[Start]:
+    """At most `count` starts of every base, by ascending loss."""
+    taken: dict[int, list[Start]] = {}
+    for start in sorted(starts, key=lambda start: start.loss):
+        taken.setdefault(id(start.base), []).append(start)
+    return sorted((s for some in taken.values() for s in some[:count]), key=lambda s: s.loss)
 
 
 def _powers(z: np.ndarray, order: int) -> np.ndarray:

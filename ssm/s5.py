@@ -112,8 +112,8 @@ def kernel(system: System, length: int) -> Array:
     """K_l = 2 Re(C a^l b B), [H_out, H_in, length], without D and the backward part."""
     modes = diagonal.modes(system.Lambda, system.dt, system.discretization)
     gains = diagonal.gains(system.Lambda, system.dt, system.discretization)
-    B = tuple(part.T for part in system.B)  # [H, P]
-    C = tuple(_share(system) * part[:, None] for part in system.C)
+    B = (system.B[0].T, system.B[1].T)  # [H, P]
+    C = (_share(system) * system.C[0][:, None], _share(system) * system.C[1][:, None])
     return vandermonde.kernel(vandermonde.times(C, vandermonde.times(gains, B)), modes, length)
 
 
@@ -132,7 +132,7 @@ def _driven(system: System, u: Array, steps: Array | None) -> tuple[Array, Array
     if steps is not None:
         dt = steps.reshape(*steps.shape, *(1,) * (u.ndim - steps.ndim)) * dt
     rule = (system.Lambda, dt, system.discretization)
-    into = tuple(_product(u, part.T) for part in system.B)
+    into = (_product(u, system.B[0].T), _product(u, system.B[1].T))
     inputs = vandermonde.times(diagonal.gains(*rule), into)
     return jax.lax.complex(*diagonal.multipliers(*rule)), jax.lax.complex(*inputs)
 
@@ -143,10 +143,7 @@ def _product(x: Array, matrix: Array) -> Array:
 
 def _read(system: System, C: Pair, x: Array) -> Array:
     """2 Re(C x) of states [..., P]."""
-    real, imaginary = (
-        _product(part, matrix.T) for part, matrix in ((x.real, C[0]), (x.imag, C[1]))
-    )
-    return _share(system) * (real - imaginary)
+    return _share(system) * (_product(x.real, C[0].T) - _product(x.imag, C[1].T))
 
 
 def apply(
@@ -211,8 +208,9 @@ def prepare(system: System) -> Step:
     """
     _check_causal(system)
     rule = (system.Lambda, system.dt, system.discretization)
-    gains = tuple(part[:, None] for part in diagonal.gains(*rule))
-    return Step(diagonal.multipliers(*rule), vandermonde.times(gains, system.B), system)
+    re, im = diagonal.gains(*rule)
+    b = vandermonde.times((re[:, None], im[:, None]), system.B)
+    return Step(diagonal.multipliers(*rule), b, system)
 
 
 def _check_causal(system: System) -> None:
@@ -340,17 +338,18 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
 
 def system(config: Config, params: dict[str, Any]) -> System:
     """The system that the parameters stand for."""
-    pairs = {
-        name: (params[name][..., 0], params[name][..., 1])
-        for name in ("B", "C", "backward")
-        if name in params
-    }
+
+    def parts(name: str) -> Pair:
+        return params[name][..., 0], params[name][..., 1]
+
     return System(
-        Lambda=(diagonal.decaying(params["log_decay"]), params["frequency"]),
-        D=params["D"],
-        dt=jnp.exp(params["log_dt"]),
+        (diagonal.decaying(params["log_decay"]), params["frequency"]),
+        parts("B"),
+        parts("C"),
+        params["D"],
+        jnp.exp(params["log_dt"]),
+        parts("backward") if config.bidirectional else None,
         discretization=config.discretization,
-        **pairs,
     )
 
 

@@ -44,7 +44,7 @@ class Config:
 
     targets: tuple[str, ...] = ("faithful2", "claw", "student3mix")
     bases: tuple[str, ...] = ("tanh", "chosen", "mixture")
-    order: int = 13
+    order: int = 14
     samples: int = 20_000
     seeds: tuple[int, ...] = (0,)
 

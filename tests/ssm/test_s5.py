@@ -124,23 +124,21 @@ def test_the_views_of_the_mixer_agree_in_values_and_gradients(blocks, rule, x64)
 
 
 def test_initial_system_is_a_random_one_around_legs(x64):
-    """B and C come from real matrices in the coordinates of HiPPO."""
-    layer = s5.mixer(s5.Config(channels=2, modes=6, blocks=2))
-    params = layer.init(jax.random.key(3))
-    block = hippo.dplr("legs", 6)
+    """Poles of LegS in blocks; in the coordinates of HiPPO B has variance 1/H, C 1/(2 P)."""
+    channels, modes, blocks = 48, 64, 2
+    params = s5.mixer(s5.Config(channels, modes, blocks)).init(jax.random.key(3))
+    block = hippo.dplr("legs", modes)
     upper = block.Lambda.imag > 0
     np.testing.assert_allclose(params["frequency"], np.tile(block.Lambda[upper].imag, 2))
     np.testing.assert_allclose(params["log_decay"], np.log(0.5))
     V = block.V[:, upper]
-    inputs = np.asarray(params["B"][:3, :, 0] + 1j * params["B"][:3, :, 1])
-    outputs = np.asarray(params["C"][:, :3, 0] + 1j * params["C"][:, :3, 1])
-    # Real matrices: what the lower half of V would give is the conjugate.
-    for recovered in (2.0 * (V @ inputs).real, 2.0 * (outputs @ V.conj().T).real.T):
-        again = V.conj().T @ recovered
-        assert np.linalg.norm(recovered) > 0
-        expected = inputs if again.shape == inputs.shape and np.allclose(again, inputs) else None
-        if expected is None:
-            np.testing.assert_allclose(again.conj().T, outputs, atol=1e-12)
+    inputs = np.asarray(params["B"][:32, :, 0] + 1j * params["B"][:32, :, 1])
+    outputs = np.asarray(params["C"][:, :32, 0] + 1j * params["C"][:, :32, 1])
+    # 64 x 48 independent numbers: their mean square is good to 2.6 %.
+    recovered = 2.0 * (V @ inputs).real
+    np.testing.assert_allclose(np.mean(recovered**2), 1.0 / channels, rtol=0.1)
+    recovered = 2.0 * (outputs @ V.conj().T).real
+    np.testing.assert_allclose(np.mean(recovered**2), 0.5 / modes, rtol=0.1)
 
 
 def test_bidirectional_mixers_refuse_to_stream():
