@@ -50,7 +50,8 @@ def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
     x = 2.0 * v[0]
     y = 2.0 * (v[0] * w[0][..., None, :] + v[1] * w[1][..., None, :])
     numerators = jnp.concatenate([x, y], axis=-2)  # [..., 2K, M]
-    size = jnp.sqrt(w[0] ** 2 + w[1] ** 2)[..., None]
+    square = w[0] ** 2 + w[1] ** 2
+    size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)[..., None]
     real = w[0][..., None]
 
     def sums(angles: Pair) -> Pair:
@@ -58,7 +59,10 @@ def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
         near = (c * size - s) * (c * size + s)
         cross = 2.0 * s * c * real
         power = near**2 + cross**2
-        inverse = jnp.concatenate([near / power, cross / power], axis=-1)
+        # A pole at the frequency itself counts as zero: callers put the limit there.
+        hit = power == 0
+        power = jnp.where(hit, 1.0, power)
+        inverse = jnp.concatenate([jnp.where(hit, 0.0, near) / power, cross / power], axis=-1)
         product = jnp.matmul(numerators, inverse, precision=jax.lax.Precision.HIGHEST)
         upper, lower = jnp.split(product, 2, axis=-2)
         (x_re, x_im), (y_re, y_im) = jnp.split(upper, 2, -1), jnp.split(lower, 2, -1)

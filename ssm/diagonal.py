@@ -84,14 +84,14 @@ def check_values(shapes: dict[str, tuple[int, ...]], **values: Any) -> None:
             raise ValueError(f"{name}: expected shape {shapes[name]}, got {np.shape(value)}")
         if name in ("D", "dt") and np.iscomplexobj(value):
             raise ValueError(f"{name}: expected real numbers")
-        known = _concrete(value)
+        known = concrete(value)
         if known is not None and not np.isfinite(known).all():
             raise ValueError(f"{name}: expected finite values")
         if known is not None and name == "dt" and not (known > 0).all():
             raise ValueError(f"dt: expected positive steps, got {known.min()}")
 
 
-def _concrete(value: Any) -> np.ndarray | None:
+def concrete(value: Any) -> np.ndarray | None:
     """The value as an array, or None while it is traced."""
     try:
         return np.asarray(value)

@@ -58,6 +58,18 @@ def multi_channel_output(Lambda, B, C, D, dt, u, rule, start=0.0, steps=None, sh
     return np.array(outputs), np.array(states)
 
 
+def dense_output(A, B, C, D, dt, u, start=None):
+    """(y [L], states [L, N]) of x' = A x + B u, y = Re(C x) + D u by bilinear steps."""
+    n = len(B)
+    left, right = np.eye(n) - 0.5 * dt * A, np.eye(n) + 0.5 * dt * A
+    x, outputs, states = np.zeros(n, complex) if start is None else start, [], []
+    for now in u:
+        x = np.linalg.solve(left, right @ x + dt * B * now)
+        outputs.append((C @ x).real + D * now)
+        states.append(x)
+    return np.array(outputs), np.array(states)
+
+
 def pole_sums(v, w, length):
     """sum_n v_n / (i s - c w_n) and the same with conjugates, at theta_j = 2 pi j / length."""
     half = np.pi * np.arange(length // 2 + 1) / length

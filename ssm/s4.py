@@ -1,0 +1,489 @@
+"""S4: a normal-plus-low-rank state space a channel, as a convolution and as a recurrence.
+
+Notation
+    H, N, R   channels, modes of a channel, rank of the correction
+    A         diag(Lambda) - sum_r P_r P_r^*, by channel
+    B, C, D   x' = A x + B u,  y = Re(C x) + D u
+    a, b      of a bilinear step: a = (1 - dt A/2)^-1 (1 + dt A/2), b = (1 - dt A/2)^-1 dt B
+    L         length of the kernel K_l = Re(C a^l b)
+    s, c      sin and cos of theta/2 at the frequencies theta_j = 2 pi j / L
+    w         dt Lambda / 2
+
+The generating function of the first L terms at z = exp(-i theta_j), where z^L = 1, is
+
+    sum_{l<L} K_l z^l = C~ (1 - a z)^-1 b
+                      = exp(i theta/2) (dt/2) C~ [i s - c w + c (dt/2) P P^*]^-1 B
+
+with C~ = C (1 - a^L): no power of a is left when C~ itself is the parameter. Woodbury's identity
+turns the inverse into (1 + R)^2 sums over poles (see `cauchy`) and one of size R.
+
+Real systems have their modes in conjugate pairs; then one of each pair is kept (`conjugate`).
+
+Source: Gu, Goel, Re, "Efficiently Modeling Long Sequences with Structured State Spaces"
+(arXiv 2111.00396), section 3 and appendix C; https://kexue.fm/archives/10162.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array
+
+from ssm import cauchy, convolution, diagonal, hippo
+from ssm.mixer import Mixer
+from ssm.vandermonde import Pair
+
+MEASURES = ("legs", "legt", "fout")
+
+
+@struct.dataclass
+class System:
+    """A system of H channels; complex arrays are pairs of real ones.
+
+    Attributes:
+        Lambda, B, C: pairs [H, N].
+        P: pair [H, R, N].
+        D, dt: [H].
+        length: L if C is C~ for kernels up to that length; None if C is exact.
+        conjugate: whether the modes are one of each conjugate pair.
+        still: whether some mode has Lambda = 0 or next to it, where Woodbury's identity loses
+            the digits of frequency zero; that one then comes from a dense solve.
+    """
+
+    Lambda: Pair
+    P: Pair
+    B: Pair
+    C: Pair
+    D: Array
+    dt: Array
+    length: int | None = struct.field(pytree_node=False, default=None)
+    conjugate: bool = struct.field(pytree_node=False, default=False)
+    still: bool = struct.field(pytree_node=False, default=False)
+
+
+def from_dplr(
+    Lambda: Any, P: Any, B: Any, C: Any, D: Any, dt: Any, length: int | None = None
+) -> System:
+    """A system from the literature's own numbers: A = diag(Lambda) - sum_r P_r P_r^*.
+
+    Args:
+        Lambda, B, C: complex [H, N], all modes: y = Re(C x) + D u, C not conjugated.
+        P: complex [H, R, N].
+        D, dt: real [H].
+        length: store C~ = C (1 - a^length), the form that is fast and trained, for kernels up
+            to that length. None: C stays exact, and every kernel computes its own C~.
+
+    Concrete systems whose modes come in conjugate pairs are stored by halves.
+
+    Raises:
+        ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
+            finite, length < 1.
+    """
+    if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
+        raise ValueError(f"Lambda: expected shape [H, N], got {np.shape(Lambda)}")
+    if np.ndim(P) != 3:
+        raise ValueError(f"P: expected shape [H, R, N], got {np.shape(P)}")
+    whole, channels = np.shape(Lambda), np.shape(Lambda)[:1]
+    shapes = {"Lambda": whole, "B": whole, "C": whole, "D": channels, "dt": channels}
+    shapes["P"] = (whole[0], np.shape(P)[1], whole[1])
+    diagonal.check_values(shapes, Lambda=Lambda, P=P, B=B, C=C, D=D, dt=dt)
+    if length is not None and length < 1:
+        raise ValueError(f"length: expected at least 1, got {length}")
+    numbers = [diagonal.concrete(value) for value in (Lambda, P, B, C)]
+    still = numbers[0] is not None and bool(np.any(numbers[0] == 0))
+    half = None if any(n is None for n in numbers) else _halves(*numbers)
+    if half is not None:
+        Lambda, P, B, C = half
+    plain = System(
+        diagonal.pair(Lambda),
+        diagonal.pair(P),
+        diagonal.pair(B),
+        diagonal.pair(C),
+        diagonal.real(D),
+        diagonal.real(dt),
+        conjugate=half is not None,
+        still=still,
+    )
+    return plain if length is None else truncated(plain, length)
+
+
+def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, ...] | None:
+    """One mode of each conjugate pair, or None if the modes do not come so.
+
+    Coordinates of a mode may be turned by a phase: what counts are the products over it.
+    """
+    if Lambda.shape[1] % 2:
+        return None
+    index = np.argsort(np.imag(Lambda), axis=1, kind="stable")
+    Lambda, B, C = (np.take_along_axis(part, index, 1) for part in (Lambda, B, C))
+    P = np.take_along_axis(P, index[:, None], 2)
+    left = np.concatenate([C[:, None], P.conj()], axis=1)[:, :, None]
+    right = np.concatenate([B[:, None], P], axis=1)[:, None]
+    for part in (Lambda[:, None, None], left * right):
+        gap = np.abs(part - part[..., ::-1].conj()).max()
+        if gap > 64 * np.finfo(part.dtype).eps * np.abs(part).max():
+            return None
+    middle = Lambda.shape[1] // 2
+    if not (np.imag(Lambda)[:, middle:] > 0).all():
+        return None
+    return Lambda[:, middle:], P[..., middle:], B[:, middle:], C[:, middle:]
+
+
+def _complex(parts: Pair) -> Array:
+    return jax.lax.complex(*parts)
+
+
+def _whole(system: System) -> tuple[Array, Array, Array, Array]:
+    """Lambda, P, B, C with all modes, complex."""
+
+    def both(parts: Pair) -> Array:
+        value = _complex(parts)
+        return jnp.concatenate([value, value.conj()], axis=-1) if system.conjugate else value
+
+    return both(system.Lambda), both(system.P), both(system.B), both(system.C)
+
+
+def _dense(system: System) -> tuple[Array, Array]:
+    """A and a of all modes, [H, N, N]."""
+    Lambda, P, _, _ = _whole(system)
+    size = Lambda.shape[-1]
+    identity = jnp.eye(size)
+    A = identity * Lambda[..., None] - _matmul(P.swapaxes(-1, -2), P.conj())
+    half = 0.5 * system.dt[:, None, None] * A
+    return A, jnp.linalg.solve(identity - half, identity + half)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _remainder(system: System, length: int) -> Array:
+    """1 - a^length, [H, N, N]."""
+    _, step = _dense(system)
+    identity = jnp.eye(step.shape[-1], dtype=step.dtype)
+    power = jnp.broadcast_to(identity, step.shape)
+    while length:
+        power = _matmul(power, step) if length % 2 else power
+        step, length = _matmul(step, step), length // 2
+    return identity - power
+
+
+def truncated(system: System, length: int) -> System:
+    """The same system with C~ for kernels up to `length` in place of C."""
+    C = _whole(exact(system))[3]
+    C = _matmul(C[:, None], _remainder(system, length))[:, 0]
+    return dataclasses.replace(system, C=_kept(system, C), length=length)
+
+
+def exact(system: System) -> System:
+    """The same system with C itself: solves C (1 - a^L) = C~.
+
+    NaN or infinity where 1 - a^L is singular: a mode that neither decays nor turns.
+    """
+    if system.length is None:
+        return system
+    rest = _remainder(system, system.length).swapaxes(-1, -2)
+    C = jnp.linalg.solve(rest, _whole(system)[3][..., None])[..., 0]
+    return dataclasses.replace(system, C=_kept(system, C), length=None)
+
+
+def _kept(system: System, C: Array) -> Pair:
+    C = C[:, : system.B[0].shape[-1]]
+    return jnp.real(C), jnp.imag(C)
+
+
+def kernel(system: System, length: int) -> Array:
+    """K_0..K_{length-1} of each channel, [H, length], without D.
+
+    Raises:
+        ValueError: length < 1, or above the stored one.
+    """
+    if length < 1 or (system.length is not None and length > system.length):
+        most = "" if system.length is None else f" and at most the stored {system.length}"
+        raise ValueError(f"length: expected at least 1{most}, got {length}")
+    if system.length is None:
+        system = truncated(system, length)
+    size = system.length
+    assert size is not None
+    return jnp.fft.irfft(_spectrum(system, size), size)[..., :length]
+
+
+def _spectrum(system: System, length: int) -> Array:
+    """The generating function of the kernel at the frequencies of a real transform, [H, L/2+1]."""
+    dt = system.dt[:, None]
+    w = (0.5 * dt * system.Lambda[0], 0.5 * dt * system.Lambda[1])
+    P, B, C = (_complex(part) for part in (system.P, system.B, system.C))
+    left = jnp.concatenate([C[:, None], P.conj()], axis=1)
+    right = jnp.concatenate([B[:, None], P], axis=1)
+    rows = (left[:, :, None] * right[:, None]).reshape(len(dt), -1, w[0].shape[-1])
+    s, c = cauchy.half_angles(length, system.dt.dtype)
+    if system.conjugate:
+        sums = _complex(cauchy.conjugate_sums((rows.real, rows.imag), w, length))
+        inner = _woodbury(sums, 0.5 * dt * c)
+    else:
+        # With v and with -i v: the sums over the modes alone and over their conjugates alone.
+        both = jnp.concatenate([rows, -1j * rows], axis=1)
+        sums = _complex(cauchy.conjugate_sums((both.real, both.imag), w, length))
+        plain, turned = jnp.split(sums, 2, axis=1)
+        alone = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
+        inner = 0.5 * sum(_woodbury(part, 0.5 * dt * c) for part in alone)
+    spectrum = 0.5 * dt * jax.lax.complex(c, s) * inner
+    if system.still:
+        spectrum = spectrum.at[:, 0].set(_at_rest(system))
+    return spectrum
+
+
+def _woodbury(sums: Array, weight: Array) -> Array:
+    """k_CB - weight k_CP (1 + weight k_PP)^-1 k_PB from sums [H, (1 + R)^2, J]."""
+    count = round(sums.shape[1] ** 0.5)
+    k = sums.reshape(sums.shape[0], count, count, -1)
+    rank = count - 1
+    if rank == 0:
+        return k[:, 0, 0]
+    inner = weight[:, None, None] * k[:, 1:, 1:] + jnp.eye(rank)[:, :, None]
+    if rank == 1:
+        solved = k[:, 1:, 0] / inner[:, 0]
+    elif rank == 2:
+        (p, q), (r, t) = inner[:, 0].swapaxes(0, 1), inner[:, 1].swapaxes(0, 1)
+        x, y = k[:, 1, 0], k[:, 2, 0]
+        solved = jnp.stack([t * x - q * y, p * y - r * x], axis=1) / (p * t - q * r)[:, None]
+    else:
+        inner, column = jnp.moveaxis(inner, -1, 1), jnp.moveaxis(k[:, 1:, 0], -1, 1)
+        solved = jnp.moveaxis(jnp.linalg.solve(inner, column[..., None])[..., 0], 1, -1)
+    return k[:, 0, 0] - weight * jnp.sum(k[:, 0, 1:] * solved, axis=1)
+
+
+def _at_rest(system: System) -> Array:
+    """The spectrum at frequency zero, -Re(C~ A^-1 B) [H], by a dense solve."""
+    _, _, B, C = _whole(system)
+    A, _ = _dense(system)
+    solved = jnp.linalg.solve(A, B[..., None])[..., 0]
+    return -jnp.sum(C * solved, axis=-1).real.astype(C.dtype)
+
+
+def apply(system: System, u: Any) -> Array:
+    """The output for a whole signal from rest, by convolution.
+
+    Args:
+        u: real [..., L, H].
+
+    Returns:
+        [..., L, H].
+
+    Raises:
+        ValueError: no steps or more than the stored length, other channels, complex values.
+    """
+    u = diagonal.signal(u, system.D.shape[0])
+    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel(system, u.shape[-2]))
+    return jnp.moveaxis(rows, -2, -1) + system.D * u
+
+
+class Step(NamedTuple):
+    """A system in discrete time, ready for `step`: O(R N) operations a channel.
+
+    Attributes:
+        forward: 1 + dt Lambda / 2, complex [H, N].
+        backward: 1 / (1 - dt Lambda / 2), [H, N].
+        P: [H, R, N].
+        inverse: (1 + dt/2 P^* backward P)^-1 dt/2, [H, R, R].
+        B: dt B [H, N].
+        C: [H, N].
+        D, half: direct term and dt/2, [H].
+        share: 2 if modes stand for their conjugates too, [H].
+    """
+
+    forward: Array
+    backward: Array
+    P: Array
+    inverse: Array
+    B: Array
+    C: Array
+    D: Array
+    half: Array
+    share: Array
+
+
+def prepare(system: System) -> Step:
+    """Discretise, once, for the recurrence; solves for C where C~ is stored."""
+    half = 0.5 * system.dt
+    plain = exact(system)
+    Lambda, P, B, C = (_complex(p) for p in (plain.Lambda, plain.P, plain.B, plain.C))
+    backward = 1.0 / (1.0 - half[:, None] * Lambda)
+    inner = _matmul(P.conj() * backward[:, None], P.swapaxes(-1, -2))
+    inner = 2.0 * inner.real.astype(inner.dtype) if system.conjugate else inner
+    matrix = jnp.eye(P.shape[1]) + half[:, None, None] * inner
+    inverse = half[:, None, None] * jnp.linalg.inv(matrix)
+    share = jnp.full_like(half, 2.0 if system.conjugate else 1.0)
+    forward = 1.0 + half[:, None] * Lambda
+    return Step(forward, backward, P, inverse, system.dt[:, None] * B, C, plain.D, half, share)
+
+
+def init_state(system: System, batch: int) -> Pair:
+    """States at rest [batch, H, N]."""
+    zero = jnp.zeros((batch, *system.B[0].shape), system.B[0].dtype)
+    return zero, zero
+
+
+def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
+    """One step of the recurrence, a `lax.scan` body.
+
+    Args:
+        state: pair [B, H, N].
+        u: [B, H].
+
+    Returns:
+        The next state, and y [B, H].
+    """
+    diagonal.check_state(state, (*u.shape, prepared.B.shape[-1]))
+    x, p = _complex(state), prepared
+
+    def along(x: Array) -> Array:
+        """P^* x [B, H, R]: real where modes stand for their conjugates too."""
+        product = jnp.einsum("hrn,bhn->bhr", p.P.conj(), x, precision=jax.lax.Precision.HIGHEST)
+        paired = 2.0 * product.real.astype(product.dtype)
+        return jnp.where((p.share == 2.0)[:, None], paired, product)
+
+    def spread(q: Array) -> Array:
+        return jnp.einsum("hrn,bhr->bhn", p.P, q, precision=jax.lax.Precision.HIGHEST)
+
+    moved = p.forward * x - p.half[:, None] * spread(along(x)) + p.B * u[..., None]
+    moved = p.backward * moved
+    q = jnp.einsum("hrs,bhs->bhr", p.inverse, along(moved), precision=jax.lax.Precision.HIGHEST)
+    x = moved - p.backward * spread(q)
+    y = p.share * jnp.sum(p.C * x, axis=-1).real + p.D * u
+    return (x.real, x.imag), y
+
+
+def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
+    """The state and the outputs after whole prefixes, by the recurrence.
+
+    Args:
+        u: [B, L, H], padded on the right; any L.
+        state: pair [B, H, N] before the first step.
+        lengths: [B] steps of each example that count, 0..L; None for all.
+
+    Returns:
+        The state after `lengths` steps and y [B, L, H].
+    """
+    u = diagonal.signal(u, system.D.shape[0])
+    diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
+    lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
+    prepared = prepare(system)
+
+    def body(old: Pair, inputs: tuple[Array, Array]) -> tuple[Pair, Array]:
+        k, now = inputs
+        new, y = step(prepared, old, now)
+        counts = (k < lengths)[:, None, None]
+        return (jnp.where(counts, new[0], old[0]), jnp.where(counts, new[1], old[1])), y
+
+    steps = (jnp.arange(u.shape[-2]), jnp.moveaxis(u, -2, 0))
+    state, y = jax.lax.scan(body, state, steps)
+    return state, jnp.moveaxis(y, 0, -2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A mixer of H channels.
+
+    Attributes:
+        channels: H.
+        size: N of the state; even for "legs" and "legt", whose modes are kept by halves, odd
+            for "fout".
+        measure: one of `MEASURES`.
+        length: L of the longest signal in convolution mode; C~ is trained for it.
+        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+    """
+
+    channels: int
+    length: int
+    size: int = 64
+    measure: str = "legs"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    def __post_init__(self):
+        for name in ("channels", "length", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.measure not in MEASURES:
+            raise ValueError(
+                f"measure: expected one of {', '.join(MEASURES)}, got {self.measure!r}"
+            )
+        if (self.size % 2 == 0) == (self.measure == "fout"):
+            kind = "odd" if self.measure == "fout" else "even, for conjugate halves"
+            raise ValueError(f"size: {self.measure} needs one that is {kind}, got {self.size}")
+        diagonal.check_range(self.dt_min, self.dt_max)
+
+
+def init_params(config: Config, key: Array) -> dict[str, Any]:
+    """Real arrays: log_decay, frequency [H, M], P [H, R, M, 2], B, C [H, M, 2], D, log_dt [H].
+
+    M is N/2, one of each conjugate pair; N for "fout". C is C~, drawn directly. Poles without
+    decay of their own ("legt", "fout") start at the least one, 1e-4.
+    """
+    system = hippo.dplr(config.measure, config.size)
+    kept = np.imag(system.Lambda) > (-np.inf if config.measure == "fout" else 0.0)
+    Lambda, P, B = system.Lambda[kept], system.P[:, kept], system.B[kept]
+    keys = jax.random.split(key, 3)
+    shape = (config.channels, len(Lambda))
+
+    def tile(x: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(x, float), (config.channels, *np.shape(x)))
+
+    decay = np.maximum(-np.real(Lambda), diagonal.DECAY)
+    return {
+        "log_decay": tile(np.log(decay)),
+        "frequency": tile(np.imag(Lambda)),
+        "P": tile(np.stack([np.real(P), np.imag(P)], axis=-1)),
+        "B": tile(np.stack([np.real(B), np.imag(B)], axis=-1)),
+        "C": jax.random.normal(keys[0], (*shape, 2)) * np.sqrt(0.5),
+        "D": jax.random.normal(keys[1], shape[:1]),
+        "log_dt": diagonal.log_steps(keys[2], config.channels, config.dt_min, config.dt_max),
+    }
+
+
+def system(config: Config, params: dict[str, Any]) -> System:
+    """The system that the parameters stand for."""
+    P, B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("P", "B", "C"))
+    return System(
+        (diagonal.decaying(params["log_decay"]), params["frequency"]),
+        P,
+        B,
+        C,
+        params["D"],
+        jnp.exp(params["log_dt"]),
+        length=config.length,
+        conjugate=config.measure != "fout",
+        still=config.measure == "fout",  # its constant hardly decays: see `System`
+    )
+
+
+def mixer(config: Config) -> Mixer:
+    """The six functions of a trainable S4 layer (see `mixer.Mixer`).
+
+    `apply` takes signals up to `config.length`; `prefill` and `step` any number of steps.
+
+    >>> layer = mixer(Config(channels=2, length=8, size=4))
+    >>> params = layer.init(jax.random.key(0))
+    >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
+    (1, 5, 2)
+    """
+    modes = config.size if config.measure == "fout" else config.size // 2
+
+    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
+        zero = jnp.zeros((batch, config.channels, modes), dtype)
+        return zero, zero
+
+    return Mixer(
+        init=lambda key: init_params(config, key),
+        apply=lambda params, u: apply(system(config, params), u),
+        prepare=lambda params: prepare(system(config, params)),
+        prefill=lambda params, u, state, lengths=None: prefill(
+            system(config, params), u, state, lengths
+        ),
+        init_state=start,
+        step=step,
+    )

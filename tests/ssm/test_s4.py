@@ -1,0 +1,164 @@
+"""S4 against dense systems in double precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import ssm as reference
+
+from ssm import hippo, s4
+
+H, B = 3, 2
+kernel = jax.jit(s4.kernel, static_argnums=1)
+apply, prefill = jax.jit(s4.apply), jax.jit(s4.prefill)
+DT = np.array([1e-2, 0.1, 1.0])
+D = np.array([0.3, -1.0, 0.0])
+
+
+def numbers(kind):
+    """Lambda, P, B, C of H channels: three of HiPPO, and one without any symmetry."""
+    rng = np.random.default_rng(7)
+    if kind == "any":
+        shape = (H, 5)
+        draw = lambda *s: rng.normal(size=s) + 1j * rng.normal(size=s)  # noqa: E731
+        Lambda = -rng.uniform(0.1, 1.0, shape) + 1j * rng.normal(size=shape) * 5.0
+        return Lambda, draw(H, 2, 5), draw(*shape), draw(*shape)
+    n = 7 if kind == "fout" else 8
+    system = hippo.dplr(kind, n)
+    C = rng.normal(size=(H, n)) @ system.V
+    shared = (system.Lambda, system.P, system.B)
+    return (*(np.broadcast_to(part, (H, *part.shape)) for part in shared), C)
+
+
+KINDS = ("legs", "legt", "fout", "any")
+
+
+def dense(parts, h):
+    Lambda, P, inputs, outputs = (part[h] for part in parts)
+    return np.diag(Lambda) - P.T @ P.conj(), inputs, outputs, D[h], DT[h]
+
+
+def responses(parts, length):
+    impulse = np.eye(1, length)[0]
+    rows = [dense(parts, h) for h in range(H)]
+    return np.array([reference.dense_output(*r[:3], 0.0, r[4], impulse)[0] for r in rows])
+
+
+def near(value, expected, bound):
+    np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("length", [1, 2, 33, 64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernels_are_impulse_responses(kind, length, stored, x64):
+    parts = numbers(kind)
+    one = s4.from_dplr(*parts, D, DT, length if stored else None)
+    assert one.conjugate == (kind in ("legs", "legt"))
+    near(kernel(one, length), responses(parts, length), 1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shorter_kernel_is_the_beginning_of_the_stored_one(kind, x64):
+    parts = numbers(kind)
+    one = s4.from_dplr(*parts, D, DT, 40)
+    near(kernel(one, 7), responses(parts, 7), 1e-10)
+    back = s4.exact(one)
+    near(kernel(back, 90), responses(parts, 90), 1e-9)
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_kernel_in_single_precision(length):
+    parts = numbers("legs")
+    one = s4.from_dplr(*parts, D, DT, length)
+    assert one.B[0].dtype == "float32"
+    near(kernel(one, length), responses(parts, length), 2e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_convolution_recurrence_and_the_dense_loop_agree(kind, x64):
+    parts, length = numbers(kind), 12
+    u = np.random.default_rng(0).normal(size=(B, length, H))
+    one = s4.from_dplr(*parts, D, DT, length)
+    y = apply(one, u)
+    expected = [
+        [reference.dense_output(*dense(parts, h), u[i, :, h])[0] for h in range(H)]
+        for i in range(B)
+    ]
+    near(y, np.moveaxis(np.array(expected), 1, 2), 1e-10)
+    state, first = prefill(one, u[:, :5], s4.init_state(one, B))
+    _, rest = prefill(one, u[:, 5:], state)
+    near(jnp.concatenate([first, rest], axis=1), np.asarray(y), 1e-10)
+    lengths = np.array([0, 3])
+    short, _ = prefill(one, u, s4.init_state(one, B), lengths)
+    np.testing.assert_array_equal(short[0][0], 0.0)
+    third, _ = prefill(one, u[:, :3], s4.init_state(one, B))
+    near(short[0][1], np.asarray(third[0][1]), 1e-14)
+
+
+@pytest.mark.parametrize("measure", s4.MEASURES)
+@pytest.mark.parametrize("length", [11, 12])
+def test_the_views_of_the_mixer_agree_in_values_and_gradients(measure, length, x64):
+    size = 5 if measure == "fout" else 6
+    layer = s4.mixer(s4.Config(H, length, size, measure))
+    params = layer.init(jax.random.key(0))
+    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(B, length, H)))
+
+    def streamed(params):
+        prepared = layer.prepare(params)
+        body = lambda x, now: layer.step(prepared, x, now)  # noqa: E731
+        start = layer.init_state(B, 0, u.dtype)
+        return jax.lax.scan(body, start, u.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    whole = jax.jit(layer.apply)(params, u)
+    near(jax.jit(streamed)(params), np.asarray(whole), 1e-10)
+    both = [
+        jax.jit(jax.grad(lambda p, f=f: jnp.sum(jnp.sin(f(p)))))(params)
+        for f in (streamed, lambda p: layer.apply(p, u))
+    ]
+    for ours, other in zip(*map(jax.tree.leaves, both), strict=True):
+        assert np.isfinite(ours).all()
+        near(ours, np.asarray(other), 1e-8)
+
+
+def test_gradients_at_a_pole_at_zero_are_finite(x64):
+    one = s4.from_dplr(*numbers("fout"), D, DT, 16)
+    gradient = jax.jit(jax.grad(lambda s: jnp.sum(s4.kernel(s, 16) ** 2)))(one)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Lambda": np.zeros(3)}, r"Lambda: expected shape \[H, N\], got \(3,\)"),
+        ({"P": np.zeros((H, 8))}, r"P: expected shape \[H, R, N\], got \(3, 8\)"),
+        ({"P": np.zeros((H, 1, 7))}, r"P: expected shape \(3, 1, 8\), got \(3, 1, 7\)"),
+        ({"dt": -DT}, "dt: expected positive steps"),
+        ({"B": np.full((H, 8), np.nan)}, "B: expected finite"),
+        ({"length": 0}, "length: expected at least 1, got 0"),
+    ],
+)
+def test_bad_systems_are_refused_by_name(change, message):
+    names = ("Lambda", "P", "B", "C")
+    arguments = dict(zip(names, numbers("legs"), strict=True)) | {"D": D, "dt": DT}
+    with pytest.raises(ValueError, match=message):
+        s4.from_dplr(**(arguments | change))
+
+
+def test_bad_lengths_signals_and_configurations_are_refused_by_name():
+    one = s4.from_dplr(*numbers("legs"), D, DT, 8)
+    with pytest.raises(ValueError, match="length: expected at least 1 and at most the stored 8"):
+        s4.kernel(one, 9)
+    with pytest.raises(ValueError, match="length: expected at least 1"):
+        s4.kernel(one, 0)
+    with pytest.raises(ValueError, match="u: expected real"):
+        s4.apply(one, np.zeros((4, H), complex))
+    with pytest.raises(ValueError, match=r"state: expected shape \(1, 3, 4\)"):
+        s4.step(s4.prepare(one), s4.init_state(one, 2), jnp.zeros((1, H)))
+    with pytest.raises(ValueError, match="size: legs needs one that is even"):
+        s4.Config(1, 8, 5)
+    with pytest.raises(ValueError, match="size: fout needs one that is odd"):
+        s4.Config(1, 8, 4, "fout")
+    with pytest.raises(ValueError, match="measure: expected one of legs, legt, fout"):
+        s4.Config(1, 8, 4, "lagt")
