@@ -38,11 +38,38 @@ def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
     """The b of a step, accurate near lambda = 0 too."""
     re, im = dt * Lambda[0], dt * Lambda[1]
     if discretization == "zoh":
-        phi = discretize.phi(jax.lax.complex(re, im))
-        return dt * jnp.real(phi), dt * jnp.imag(phi)
+        factor = _phi(re, im)
+        return dt * factor[0], dt * factor[1]
     x, y = 1.0 - 0.5 * re, 0.5 * im
     size = dt / (x**2 + y**2)
     return size * x, size * y
+
+
+@jax.custom_jvp
+def _phi(x: Array, y: Array) -> Pair:
+    """(exp(z) - 1)/z at z = x + i y, without cancellation.
+
+    The parts of exp(z) - 1 are expm1(x) cos y - 2 sin(y/2)^2 and exp(x) sin y. The division
+    comes last: XLA does not repeat it for every power of a kernel, as it would the sum of
+    `discretize.phi`, which keeps the derivative's digits next to zero.
+    """
+    real = jnp.expm1(x) * jnp.cos(y) - 2.0 * jnp.sin(0.5 * y) ** 2
+    imaginary = jnp.exp(x) * jnp.sin(y)
+    size = x**2 + y**2
+    zero = size < 1e-30
+    size = jnp.where(zero, 1.0, size)
+    return (
+        jnp.where(zero, 1.0, real * x + imaginary * y) / size,
+        (imaginary * x - real * y) / size,
+    )
+
+
+@_phi.defjvp
+def _phi_jvp(primals: Any, tangents: Any) -> tuple[Pair, Pair]:
+    z, change = jax.lax.complex(*primals), jax.lax.complex(*tangents)
+    _, slope = jax.jvp(discretize.phi, (z,), (jnp.ones_like(z),))
+    moved = slope * change
+    return _phi(*primals), (moved.real, moved.imag)
 
 
 def decaying(log_decay: Array) -> Array:
