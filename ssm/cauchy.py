@@ -18,6 +18,8 @@ Frequencies come in blocks, and the memory is that of one block.
 Source: S4 (arXiv 2111.00396), appendix C.3; https://kexue.fm/archives/10162.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -35,7 +37,13 @@ def half_angles(length: int, dtype: jnp.dtype) -> Pair:
     return s, c
 
 
-def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
+def conjugate_sums(
+    v: Pair,
+    w: Pair,
+    length: int,
+    block: int = BLOCK,
+    then: Callable[[Pair, Pair], Pair] | None = None,
+) -> Pair:
     """S_j at the frequencies of a real transform of `length` points.
 
     Args:
@@ -43,9 +51,11 @@ def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
         w: real and imaginary parts [..., M], with negative real parts.
         length: L.
         block: frequencies at once: the memory is (leading axes) M block.
+        then: what to make of the sums of a block [..., K, J] and its (s, c) [J], parts
+            [..., J]: then only that is kept.
 
     Returns:
-        Parts of S [..., K, L/2 + 1].
+        Parts of S [..., K, L/2 + 1], or of what `then` makes.
     """
     x = 2.0 * v[0]
     y = 2.0 * (v[0] * w[0][..., None, :] + v[1] * w[1][..., None, :])
@@ -66,7 +76,8 @@ def conjugate_sums(v: Pair, w: Pair, length: int, block: int = BLOCK) -> Pair:
         product = jnp.matmul(numerators, inverse, precision=jax.lax.Precision.HIGHEST)
         upper, lower = jnp.split(product, 2, axis=-2)
         (x_re, x_im), (y_re, y_im) = jnp.split(upper, 2, -1), jnp.split(lower, 2, -1)
-        return -s * x_im - c * y_re, s * x_re - c * y_im
+        result = (-s * x_im - c * y_re, s * x_re - c * y_im)
+        return result if then is None else then(result, angles)
 
     angles = half_angles(length, v[0].dtype)
     count = angles[0].shape[0]

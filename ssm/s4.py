@@ -82,18 +82,23 @@ def _spectrum(system: System, length: int) -> Array:
     left = jnp.concatenate([C[:, None], P.conj()], axis=1)
     right = jnp.concatenate([B[:, None], P], axis=1)
     rows = (left[:, :, None] * right[:, None]).reshape(len(dt), -1, w[0].shape[-1])
-    s, c = cauchy.half_angles(length, system.dt.dtype)
-    if system.conjugate:
-        sums = as_complex(cauchy.conjugate_sums((rows.real, rows.imag), w, length))
-        inner = _woodbury(sums, 0.5 * dt * c)
-    else:
+    if not system.conjugate:
         # With v and with -i v: the sums over the modes alone and over their conjugates alone.
-        both = jnp.concatenate([rows, -1j * rows], axis=1)
-        sums = as_complex(cauchy.conjugate_sums((both.real, both.imag), w, length))
-        plain, turned = jnp.split(sums, 2, axis=1)
-        alone = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
-        inner = 0.5 * sum(_woodbury(part, 0.5 * dt * c) for part in alone)
-    spectrum = 0.5 * dt * jax.lax.complex(c, s) * inner
+        rows = jnp.concatenate([rows, -1j * rows], axis=1)
+
+    def combine(parts: Pair, angles: Pair) -> Pair:
+        (s, c), sums = angles, as_complex(parts)
+        if system.conjugate:
+            inner = _woodbury(sums, 0.5 * dt * c)
+        else:
+            plain, turned = jnp.split(sums, 2, axis=1)
+            alone = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
+            inner = 0.5 * sum(_woodbury(part, 0.5 * dt * c) for part in alone)
+        value = 0.5 * dt * jax.lax.complex(c, s) * inner
+        return value.real, value.imag
+
+    sums = cauchy.conjugate_sums((rows.real, rows.imag), w, length, then=combine)
+    spectrum = as_complex(sums)
     if system.still:
         spectrum = spectrum.at[:, 0].set(_at_rest(system))
     return spectrum
