@@ -177,11 +177,11 @@ def _starts(problem: Problem, base: Any, loc: float | None, scale: float | None)
 
 
 def _best_of_each_base(starts: list[Start], count: int) -> list[Start]:
-    """At most `count` starts of every base, by ascending loss."""
+    """The `count` starts of least loss of every base."""
     taken: dict[int, list[Start]] = {}
     for start in sorted(starts, key=lambda start: start.loss):
         taken.setdefault(id(start.base), []).append(start)
-    return sorted((s for some in taken.values() for s in some[:count]), key=lambda s: s.loss)
+    return [start for some in taken.values() for start in some[:count]]
 
 
 def _powers(z: np.ndarray, order: int) -> np.ndarray:

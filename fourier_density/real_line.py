@@ -67,7 +67,8 @@ class RealLineDensity:
             raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
         self.reflect = boundary == "reflect"
         place = joint_shape(np.shape(floor), loc=loc, scale=scale)
-        floor = jnp.broadcast_to(jnp.asarray(floor), place)
+        xp: Any = jnp if isinstance(floor, jax.Array) else np  # NumPy's can be checked under jit
+        floor = xp.broadcast_to(floor, place)
         circle: Any = (ReflectedDensity if self.reflect else PeriodicDensity)(coefficients, floor)
         # Half a turn puts both ends of the line at 0, where floating point is densest.
         self.turned = _half_turn(circle.even if self.reflect else circle)
@@ -75,10 +76,10 @@ class RealLineDensity:
         shape, dtype = self.turned.batch_shape, self.turned.re.dtype
         self.loc = jnp.broadcast_to(jnp.asarray(loc, dtype), shape)
         self.scale = jnp.broadcast_to(jnp.asarray(scale, dtype), shape)
-        values = concrete(self.scale)
+        values = concrete(scale)
         if values is not None and not ((values > 0) & np.isfinite(values)).all():
             raise ValueError(f"scale: expected positive values, got {scale}")
-        values = concrete(self.loc)
+        values = concrete(loc)
         if values is not None and not np.isfinite(values).all():
             raise ValueError(f"loc: expected finite values, got {loc}")
 

@@ -48,7 +48,8 @@ def conjugate_sums(
 
     Args:
         v: real and imaginary parts [..., K, M].
-        w: real and imaginary parts [..., M], with negative real parts.
+        w: real and imaginary parts [..., M], with real parts <= 0; a pole at a frequency itself
+            adds nothing there.
         length: L.
         block: frequencies at once: the memory is (leading axes) M block.
         then: what to make of the sums of a block [..., K, J] and its (s, c) [J], parts

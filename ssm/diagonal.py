@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ssm import discretize, vandermonde
+from ssm import convolution, discretize, vandermonde
 from ssm.vandermonde import Modes, Pair
 
 DISCRETIZATIONS = ("zoh", "bilinear")
@@ -134,6 +134,17 @@ def signal(u: Any, channels: int) -> Array:
     if jnp.issubdtype(u.dtype, jnp.complexfloating):
         raise ValueError(f"u: expected real numbers, got {u.dtype}")
     return u
+
+
+def filtered(u: Array, kernel: Array, D: Array) -> Array:
+    """Convolution of each channel of u [..., L, H] with its kernel [H, L], and D u."""
+    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel)
+    return jnp.moveaxis(rows, -2, -1) + D * u
+
+
+def at_rest(*shape: int, dtype: Any = jnp.float32) -> Pair:
+    """A state of zeros."""
+    return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
 
 def check_state(state: Pair, shape: tuple[int, ...]) -> None:

@@ -22,6 +22,8 @@ from jaxtyping import Array
 from ssm import diagonal
 from ssm.vandermonde import Pair
 
+STILL = 1e-2
+
 
 @struct.dataclass
 class System:
@@ -33,7 +35,7 @@ class System:
         D, dt: [H].
         length: L if C is C~ for kernels up to that length; None if C is exact.
         conjugate: whether the modes are one of each conjugate pair.
-        still: whether some mode has Lambda = 0 or next to it, where Woodbury's identity loses
+        still: whether some |Lambda| may be below `STILL`, where Woodbury's identity loses
             the digits of frequency zero; that one then comes from a dense solve.
     """
 
@@ -77,7 +79,7 @@ def from_dplr(
     if length is not None and length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
     numbers = [diagonal.concrete(value) for value in (Lambda, P, B, C)]
-    still = numbers[0] is not None and bool(np.any(numbers[0] == 0))
+    still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
     half = None if any(n is None for n in numbers) else _halves(*numbers)
     if half is not None:
         Lambda, P, B, C = half
@@ -151,10 +153,12 @@ def _remainder(system: System, length: int) -> Array:
     _, step = dense(system)
     identity = jnp.eye(step.shape[-1], dtype=step.dtype)
     power = jnp.broadcast_to(identity, step.shape)
-    while length:
+    while True:
         power = matmul(power, step) if length % 2 else power
-        step, length = matmul(step, step), length // 2
-    return identity - power
+        length //= 2
+        if not length:
+            return identity - power
+        step = matmul(step, step)
 
 
 def truncated(system: System, length: int) -> System:

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
+
+from ssm import diagonal
 
 Params = Any
 State = Any
@@ -28,3 +31,34 @@ class Mixer(NamedTuple):
     prefill: Callable[..., tuple[State, Array]]
     init_state: Callable[..., State]
     step: Callable[[Params, State, Array], tuple[State, Array]]
+
+
+def over_systems(
+    *,
+    shape: tuple[int, ...],
+    init: Callable[[Array], Params],
+    system: Callable[[Params], Any],
+    apply: Callable[..., Array],
+    prepare: Callable[[Any], Any],
+    prefill: Callable[..., tuple[State, Array]],
+    step: Callable[[Any, State, Array], tuple[State, Array]],
+) -> Mixer:
+    """A mixer from functions of a system, for parameters that stand for one.
+
+    Args:
+        shape: of the state of one example, a pair of real arrays.
+        system: params -> system; the first argument of `apply`, `prepare` and `prefill`.
+    """
+
+    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> State:
+        del capacity  # the state has one size
+        return diagonal.at_rest(batch, *shape, dtype=dtype)
+
+    return Mixer(
+        init=init,
+        apply=lambda params, u, *rest, **options: apply(system(params), u, *rest, **options),
+        prepare=lambda params: prepare(system(params)),
+        prefill=lambda params, u, state, lengths=None: prefill(system(params), u, state, lengths),
+        init_state=start,
+        step=step,
+    )

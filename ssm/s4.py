@@ -24,16 +24,18 @@ Source: Gu, Goel, Re, "Efficiently Modeling Long Sequences with Structured State
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array
 
-from ssm import cauchy, convolution, diagonal, hippo
+from ssm import cauchy, diagonal, hippo
 from ssm.dplr import System, all_modes, as_complex, dense, exact, from_dplr, matmul, truncated
-from ssm.mixer import Mixer
+from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Pair
 
 __all__ = [
@@ -145,11 +147,11 @@ def apply(system: System, u: Any) -> Array:
         ValueError: no steps or more than the stored length, other channels, complex values.
     """
     u = diagonal.signal(u, system.D.shape[0])
-    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel(system, u.shape[-2]))
-    return jnp.moveaxis(rows, -2, -1) + system.D * u
+    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 
-class Step(NamedTuple):
+@struct.dataclass
+class Step:
     """A system in discrete time, ready for `step`: O(R N) operations a channel.
 
     Attributes:
@@ -160,7 +162,7 @@ class Step(NamedTuple):
         B: dt B [H, N].
         C: [H, N].
         D, half: direct term and dt/2, [H].
-        share: 2 if modes stand for their conjugates too, [H].
+        conjugate: whether the modes are one of each conjugate pair.
     """
 
     forward: Array
@@ -171,7 +173,7 @@ class Step(NamedTuple):
     C: Array
     D: Array
     half: Array
-    share: Array
+    conjugate: bool = struct.field(pytree_node=False)
 
 
 def prepare(system: System) -> Step:
@@ -181,18 +183,22 @@ def prepare(system: System) -> Step:
     Lambda, P, B, C = (as_complex(p) for p in (plain.Lambda, plain.P, plain.B, plain.C))
     backward = 1.0 / (1.0 - half[:, None] * Lambda)
     inner = matmul(P.conj() * backward[:, None], P.swapaxes(-1, -2))
-    inner = 2.0 * inner.real.astype(inner.dtype) if system.conjugate else inner
+    inner = _paired(inner, system.conjugate)
     matrix = jnp.eye(P.shape[1]) + half[:, None, None] * inner
     inverse = half[:, None, None] * jnp.linalg.inv(matrix)
-    share = jnp.full_like(half, 2.0 if system.conjugate else 1.0)
     forward = 1.0 + half[:, None] * Lambda
-    return Step(forward, backward, P, inverse, system.dt[:, None] * B, C, plain.D, half, share)
+    B = system.dt[:, None] * B
+    return Step(forward, backward, P, inverse, B, C, plain.D, half, system.conjugate)
+
+
+def _paired(product: Array, conjugate: bool) -> Array:
+    """A sum over modes with that over their conjugates."""
+    return 2.0 * product.real.astype(product.dtype) if conjugate else product
 
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, N]."""
-    zero = jnp.zeros((batch, *system.B[0].shape), system.B[0].dtype)
-    return zero, zero
+    return diagonal.at_rest(batch, *system.B[0].shape, dtype=system.B[0].dtype)
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -211,8 +217,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     def along(x: Array) -> Array:
         """P^* x [B, H, R]: real where modes stand for their conjugates too."""
         product = jnp.einsum("hrn,bhn->bhr", p.P.conj(), x, precision=jax.lax.Precision.HIGHEST)
-        paired = 2.0 * product.real.astype(product.dtype)
-        return jnp.where((p.share == 2.0)[:, None], paired, product)
+        return _paired(product, p.conjugate)
 
     def spread(q: Array) -> Array:
         return jnp.einsum("hrn,bhr->bhn", p.P, q, precision=jax.lax.Precision.HIGHEST)
@@ -221,7 +226,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     moved = p.backward * moved
     q = jnp.einsum("hrs,bhs->bhr", p.inverse, along(moved), precision=jax.lax.Precision.HIGHEST)
     x = moved - p.backward * spread(q)
-    y = p.share * jnp.sum(p.C * x, axis=-1).real + p.D * u
+    y = _paired(jnp.sum(p.C * x, axis=-1), p.conjugate).real + p.D * u
     return (x.real, x.imag), y
 
 
@@ -340,18 +345,12 @@ def mixer(config: Config) -> Mixer:
     (1, 5, 2)
     """
     modes = config.size if config.measure == "fout" else config.size // 2
-
-    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
-        zero = jnp.zeros((batch, config.channels, modes), dtype)
-        return zero, zero
-
-    return Mixer(
-        init=lambda key: init_params(config, key),
-        apply=lambda params, u: apply(system(config, params), u),
-        prepare=lambda params: prepare(system(config, params)),
-        prefill=lambda params, u, state, lengths=None: prefill(
-            system(config, params), u, state, lengths
-        ),
-        init_state=start,
+    return over_systems(
+        shape=(config.channels, modes),
+        init=functools.partial(init_params, config),
+        system=functools.partial(system, config),
+        apply=apply,
+        prepare=prepare,
+        prefill=prefill,
         step=step,
     )

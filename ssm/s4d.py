@@ -18,6 +18,7 @@ Models" (arXiv 2206.11893); https://kexue.fm/archives/10162.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +27,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Complex
 
-from ssm import convolution, diagonal, hippo, vandermonde
-from ssm.mixer import Mixer
+from ssm import diagonal, hippo, vandermonde
+from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Modes, Pair
 
 
@@ -130,14 +131,12 @@ def apply(system: System, u: Any) -> Array:
         ValueError: no steps, other channels, complex values.
     """
     u = diagonal.signal(u, system.D.shape[0])
-    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel(system, u.shape[-2]))
-    return jnp.moveaxis(rows, -2, -1) + system.D * u
+    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, M]."""
-    zero = jnp.zeros((batch, *system.B[0].shape), system.B[0].dtype)
-    return zero, zero
+    return diagonal.at_rest(batch, *system.B[0].shape, dtype=system.B[0].dtype)
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -292,18 +291,12 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
     """
-
-    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
-        zero = jnp.zeros((batch, config.channels, config.modes), dtype)
-        return zero, zero
-
-    return Mixer(
-        init=lambda key: init_params(config, key),
-        apply=lambda params, u: apply(system(config, params), u),
-        prepare=lambda params: prepare(system(config, params)),
-        prefill=lambda params, u, state, lengths=None: prefill(
-            system(config, params), u, state, lengths
-        ),
-        init_state=start,
+    return over_systems(
+        shape=(config.channels, config.modes),
+        init=functools.partial(init_params, config),
+        system=functools.partial(system, config),
+        apply=apply,
+        prepare=prepare,
+        prefill=prefill,
         step=step,
     )

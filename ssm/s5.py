@@ -17,6 +17,7 @@ Source: Smith, Warrington, Linderman, "Simplified State Space Layers for Sequenc
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from flax import struct
 from jaxtyping import Array
 
 from ssm import diagonal, hippo, recurrence, vandermonde
-from ssm.mixer import Mixer
+from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Pair
 
 
@@ -220,8 +221,7 @@ def _check_causal(system: System) -> None:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, P]."""
-    zero = jnp.zeros((batch, system.dt.shape[0]), system.dt.dtype)
-    return zero, zero
+    return diagonal.at_rest(batch, system.dt.shape[0], dtype=system.dt.dtype)
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -363,20 +363,12 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
     """
-
-    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Pair:
-        zero = jnp.zeros((batch, config.modes), dtype)
-        return zero, zero
-
-    return Mixer(
-        init=lambda key: init_params(config, key),
-        apply=lambda params, u, steps=None: apply(
-            system(config, params), u, steps, method=config.method
-        ),
-        prepare=lambda params: prepare(system(config, params)),
-        prefill=lambda params, u, state, lengths=None: prefill(
-            system(config, params), u, state, lengths, method=config.method
-        ),
-        init_state=start,
+    return over_systems(
+        shape=(config.modes,),
+        init=functools.partial(init_params, config),
+        system=functools.partial(system, config),
+        apply=functools.partial(apply, method=config.method),
+        prepare=prepare,
+        prefill=functools.partial(prefill, method=config.method),
         step=step,
     )

@@ -99,7 +99,7 @@ def test_gradients_of_both_views_agree(rule, x64):
 
 
 def test_a_million_steps_of_high_frequency_keep_their_phase():
-    """Phases reach 1e8 turns; the reference multiplies the single-precision numbers exactly."""
+    """Phases reach 2e5 turns; the reference multiplies the single-precision numbers exactly."""
     length, places = 1 << 20, np.array([0, 12345, 524287, 1048575])
     Lambda = np.complex64(-1e-2 + 1j * s4d.poles("inv", 32)[0].imag)
     dt = np.float32(1e-3)
@@ -110,7 +110,7 @@ def test_a_million_steps_of_high_frequency_keep_their_phase():
     z = np.float64(dt) * (Lambda.real.astype(float) + 1j * Lambda.imag.astype(float))
     b = np.expm1(z) / (Lambda.real.astype(float) + 1j * Lambda.imag.astype(float))
     expected = np.array([np.sum(b * np.exp(z * l)).real for l in places])  # noqa: E741
-    np.testing.assert_allclose(values, expected, atol=1e-6 * np.abs(b).sum(), rtol=0)
+    near(values, expected, 1e-6)  # the largest value, at 0, is among them
 
 
 def test_initial_poles_are_those_of_the_paper():
