@@ -133,14 +133,21 @@ def all_modes(system: System) -> tuple[Array, Array, Array, Array]:
     return both(system.Lambda), both(system.P), both(system.B), both(system.C)
 
 
-def dense(system: System) -> tuple[Array, Array]:
-    """The matrices A and a of all modes, [H, N, N]."""
+def dense(system: System) -> Array:
+    """The matrix A of all modes, [H, N, N]."""
     Lambda, P, _, _ = all_modes(system)
-    size = Lambda.shape[-1]
-    identity = jnp.eye(size)
-    A = identity * Lambda[..., None] - matmul(P.swapaxes(-1, -2), P.conj())
-    half = 0.5 * system.dt[:, None, None] * A
-    return A, jnp.linalg.solve(identity - half, identity + half)
+    identity = jnp.eye(Lambda.shape[-1])
+    return identity * Lambda[..., None] - matmul(P.swapaxes(-1, -2), P.conj())
+
+
+def discrete(system: System) -> tuple[Array, Array]:
+    """The matrices (a, b) of a bilinear step of all modes, [H, N, N] and [H, N]."""
+    A, B = dense(system), all_modes(system)[2]
+    identity = jnp.eye(A.shape[-1])
+    dt = system.dt[:, None, None]
+    right = jnp.concatenate([identity + 0.5 * dt * A, dt * B[..., None]], axis=-1)
+    both = jnp.linalg.solve(identity - 0.5 * dt * A, right)
+    return both[..., :-1], both[..., -1]
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -149,16 +156,16 @@ def matmul(x: Array, y: Array) -> Array:
 
 
 def _remainder(system: System, length: int) -> Array:
-    """1 - a^length, [H, N, N]."""
-    _, step = dense(system)
-    identity = jnp.eye(step.shape[-1], dtype=step.dtype)
-    power = jnp.broadcast_to(identity, step.shape)
-    while True:
-        power = matmul(power, step) if length % 2 else power
-        length //= 2
-        if not length:
-            return identity - power
-        step = matmul(step, step)
+    """1 - a^length, [H, N, N], to the digits of a - 1 however close a is to 1."""
+    A = dense(system)
+    dt = system.dt[:, None, None]
+    one = jnp.linalg.solve(jnp.eye(A.shape[-1]) - 0.5 * dt * A, -dt * A)  # 1 - a
+    rest = one
+    for bit in f"{length:b}"[1:]:
+        rest = 2.0 * rest - matmul(rest, rest)  # 1 - a^2k = (1 - a^k) (2 - (1 - a^k))
+        if bit == "1":
+            rest = rest + one - matmul(rest, one)
+    return rest
 
 
 def truncated(system: System, length: int) -> System:

@@ -33,8 +33,18 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import cauchy, diagonal, hippo
-from ssm.dplr import System, all_modes, as_complex, dense, exact, from_dplr, matmul, truncated
+from ssm import cauchy, chunks, diagonal, hippo
+from ssm.dplr import (
+    System,
+    all_modes,
+    as_complex,
+    dense,
+    discrete,
+    exact,
+    from_dplr,
+    matmul,
+    truncated,
+)
 from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Pair
 
@@ -129,7 +139,7 @@ def _woodbury(sums: Array, weight: Array) -> Array:
 def _at_rest(system: System) -> Array:
     """The spectrum at frequency zero, -Re(C~ A^-1 B) [H], by a dense solve."""
     _, _, B, C = all_modes(system)
-    A, _ = dense(system)
+    A = dense(system)
     solved = jnp.linalg.solve(A, B[..., None])[..., 0]
     return -jnp.sum(C * solved, axis=-1).real.astype(C.dtype)
 
@@ -231,7 +241,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes, by the recurrence.
+    """The state and the outputs after whole prefixes, by chunks (see `chunks`).
 
     Args:
         u: [B, L, H], padded on the right; any L.
@@ -239,22 +249,19 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
         lengths: [B] steps of each example that count, 0..L; None for all.
 
     Returns:
-        The state after `lengths` steps and y [B, L, H].
+        The state after `lengths` steps, exactly, and y [B, L, H].
     """
     u = diagonal.signal(u, system.D.shape[0])
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
     lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
-    prepared = prepare(system)
-
-    def body(old: Pair, inputs: tuple[Array, Array]) -> tuple[Pair, Array]:
-        k, now = inputs
-        new, y = step(prepared, old, now)
-        counts = (k < lengths)[:, None, None]
-        return (jnp.where(counts, new[0], old[0]), jnp.where(counts, new[1], old[1])), y
-
-    steps = (jnp.arange(u.shape[-2]), jnp.moveaxis(u, -2, 0))
-    state, y = jax.lax.scan(body, state, steps)
-    return state, jnp.moveaxis(y, 0, -2)
+    start = as_complex(state)
+    plain = exact(system)
+    if system.conjugate:
+        start = jnp.concatenate([start, start.conj()], axis=-1)
+    a, b = discrete(plain)
+    x, y = chunks.run(a, b, all_modes(plain)[3], u, start, lengths)
+    x = x[..., : system.B[0].shape[-1]]
+    return (x.real, x.imag), y + system.D * u
 
 
 @dataclasses.dataclass(frozen=True)

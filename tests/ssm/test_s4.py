@@ -96,32 +96,6 @@ def test_convolution_recurrence_and_the_dense_loop_agree(kind, x64):
     near(short[0][1], np.asarray(third[0][1]), 1e-14)
 
 
-@pytest.mark.parametrize("measure", s4.MEASURES)
-@pytest.mark.parametrize("length", [11, 12])
-def test_the_views_of_the_mixer_agree_in_values_and_gradients(measure, length, x64):
-    size = 5 if measure == "fout" else 6
-    layer = s4.mixer(s4.Config(H, length, size, measure))
-    params = layer.init(jax.random.key(0))
-    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
-    u = jnp.asarray(np.random.default_rng(0).normal(size=(B, length, H)))
-
-    def streamed(params):
-        prepared = layer.prepare(params)
-        body = lambda x, now: layer.step(prepared, x, now)  # noqa: E731
-        start = layer.init_state(B, 0, u.dtype)
-        return jax.lax.scan(body, start, u.swapaxes(0, 1))[1].swapaxes(0, 1)
-
-    whole = jax.jit(layer.apply)(params, u)
-    near(jax.jit(streamed)(params), np.asarray(whole), 1e-10)
-    both = [
-        jax.jit(jax.grad(lambda p, f=f: jnp.sum(jnp.sin(f(p)))))(params)
-        for f in (streamed, lambda p: layer.apply(p, u))
-    ]
-    for ours, other in zip(*map(jax.tree.leaves, both), strict=True):
-        assert np.isfinite(ours).all()
-        near(ours, np.asarray(other), 1e-8)
-
-
 def test_gradients_at_a_pole_at_zero_are_finite(x64):
     one = s4.from_dplr(*numbers("fout"), D, DT, 16)
     gradient = jax.jit(jax.grad(lambda s: jnp.sum(s4.kernel(s, 16) ** 2)))(one)

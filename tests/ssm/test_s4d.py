@@ -154,26 +154,6 @@ def test_the_diagonal_of_legs_answers_smooth_signals_as_legs_does(x64):
     assert errors[1] < 0.1 * errors[0] and errors[2] < 0.1 * errors[1]
 
 
-@pytest.mark.parametrize("rule", DISCRETIZATIONS)
-@pytest.mark.parametrize("init", s4d.INITS)
-def test_the_views_of_the_mixer_agree(init, rule, x64):
-    layer = s4d.mixer(s4d.Config(channels=H, modes=M, init=init, discretization=rule))
-    params = layer.init(jax.random.key(0))
-    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
-    u = jnp.asarray(numbers(length=12)[-1])
-
-    @jax.jit
-    def streamed(params, u):
-        state, first = layer.prefill(params, u[:, :7], layer.init_state(B, 0, u.dtype))
-        prepared = layer.prepare(params)
-        body = lambda x, now: layer.step(prepared, x, now)  # noqa: E731
-        _, rest = jax.lax.scan(body, state, u[:, 7:].swapaxes(0, 1))
-        return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
-
-    whole = jax.jit(layer.apply)(params, u)
-    near(streamed(params, u), np.asarray(whole), 1e-10)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -96,33 +96,6 @@ def test_prefill_gives_the_state_of_every_prefix(lengths, x64):
         near(state[0][i] + 1j * state[1][i], np.vstack([start[i], states])[count], 1e-12)
 
 
-@pytest.mark.parametrize("rule", DISCRETIZATIONS)
-@pytest.mark.parametrize("blocks", [1, 2])
-def test_the_views_of_the_mixer_agree_in_values_and_gradients(blocks, rule, x64):
-    config = s5.Config(channels=H, modes=4, blocks=blocks, discretization=rule, method="chunked")
-    layer = s5.mixer(config)
-    params = layer.init(jax.random.key(0))
-    assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
-    u = jnp.asarray(numbers(length=12)[-1])
-
-    def streamed(params):
-        state, first = layer.prefill(params, u[:, :7], layer.init_state(B, 0, u.dtype))
-        prepared = layer.prepare(params)
-        body = lambda x, now: layer.step(prepared, x, now)  # noqa: E731
-        _, rest = jax.lax.scan(body, state, u[:, 7:].swapaxes(0, 1))
-        return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
-
-    whole = jax.jit(layer.apply)(params, u)
-    near(jax.jit(streamed)(params), np.asarray(whole), 1e-10)
-    both = [
-        jax.jit(jax.grad(lambda p, f=f: jnp.sum(jnp.sin(f(p)))))(params)
-        for f in (streamed, lambda p: layer.apply(p, u))
-    ]
-    for ours, other in zip(*map(jax.tree.leaves, both), strict=True):
-        assert np.isfinite(ours).all() and np.any(ours != 0)
-        near(ours, np.asarray(other), 1e-10)
-
-
 def test_initial_system_is_a_random_one_around_legs(x64):
     """Poles of LegS in blocks; in the coordinates of HiPPO B has variance 1/H, C 1/(2 P)."""
     channels, modes, blocks = 48, 64, 2

@@ -1,0 +1,94 @@
+"""Dense recurrences over whole signals, by chunks: products of matrices instead of single steps.
+
+Notation
+    H, N     channels, size of a state
+    a, b, c  x_k = a x_{k-1} + b u_k,  y_k = Re(c x_k), by channel
+    T        steps of a chunk, a power of two near sqrt(L)
+
+Inside a chunk that starts at x the outputs are y_r = Re(c a^(r+1) x) + sum_j K_j u_{r-j} with
+K_j = Re(c a^j b), and the chunk ends at a^T x + sum_r a^(T-1-r) b u_r. The rows c a^r and the
+columns a^r b, r < T, come by doubling from a, a^2, a^4, ..; only the states between chunks are
+computed one after the other. Nothing is diagonalised.
+
+Source: S4 (arXiv 2111.00396), section 2.3 (the recurrent view); the cut into chunks is ours.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ssm import convolution
+
+
+def run(
+    a: Array, b: Array, c: Array, u: Array, start: Array, lengths: Array
+) -> tuple[Array, Array]:
+    """States after the first steps of each example, and all outputs.
+
+    Args:
+        a: [H, N, N], with powers that do not grow: T of them are multiplied.
+        b, c: [H, N].
+        u: real [B, L, H].
+        start: [B, H, N] before the first step.
+        lengths: [B] steps of each example that count, 0..L.
+
+    Returns:
+        x [B, H, N] after `lengths` steps and y [B, L, H].
+    """
+    length = u.shape[1]
+    width = 2 ** ((length - 1).bit_length() + 1 >> 1)
+    rows, columns, squares = _tables(a, b, c, width)
+    cut = jnp.pad(u, [(0, 0), (0, -length % width), (0, 0)])
+    cut = cut.reshape(u.shape[0], -1, width, u.shape[-1])  # [B, Q, T, H]
+    driven = _einsum("hnt,bqth->qbhn", columns[..., ::-1], cut)
+
+    def over(x: Array, inputs: Array) -> tuple[Array, Array]:
+        return _apply(squares[-1], x) + inputs, x
+
+    last, before = jax.lax.scan(over, start, driven)
+    taps = _einsum("htn,hn->ht", rows, b).real
+    forced = convolution.causal(jnp.moveaxis(cut, -1, -2), taps)
+    y = _einsum("htn,qbhn->bqth", _matmul(rows, a), before).real + jnp.moveaxis(forced, -2, -1)
+    y = y.reshape(u.shape[0], -1, u.shape[-1])[:, :length]
+    borders = jnp.concatenate([before, last[None]])
+    return _finish(squares[:-1], columns, cut, borders, lengths), y
+
+
+def _tables(a: Array, b: Array, c: Array, width: int) -> tuple[Array, Array, list[Array]]:
+    """Rows c a^r [H, T, N], columns a^r b [H, N, T], and a^1, a^2, a^4, .., a^T."""
+    rows, columns, squares = c[:, None], b[..., None], [a]
+    while rows.shape[1] < width:
+        rows = jnp.concatenate([rows, _matmul(rows, squares[-1])], axis=1)
+        columns = jnp.concatenate([columns, _matmul(squares[-1], columns)], axis=2)
+        squares.append(_matmul(squares[-1], squares[-1]))
+    return rows, columns, squares
+
+
+def _finish(
+    squares: list[Array], columns: Array, cut: Array, borders: Array, lengths: Array
+) -> Array:
+    """From the last border before `lengths` to there: a^m x + sum_{r<m} a^r b u_{m-1-r}."""
+    batch, chunks, width, channels = cut.shape
+    whole, rest = lengths // width, lengths % width
+    x = jnp.take_along_axis(borders, whole[None, :, None, None], axis=0)[0]
+    inside = jnp.take_along_axis(
+        cut, jnp.minimum(whole, chunks - 1)[:, None, None, None], axis=1
+    ).reshape(batch, width, channels)
+    back = rest[:, None] - 1 - jnp.arange(width)
+    newest = jnp.take_along_axis(inside, jnp.maximum(back, 0)[..., None], axis=1)
+    newest = jnp.where(back[..., None] >= 0, newest, 0.0)
+    for bit, square in enumerate(squares):
+        x = jnp.where((rest >> bit & 1)[:, None, None] == 1, _apply(square, x), x)
+    return x + _einsum("hnt,bth->bhn", columns, newest)
+
+
+def _einsum(formula: str, *operands: Array) -> Array:
+    return jnp.einsum(formula, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+def _apply(a: Array, x: Array) -> Array:
+    return _einsum("hnm,bhm->bhn", a, x)
+
+
+def _matmul(x: Array, y: Array) -> Array:
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)

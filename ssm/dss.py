@@ -1,0 +1,237 @@
+"""DSS: diagonal systems given by poles and weights alone, in two normalisations.
+
+Notation
+    H, M     channels, modes of a channel
+    lambda   poles in continuous time [H, M]
+    W        weights [H, M]
+    dt       step of a channel [H]
+    L        length over which softmax is normalised
+
+    exp      K_l = Re sum_n W_n (exp(dt lambda_n) - 1)/lambda_n exp(l dt lambda_n)
+    softmax  K_l = Re sum_n W_n / lambda_n softmax_l(dt lambda_n l),  l < L
+
+Both are S4D with zero-order hold and B = 1. The first has C = W/2, as there y = 2 Re(C x). The
+second has C = W/2 / (exp(L dt lambda) - 1): its weights are, up to a sign, the truncated C~ that
+S4 trains, and its kernel is tied to L. Softmax also takes poles with positive real part: their
+kernel grows towards L, where it is largest, and is computed backwards from there.
+
+Source: Gupta, Gu, Berant, "Diagonal State Spaces are as Effective as Structured State Spaces"
+(arXiv 2203.14343), proposition 1; https://kexue.fm/archives/10162.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array
+
+from ssm import diagonal, s4d, vandermonde
+from ssm.mixer import Mixer, over_systems
+from ssm.vandermonde import Pair
+
+NORMALIZATIONS = ("exp", "softmax")
+
+
+@struct.dataclass
+class System:
+    """A diagonal system of H channels; complex arrays are pairs of real ones.
+
+    Attributes:
+        Lambda, W: pairs [H, M].
+        D, dt: [H].
+        length: L of softmax; None for exp.
+    """
+
+    Lambda: Pair
+    W: Pair
+    D: Array
+    dt: Array
+    length: int | None = struct.field(pytree_node=False, default=None)
+
+
+def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None) -> System:
+    """A system from its poles and weights, for instance those of a publication.
+
+    Args:
+        Lambda, W: complex [H, M]; y counts Re, without a factor 2.
+        D, dt: real [H].
+        length: L of the softmax normalisation; None for exp.
+
+    Raises:
+        ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
+            finite, length < 1, a pole at zero under softmax, whose kernel divides by it.
+    """
+    if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
+        raise ValueError(f"Lambda: expected shape [H, M], got {np.shape(Lambda)}")
+    whole, channels = np.shape(Lambda), np.shape(Lambda)[:1]
+    shapes = {"Lambda": whole, "W": whole, "D": channels, "dt": channels}
+    diagonal.check_values(shapes, Lambda=Lambda, W=W, D=D, dt=dt)
+    if length is not None and length < 1:
+        raise ValueError(f"length: expected at least 1, got {length}")
+    known = diagonal.concrete(Lambda)
+    if length is not None and known is not None and not known.all():
+        raise ValueError("Lambda: softmax has no pole at zero")
+    parts = (diagonal.pair(Lambda), diagonal.pair(W))
+    return System(*parts, diagonal.real(D), diagonal.real(dt), length=length)
+
+
+def kernel(system: System, length: int) -> Array:
+    """K_0..K_{length-1} of each channel, [H, length], without D.
+
+    Raises:
+        ValueError: length < 1, or above the one that softmax is normalised over.
+    """
+    if system.length is None:
+        return s4d.kernel(as_s4d(system), length)
+    if not 1 <= length <= system.length:
+        raise ValueError(f"length: expected 1 to {system.length}, got {length}")
+    # mu is lambda or -lambda, whichever decays; the weights differ by a sign only.
+    grows = system.Lambda[0] > 0
+    sign = jnp.where(grows, -1.0, 1.0)
+    mu = (sign * system.Lambda[0], sign * system.Lambda[1])
+    re, im = _over_remainder(system, mu)
+    weights = tuple(
+        jnp.stack([jnp.where(grows, 0.0, w), jnp.where(grows, w, 0.0)]) for w in (re, im)
+    )
+    modes = vandermonde.held(*mu, system.dt[:, None])
+    ahead, back = vandermonde.kernel((weights[0], weights[1]), modes, system.length)
+    return (ahead - back[..., ::-1])[..., :length]
+
+
+def _over_remainder(system: System, Lambda: Pair) -> Pair:
+    """W (exp(dt lambda) - 1)/lambda / (exp(L dt lambda) - 1)."""
+    dt = system.dt[:, None]
+    gains = diagonal.gains(Lambda, dt, "zoh")
+    return _divide(vandermonde.times(system.W, gains), _remainder(system, Lambda))
+
+
+def _remainder(system: System, Lambda: Pair) -> Pair:
+    """exp(L dt lambda) - 1, with the digits of L dt lambda where that is small."""
+    dt = system.dt[:, None]
+    length = jnp.asarray(system.length)
+    re, im = vandermonde.power(vandermonde.held(*Lambda, dt), length)
+    long = (Lambda[0], Lambda[1])
+    near = vandermonde.times(long, diagonal.gains(long, length * dt, "zoh"))
+    small = (length * dt) ** 2 * (Lambda[0] ** 2 + Lambda[1] ** 2) < 1.0
+    return jnp.where(small, near[0], re - 1.0), jnp.where(small, near[1], im)
+
+
+def _divide(a: Pair, b: Pair) -> Pair:
+    size = b[0] ** 2 + b[1] ** 2
+    re, im = vandermonde.times(a, (b[0], -b[1]))
+    return re / size, im / size
+
+
+def as_s4d(system: System) -> s4d.System:
+    """The same system as `s4d` has it; under softmax without growing poles for long lengths."""
+    W = system.W
+    if system.length is not None:
+        W = _divide(W, _remainder(system, system.Lambda))
+    ones = (jnp.ones_like(W[0]), jnp.zeros_like(W[0]))
+    C = (0.5 * W[0], 0.5 * W[1])
+    return s4d.System(system.Lambda, ones, C, system.D, system.dt)
+
+
+def apply(system: System, u: Any) -> Array:
+    """The output for a whole signal [..., L, H] from rest, by convolution (see `s4d.apply`)."""
+    u = diagonal.signal(u, system.D.shape[0])
+    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
+
+
+def prepare(system: System) -> s4d.Step:
+    """Discretise, once, for `s4d.step`."""
+    return s4d.prepare(as_s4d(system))
+
+
+def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
+    """The state and the outputs after whole prefixes (see `s4d.prefill`); any length."""
+    return s4d.prefill(as_s4d(system), u, state, lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A mixer of H channels.
+
+    Attributes:
+        channels: H.
+        length: L of the longest signal in convolution mode.
+        modes: M.
+        normalization: one of `NORMALIZATIONS`.
+        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+    """
+
+    channels: int
+    length: int
+    modes: int = 32
+    normalization: str = "exp"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+
+    def __post_init__(self):
+        for name in ("channels", "length", "modes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalization: expected one of {', '.join(NORMALIZATIONS)}, "
+                f"got {self.normalization!r}"
+            )
+        diagonal.check_range(self.dt_min, self.dt_max)
+
+
+def init_params(config: Config, key: Array) -> dict[str, Any]:
+    """Real arrays: log_decay (exp) or decay (softmax), frequency [H, M], W [H, M, 2], D, log_dt.
+
+    Poles are those of the normal part of HiPPO-LegS. Under softmax their real parts are free.
+    """
+    Lambda, _ = s4d.poles("legs", config.modes)
+    shape = (config.channels, config.modes)
+    keys = jax.random.split(key, 3)
+
+    def tile(x: Any) -> Array:
+        return jnp.broadcast_to(jnp.asarray(x, float), shape)
+
+    decay = -np.real(Lambda)
+    name, value = (
+        ("log_decay", np.log(decay)) if config.normalization == "exp" else ("decay", decay)
+    )
+    return {
+        name: tile(value),
+        "frequency": tile(np.imag(Lambda)),
+        "W": jax.random.normal(keys[0], (*shape, 2)),
+        "D": jax.random.normal(keys[1], shape[:1]),
+        "log_dt": diagonal.log_steps(keys[2], config.channels, config.dt_min, config.dt_max),
+    }
+
+
+def system(config: Config, params: dict[str, Any]) -> System:
+    """The system that the parameters stand for."""
+    exp = config.normalization == "exp"
+    re = diagonal.decaying(params["log_decay"]) if exp else -params["decay"]
+    W = (params["W"][..., 0], params["W"][..., 1])
+    length = None if exp else config.length
+    dt = jnp.exp(params["log_dt"])
+    return System((re, params["frequency"]), W, params["D"], dt, length=length)
+
+
+def mixer(config: Config) -> Mixer:
+    """The six functions of a trainable DSS layer (see `mixer.Mixer`).
+
+    >>> layer = mixer(Config(channels=2, length=8, modes=4, normalization="softmax"))
+    >>> params = layer.init(jax.random.key(0))
+    >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
+    (1, 5, 2)
+    """
+    return over_systems(
+        shape=(config.channels, config.modes),
+        init=functools.partial(init_params, config),
+        system=functools.partial(system, config),
+        apply=apply,
+        prepare=prepare,
+        prefill=prefill,
+        step=s4d.step,
+    )
