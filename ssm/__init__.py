@@ -16,12 +16,14 @@ from ssm import (
     dss,
     hippo,
     history,
+    layers,
     legs,
     online,
     recurrence,
     s4,
     s4d,
     s5,
+    stack,
     vandermonde,
 )
 
@@ -36,11 +38,13 @@ __all__ = [
     "dss",
     "hippo",
     "history",
+    "layers",
     "legs",
     "online",
     "recurrence",
     "s4",
     "s4d",
     "s5",
+    "stack",
     "vandermonde",
 ]

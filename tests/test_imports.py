@@ -12,7 +12,7 @@ THEORY = ("fourier_density", "attention", "ssm", "diffusion")
 PRESENT = [name for name in THEORY if (ROOT / name).is_dir()]
 LAZY = {"plotting.py": {"matplotlib"}}  # imported inside a function; see the test of loading below
 ALLOWED = {"jax", "numpy", "scipy", "threadpoolctl", "flax", "jaxtyping", *sys.stdlib_module_names}
-SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen
+SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen and flax.core
 
 
 def imported(path: Path) -> set[str]:
@@ -35,8 +35,8 @@ def test_theory_packages_import_only_themselves_and_the_core_libraries(package):
             )
             assert not name.startswith(("jax._src", "jax.core")), f"{path.name} imports {name}"
             if name.startswith("flax"):
-                linen = name.startswith("flax.linen") and path.stem in SHELLS
-                assert name.startswith("flax.struct") or linen, f"{path.name} imports {name}"
+                shell = name.startswith(("flax.linen", "flax.core")) and path.stem in SHELLS
+                assert name.startswith("flax.struct") or shell, f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("package", PRESENT)

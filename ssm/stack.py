@@ -1,0 +1,329 @@
+"""A deep sequence model around any mixer, as plain functions over stacked parameters.
+
+Notation
+    B, T, d, N  batch, time, channels, layers
+    params      encoder {matrix [I, d], bias [d]} or {embedding [V, d]}; layers: every leaf
+                stacked to [N, ...]; head {matrix [d, O], bias [O]}; for pre-norm a final norm
+
+    layer       z = norm(x);  z = gelu(mixer(z));  z = glu(z W + w);  x = x + z     (pre-norm)
+                x = norm(x + glu(gelu(mixer(x)) W + w))                             (post-norm)
+
+with dropout behind gelu and behind glu. The mixer is an argument, and layers run under
+`lax.scan`: a deeper model does not compile longer. Where the mixer streams, so does the whole
+model; a pooled head then answers for the signal so far.
+
+Source: S4 (arXiv 2111.00396), appendix D.1; S4D (2206.11893), section 5.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ssm.mixer import Mixer
+
+CHOICES = {
+    "norm": ("layer", "rms"),
+    "activation": ("glu", "gelu"),
+    "pooling": ("none", "mean", "last"),
+}
+EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes and kinds of a model.
+
+    Attributes:
+        channels: d, those of the mixer.
+        outputs: O, of the head.
+        inputs: I features of a real signal, or None for tokens.
+        vocabulary: V of tokens, or None for a real signal.
+        layers: N.
+        norm: "layer" (LayerNorm) or "rms" (RMSNorm).
+        prenorm: whether norms stand before the mixers, or behind the sums.
+        activation: what follows a mixer: "glu", gelu and a gated linear map; "gelu", gelu and a
+            linear map.
+        dropout: share of entries that training sets to zero.
+        pooling: the head sees every step ("none"), their "mean", or the "last".
+        remat: compute layers again in the backward pass instead of keeping what they computed.
+    """
+
+    channels: int
+    outputs: int
+    inputs: int | None = 1
+    vocabulary: int | None = None
+    layers: int = 4
+    norm: str = "layer"
+    prenorm: bool = True
+    activation: str = "glu"
+    dropout: float = 0.0
+    pooling: str = "none"
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("channels", "outputs", "inputs", "vocabulary", "layers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if (self.inputs is None) == (self.vocabulary is None):
+            raise ValueError(
+                "inputs, vocabulary: expected one of them and None for the other, got "
+                f"{self.inputs} and {self.vocabulary}"
+            )
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                expected = ", ".join(known)
+                raise ValueError(f"{name}: expected one of {expected}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected a share in [0, 1), got {self.dropout}")
+
+
+def init(key: Array, config: Config, mixer: Mixer) -> dict[str, Any]:
+    """Parameters: matrices of variance 1/fan-in, embeddings of variance 1, biases of zero."""
+    d = config.channels
+    width = 2 * d if config.activation == "glu" else d
+
+    def layer(key: Array) -> dict[str, Any]:
+        mixer_key, key = jax.random.split(key)
+        return {
+            "mixer": mixer.init(mixer_key),
+            "norm": _unit(config),
+            "out": _linear(key, d, width),
+        }
+
+    first, middle, last = jax.random.split(key, 3)
+    if config.vocabulary is None:
+        assert config.inputs is not None
+        encoder = _linear(first, config.inputs, d)
+    else:
+        encoder = {"embedding": jax.random.normal(first, (config.vocabulary, d))}
+    params = {
+        "encoder": encoder,
+        "layers": jax.vmap(layer)(jax.random.split(middle, config.layers)),
+        "head": _linear(last, d, config.outputs),
+    }
+    return params | ({"norm": _unit(config)} if config.prenorm else {})
+
+
+def _linear(key: Array, rows: int, columns: int) -> dict[str, Array]:
+    matrix = jax.random.normal(key, (rows, columns)) / jnp.sqrt(rows)
+    return {"matrix": matrix, "bias": jnp.zeros(columns)}
+
+
+def _unit(config: Config) -> dict[str, Array]:
+    gain = {"gain": jnp.ones(config.channels)}
+    return gain | ({"bias": jnp.zeros(config.channels)} if config.norm == "layer" else {})
+
+
+def _map(weights: dict[str, Array], x: Array) -> Array:
+    return x @ weights["matrix"] + weights["bias"]
+
+
+def _normalise(weights: dict[str, Array], x: Array) -> Array:
+    """LayerNorm with a bias, RMSNorm without."""
+    if "bias" in weights:
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + EPSILON)
+    return x * weights["gain"] + weights.get("bias", 0.0)
+
+
+def _drop(key: Array | None, x: Array, rate: float) -> Array:
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
+
+
+def _encode(params: dict[str, Any], u: Any, config: Config) -> Array:
+    """The signal [..., I] or tokens [...] as [..., d]."""
+    u = jnp.asarray(u)
+    if config.vocabulary is not None:
+        if not jnp.issubdtype(u.dtype, jnp.integer):
+            raise ValueError(f"u: expected tokens, whole numbers, got {u.dtype}")
+        return params["encoder"]["embedding"][u]
+    if u.ndim < 1 or u.shape[-1] != config.inputs or jnp.iscomplexobj(u):
+        raise ValueError(
+            f"u: expected a real signal [..., {config.inputs}], got {u.dtype} {u.shape}"
+        )
+    return _map(params["encoder"], u)
+
+
+def _block(
+    weights: dict[str, Any], x: Array, config: Config, mix: Any, key: Array | None = None
+) -> tuple[Array, Any]:
+    """One layer; `mix` gives what the mixer makes of its input, and its new state."""
+    keys = (None, None) if key is None else jax.random.split(key)
+    z = _normalise(weights["norm"], x) if config.prenorm else x
+    z, state = mix(weights["mixer"], z)
+    z = _map(weights["out"], _drop(keys[0], jax.nn.gelu(z), config.dropout))
+    z = jax.nn.glu(z) if config.activation == "glu" else z
+    x = x + _drop(keys[1], z, config.dropout)
+    return (x if config.prenorm else _normalise(weights["norm"], x)), state
+
+
+def _head(params: dict[str, Any], x: Array, config: Config) -> Array:
+    return _map(params["head"], _normalise(params["norm"], x) if config.prenorm else x)
+
+
+def apply(
+    params: dict[str, Any],
+    u: Any,
+    config: Config,
+    mixer: Mixer,
+    *,
+    key: Array | None = None,
+    lengths: Any = None,
+    **context: Any,
+) -> Array:
+    """Outputs for whole signals.
+
+    Args:
+        u: real [B, T, I], or tokens [B, T].
+        key: of dropout, in training; None for none.
+        lengths: [B] steps of each example that count, 1..T, for pooled heads: causal mixers
+            need nothing else for padding on the right.
+        context: passed to the mixer, for instance `steps` of S5.
+
+    Returns:
+        [B, T, O], or [B, O] with pooling.
+
+    Raises:
+        ValueError: a signal that does not fit; lengths without pooling.
+    """
+    if lengths is not None and config.pooling == "none":
+        raise ValueError("lengths: only pooled heads use them")
+    x = _encode(params, u, config)
+    keys = None if key is None else jax.random.split(key, config.layers)
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, None]:
+        weights, key = inputs
+        mix = lambda w, z: (mixer.apply(w, z, **context), None)  # noqa: E731
+        return _block(weights, x, config, mix, key)
+
+    body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
+    x, _ = jax.lax.scan(body, x, (params["layers"], keys))
+    if config.pooling != "none":
+        x = _pool(x, config, lengths)
+    return _head(params, x, config)
+
+
+def _pool(x: Array, config: Config, lengths: Any) -> Array:
+    """[B, T, d] to [B, d]."""
+    if lengths is None:
+        return x[..., -1, :] if config.pooling == "last" else jnp.mean(x, axis=-2)
+    lengths = jnp.asarray(lengths)
+    if config.pooling == "last":
+        return jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
+    counts = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
+    return jnp.sum(jnp.where(counts, x, 0.0), axis=1) / lengths[:, None]
+
+
+def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, Any]:
+    """Parameters for `step`: what the mixers compute once, outside the loop."""
+    del config
+    layers = {**params["layers"], "mixer": jax.vmap(mixer.prepare)(params["layers"]["mixer"])}
+    return {**params, "layers": layers}
+
+
+def init_state(
+    batch: int, capacity: int, dtype: Any = jnp.float32, *, config: Config, mixer: Mixer
+) -> dict[str, Any]:
+    """States before the first step, those of the layers stacked to [N, ...].
+
+    A mean of the steps so far is kept as their sum and number.
+    """
+    make = functools.partial(mixer.init_state, batch, capacity, dtype)
+    state: dict[str, Any] = {"layers": jax.vmap(lambda _: make())(jnp.arange(config.layers))}
+    if config.pooling == "mean":
+        state["sum"] = jnp.zeros((batch, config.channels), dtype)
+        state["count"] = jnp.zeros(batch, jnp.int32)
+    return state
+
+
+def prefill(
+    params: dict[str, Any],
+    u: Any,
+    state: dict[str, Any],
+    lengths: Any = None,
+    *,
+    config: Config,
+    mixer: Mixer,
+) -> tuple[dict[str, Any], Array]:
+    """Read the beginning of signals, padded on the right.
+
+    Args:
+        u: [B, T, I], or tokens [B, T].
+        lengths: [B] steps of each example that count, 0..T; None for all.
+
+    Returns:
+        The state, and [B, T, O]: what each step's output is if the signal ends there.
+    """
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
+        weights, old = inputs
+
+        def mix(weights: Any, z: Array) -> tuple[Array, Any]:
+            new, y = mixer.prefill(weights, z, old, lengths)
+            return y, new
+
+        return _block(weights, x, config, mix)
+
+    x, layers = jax.lax.scan(layer, _encode(params, u, config), (params["layers"], state["layers"]))
+    state = {**state, "layers": layers}
+    if config.pooling == "mean":
+        steps = jnp.arange(1, x.shape[1] + 1)
+        total = state["sum"][:, None] + jnp.cumsum(x, axis=1)
+        count = state["count"][:, None] + steps
+        read = jnp.full(x.shape[:1], x.shape[1]) if lengths is None else jnp.asarray(lengths)
+        every = jnp.concatenate([state["sum"][:, None], total], axis=1)
+        state["sum"] = jnp.take_along_axis(every, read[:, None, None], axis=1)[:, 0]
+        state["count"] = state["count"] + read.astype(jnp.int32)
+        x = total / count[..., None]
+    return state, _head(params, x, config)
+
+
+def step(
+    prepared: dict[str, Any], state: dict[str, Any], u: Any, *, config: Config, mixer: Mixer
+) -> tuple[dict[str, Any], Array]:
+    """Read one step u [B, I], or tokens [B]: the state, and the output [B, O], a scan body."""
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
+        weights, old = inputs
+
+        def mix(weights: Any, z: Array) -> tuple[Array, Any]:
+            new, y = mixer.step(weights, old, z)
+            return y, new
+
+        return _block(weights, x, config, mix)
+
+    x = _encode(prepared, u, config)
+    x, layers = jax.lax.scan(layer, x, (prepared["layers"], state["layers"]))
+    state = {**state, "layers": layers}
+    if config.pooling == "mean":
+        state["sum"], state["count"] = state["sum"] + x, state["count"] + 1
+        x = state["sum"] / state["count"][:, None]
+    return state, _head(prepared, x, config)
+
+
+def model(config: Config, mixer: Mixer) -> Mixer:
+    """The whole network as six functions, like one of its mixers (see `mixer.Mixer`).
+
+    `apply` also takes `key`, `lengths` and what the mixer's own takes.
+
+    >>> from ssm import s4d
+    >>> one = model(Config(channels=4, outputs=2, layers=3), s4d.mixer(s4d.Config(4, modes=2)))
+    >>> one.apply(one.init(jax.random.key(0)), jnp.ones((1, 8, 1))).shape
+    (1, 8, 2)
+    """
+    both = {"config": config, "mixer": mixer}
+    return Mixer(
+        init=functools.partial(init, **both),
+        apply=functools.partial(apply, **both),
+        prepare=functools.partial(prepare, **both),
+        prefill=functools.partial(prefill, **both),
+        init_state=functools.partial(init_state, **both),
+        step=functools.partial(step, **both),
+    )

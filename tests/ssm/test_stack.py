@@ -1,0 +1,215 @@
+"""The deep model: its parts by hand, streaming through all layers, its Linen shells."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssm import dss, layers, s4, s4d, s5, stack
+
+D, B, T = 4, 2, 9
+MIXER = s4d.mixer(s4d.Config(D, modes=2))
+CONFIG = stack.Config(channels=D, outputs=3, inputs=2, layers=3)
+
+
+def signal(seed=0, length=T):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(B, length, 2)), float)
+
+
+def streamed(model, params, u, split=4):
+    state, first = model.prefill(params, u[:, :split], model.init_state(B, 0, float))
+    prepared = model.prepare(params)
+    body = lambda x, now: model.step(prepared, x, now)  # noqa: E731
+    _, rest = jax.lax.scan(body, state, u[:, split:].swapaxes(0, 1))
+    return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
+
+
+def test_one_layer_is_its_formula(x64):
+    config = stack.Config(channels=D, outputs=3, inputs=2, layers=1, activation="gelu")
+    model = stack.model(config, MIXER)
+    params = model.init(jax.random.key(0))
+    u = signal()
+    x = u @ params["encoder"]["matrix"]
+    weights = jax.tree.map(lambda leaf: leaf[0], params["layers"])
+
+    def normalised(z):
+        z = np.asarray(z)
+        return (z - z.mean(-1, keepdims=True)) / np.sqrt(z.var(-1, keepdims=True) + 1e-5)
+
+    z = MIXER.apply(weights["mixer"], jnp.asarray(normalised(x)))
+    x = x + nn.gelu(z) @ weights["out"]["matrix"]
+    expected = normalised(x) @ np.asarray(params["head"]["matrix"])
+    np.testing.assert_allclose(jax.jit(model.apply)(params, u), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["none", "mean", "last"])
+@pytest.mark.parametrize(
+    ("norm", "prenorm", "activation"),
+    [("layer", True, "glu"), ("rms", False, "gelu"), ("layer", False, "glu")],
+)
+def test_streaming_is_the_whole_signal_cut_short(norm, prenorm, activation, pooling, x64):
+    config = stack.Config(
+        D, 3, 2, layers=2, norm=norm, prenorm=prenorm, activation=activation, pooling=pooling
+    )
+    model = stack.model(config, MIXER)
+    params, u = model.init(jax.random.key(1)), signal()
+    y = jax.jit(functools.partial(streamed, model))(params, u)
+    whole = jax.jit(model.apply)
+    if pooling == "none":
+        np.testing.assert_allclose(y, whole(params, u), atol=1e-12)
+        return
+    padded = jax.jit(lambda u, n: model.apply(params, u, lengths=n))
+    for n in range(1, T + 1):
+        np.testing.assert_allclose(y[:, n - 1], padded(u, jnp.full(B, n)), atol=1e-12)
+    np.testing.assert_allclose(y[:, -1], whole(params, u), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        s4.mixer(s4.Config(D, T, 4)),
+        dss.mixer(dss.Config(D, T, 2, "softmax")),
+        s5.mixer(s5.Config(D, modes=2)),
+    ],
+)
+def test_every_mixer_streams_through_the_stack(mixer, x64):
+    model = stack.model(CONFIG, mixer)
+    params, u = model.init(jax.random.key(2)), signal()
+    y = jax.jit(functools.partial(streamed, model))(params, u)
+    np.testing.assert_allclose(y, jax.jit(model.apply)(params, u), atol=1e-10)
+
+
+@pytest.mark.parametrize("lengths", [(0, 5), (9, 1)])
+def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
+    model = stack.model(stack.Config(D, 3, 2, layers=2, pooling="mean"), MIXER)
+    params, u, more = model.init(jax.random.key(3)), signal(), signal(1, 1)[:, 0]
+    state, _ = jax.jit(model.prefill)(params, u, model.init_state(B, 0, float), np.array(lengths))
+    _, y = model.step(model.prepare(params), state, more)
+    for i, n in enumerate(lengths):
+        alone = jnp.concatenate([u[i, :n], more[i][None]])[None]
+        np.testing.assert_allclose(y[i], model.apply(params, alone)[0], atol=1e-12)
+
+
+def test_tokens_and_two_directions_and_irregular_steps():
+    tokens = jnp.arange(2 * T).reshape(B, T) % 5
+    config = stack.Config(channels=D, outputs=5, inputs=None, vocabulary=5, layers=2)
+    both_ways = s5.mixer(s5.Config(D, modes=2, bidirectional=True))
+    model = stack.model(config, both_ways)
+    params = model.init(jax.random.key(0))
+    steps = jnp.ones((B, T))
+    apply = jax.jit(model.apply)
+    y = apply(params, tokens)
+    assert y.shape == (B, T, 5)
+    np.testing.assert_allclose(apply(params, tokens, steps=steps), y, atol=1e-6)
+    assert np.abs(apply(params, tokens, steps=2.0 * steps) - y).max() > 1e-3
+    with pytest.raises(ValueError, match="backward: a bidirectional system"):
+        model.prepare(params)
+
+
+def test_dropout_has_the_right_share_and_mean_and_only_with_a_key():
+    x = jnp.ones((200, 500))
+    kept = np.asarray(stack._drop(jax.random.key(0), x, 0.25))
+    np.testing.assert_allclose(np.mean(kept == 0.0), 0.25, atol=5e-3)  # 3.7 standard deviations
+    np.testing.assert_allclose(np.unique(kept), [0.0, 1.0 / 0.75], rtol=1e-6)
+    config = stack.Config(channels=D, outputs=3, inputs=2, layers=2, dropout=0.5)
+    model = stack.model(config, MIXER)
+    params, u = model.init(jax.random.key(0)), signal()
+    apply = jax.jit(model.apply)
+    plain = apply(params, u)
+    np.testing.assert_array_equal(plain, apply(params, u))
+    one, same, other = (apply(params, u, key=jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - plain).max() > 1e-2 and np.abs(one - other).max() > 1e-2
+
+
+def test_remat_changes_nothing_but_memory(x64):
+    u = signal()
+    config = {"channels": D, "outputs": 3, "inputs": 2, "layers": 2}
+    models = [stack.model(stack.Config(**config, remat=r), MIXER) for r in (False, True)]
+    params = models[0].init(jax.random.key(0))
+    gradients = [
+        jax.jit(jax.grad(lambda p, m=m: jnp.sum(m.apply(p, u) ** 2)))(params) for m in models
+    ]
+    for ours, other in zip(*map(jax.tree.leaves, gradients), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-12, atol=1e-12)
+        assert np.any(ours != 0)
+
+
+def test_depth_is_not_unrolled():
+    def size(n):
+        model = stack.model(stack.Config(D, 3, 2, layers=n), MIXER)
+        params = model.init(jax.random.key(0))
+        return len(str(jax.make_jaxpr(model.apply)(params, signal())))
+
+    assert size(12) < 1.05 * size(2)
+
+
+SHELLS = (
+    (layers.S4(s4.Config(D, T, 4)), s4.mixer(s4.Config(D, T, 4))),
+    (layers.S4D(s4d.Config(D, 2)), MIXER),
+    (layers.DSS(dss.Config(D, T, 2)), dss.mixer(dss.Config(D, T, 2))),
+    (layers.S5(s5.Config(D, 2)), s5.mixer(s5.Config(D, 2))),
+    (layers.Stack(CONFIG, MIXER), stack.model(CONFIG, MIXER)),
+)
+
+
+@pytest.mark.parametrize(("shell", "functions"), SHELLS)
+def test_shells_only_own_the_parameters(shell, functions):
+    u = signal() if isinstance(shell, layers.Stack) else jnp.tile(signal(), 2)
+    variables = jax.jit(shell.init)(jax.random.key(0), u)
+    weights = variables["params"]["weights"]
+    ours, theirs = (
+        jax.tree.map(jnp.shape, tree) for tree in (weights, functions.init(jax.random.key(0)))
+    )
+    assert ours == theirs
+    y = jax.jit(shell.apply)(variables, u)
+    np.testing.assert_array_equal(y, jax.jit(functions.apply)(weights, u))
+    start = shell.init_state(B)
+    state, first = shell.apply(variables, u[:, :4], start, method="prefill")
+    np.testing.assert_allclose(first, y[:, :4], atol=1e-5)
+    prepared = shell.apply(variables, method="prepare")
+    _, fifth = shell.step(prepared, state, u[:, 4])
+    np.testing.assert_allclose(fifth, y[:, 4], atol=1e-5)
+
+
+def test_the_linen_stack_draws_dropout_only_in_training():
+    model = layers.Stack(stack.Config(D, 3, 2, dropout=0.5), MIXER)
+    variables = model.init(jax.random.key(0), signal())
+    plain = model.apply(variables, signal())
+    trained = model.apply(variables, signal(), train=True, rngs={"dropout": jax.random.key(1)})
+    assert np.abs(trained - plain).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": 0}, "layers: expected at least 1, got 0"),
+        ({"vocabulary": 5}, "inputs, vocabulary: expected one of them and None for the other"),
+        ({"norm": "batch"}, "norm: expected one of layer, rms, got 'batch'"),
+        ({"activation": "relu"}, "activation: expected one of glu, gelu"),
+        ({"pooling": "max"}, "pooling: expected one of none, mean, last"),
+        ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(change, message):
+    arguments = {"channels": D, "outputs": 3, "inputs": 2} | change
+    with pytest.raises(ValueError, match=message):
+        stack.Config(**arguments)
+
+
+def test_bad_signals_are_refused_by_name():
+    model = stack.model(CONFIG, MIXER)
+    params = model.init(jax.random.key(0))
+    for u in (np.zeros((B, T, 3)), np.zeros((B, T, 2), complex)):
+        with pytest.raises(ValueError, match=r"u: expected a real signal \[..., 2\]"):
+            model.apply(params, u)
+    with pytest.raises(ValueError, match="lengths: only pooled heads"):
+        model.apply(params, signal(), lengths=jnp.array([3, 4]))
+    words = stack.model(stack.Config(D, 3, None, 5), MIXER)
+    with pytest.raises(ValueError, match="u: expected tokens, whole numbers, got float32"):
+        words.apply(words.init(jax.random.key(0)), np.zeros((B, T), np.float32))
+    with pytest.raises(ValueError, match="state: expected shape"):
+        model.step(model.prepare(params), model.init_state(B + 1, 0), signal()[:, 0])
