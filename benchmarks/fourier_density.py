@@ -13,7 +13,6 @@ sides; compilation is not counted.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent.parent)  # this file has the name of the package
@@ -24,33 +23,12 @@ import numpy as np
 import optax
 
 import fourier_density
+from benchmarks.timing import fastest
 from experiments.fourier_density.measures import divergence, in_float64
 from experiments.fourier_density.targets import TARGETS
 from fourier_density import PeriodicDensity
 
 ORDERS = (13, 31, 512)
-
-
-def fastest(rounds, *functions, turn=0.05):
-    """Smallest time of each function, in seconds, taken in alternation.
-
-    In its turn a function is called again for some 50 ms: the first call after another
-    function's finds cold caches.
-    """
-    for function in functions:
-        jax.block_until_ready(function())
-    times = [[] for _ in functions]
-    for _ in range(rounds):
-        for function, kept in zip(functions, times, strict=True):
-            end = time.perf_counter() + turn
-            while True:
-                start = time.perf_counter()
-                jax.block_until_ready(function())
-                now = time.perf_counter()
-                kept.append(now - start)
-                if now > end:
-                    break
-    return [min(kept) for kept in times]
 
 
 def outer_product(re, im, x):

@@ -18,6 +18,7 @@ Frequencies come in blocks, and the memory is that of one block.
 Source: S4 (arXiv 2111.00396), appendix C.3; https://kexue.fm/archives/10162.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -73,10 +74,9 @@ def conjugate_sums(
         # A pole at the frequency itself counts as zero: callers put the limit there.
         hit = power == 0
         power = jnp.where(hit, 1.0, power)
-        inverse = jnp.concatenate([jnp.where(hit, 0.0, near) / power, cross / power], axis=-1)
-        product = jnp.matmul(numerators, inverse, precision=jax.lax.Precision.HIGHEST)
-        upper, lower = jnp.split(product, 2, axis=-2)
-        (x_re, x_im), (y_re, y_im) = jnp.split(upper, 2, -1), jnp.split(lower, 2, -1)
+        product = functools.partial(jnp.matmul, numerators, precision=jax.lax.Precision.HIGHEST)
+        x_re, y_re = jnp.split(product(jnp.where(hit, 0.0, near) / power), 2, axis=-2)
+        x_im, y_im = jnp.split(product(cross / power), 2, axis=-2)
         result = (-s * x_im - c * y_re, s * x_re - c * y_im)
         return result if then is None else then(result, angles)
 

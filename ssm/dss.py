@@ -93,20 +93,13 @@ def kernel(system: System, length: int) -> Array:
     grows = system.Lambda[0] > 0
     sign = jnp.where(grows, -1.0, 1.0)
     mu = (sign * system.Lambda[0], sign * system.Lambda[1])
-    re, im = _over_remainder(system, mu)
-    weights = tuple(
-        jnp.stack([jnp.where(grows, 0.0, w), jnp.where(grows, w, 0.0)]) for w in (re, im)
-    )
+    gains = diagonal.gains(mu, system.dt[:, None], "zoh")
+    re, im = vandermonde.times(system.W, gains)
+    both = [jnp.stack([jnp.where(grows, 0.0, w), jnp.where(grows, w, 0.0)]) for w in (re, im)]
+    weights = vandermonde.divide((both[0], both[1]), _remainder(system, mu))
     modes = vandermonde.held(*mu, system.dt[:, None])
-    ahead, back = vandermonde.kernel((weights[0], weights[1]), modes, system.length)
+    ahead, back = vandermonde.kernel(weights, modes, system.length)
     return (ahead - back[..., ::-1])[..., :length]
-
-
-def _over_remainder(system: System, Lambda: Pair) -> Pair:
-    """W (exp(dt lambda) - 1)/lambda / (exp(L dt lambda) - 1)."""
-    dt = system.dt[:, None]
-    gains = diagonal.gains(Lambda, dt, "zoh")
-    return _divide(vandermonde.times(system.W, gains), _remainder(system, Lambda))
 
 
 def _remainder(system: System, Lambda: Pair) -> Pair:
@@ -114,23 +107,16 @@ def _remainder(system: System, Lambda: Pair) -> Pair:
     dt = system.dt[:, None]
     length = jnp.asarray(system.length)
     re, im = vandermonde.power(vandermonde.held(*Lambda, dt), length)
-    long = (Lambda[0], Lambda[1])
-    near = vandermonde.times(long, diagonal.gains(long, length * dt, "zoh"))
+    near = vandermonde.times(Lambda, diagonal.gains(Lambda, length * dt, "zoh"))
     small = (length * dt) ** 2 * (Lambda[0] ** 2 + Lambda[1] ** 2) < 1.0
     return jnp.where(small, near[0], re - 1.0), jnp.where(small, near[1], im)
-
-
-def _divide(a: Pair, b: Pair) -> Pair:
-    size = b[0] ** 2 + b[1] ** 2
-    re, im = vandermonde.times(a, (b[0], -b[1]))
-    return re / size, im / size
 
 
 def as_s4d(system: System) -> s4d.System:
     """The same system as `s4d` has it; under softmax without growing poles for long lengths."""
     W = system.W
     if system.length is not None:
-        W = _divide(W, _remainder(system, system.Lambda))
+        W = vandermonde.divide(W, _remainder(system, system.Lambda))
     ones = (jnp.ones_like(W[0]), jnp.zeros_like(W[0]))
     C = (0.5 * W[0], 0.5 * W[1])
     return s4d.System(system.Lambda, ones, C, system.D, system.dt)

@@ -46,7 +46,7 @@ from ssm.dplr import (
     truncated,
 )
 from ssm.mixer import Mixer, over_systems
-from ssm.vandermonde import Pair
+from ssm.vandermonde import Pair, divide, times
 
 __all__ = [
     "MEASURES",
@@ -93,21 +93,22 @@ def _spectrum(system: System, length: int) -> Array:
     P, B, C = (as_complex(part) for part in (system.P, system.B, system.C))
     left = jnp.concatenate([C[:, None], P.conj()], axis=1)
     right = jnp.concatenate([B[:, None], P], axis=1)
-    rows = (left[:, :, None] * right[:, None]).reshape(len(dt), -1, w[0].shape[-1])
+    rows = (left[:, :, None] * right[:, None]).reshape(len(B), -1, B.shape[-1])
     if not system.conjugate:
         # With v and with -i v: the sums over the modes alone and over their conjugates alone.
         rows = jnp.concatenate([rows, -1j * rows], axis=1)
 
     def combine(parts: Pair, angles: Pair) -> Pair:
-        (s, c), sums = angles, as_complex(parts)
+        s, c = angles
+        weight = 0.5 * dt * c
         if system.conjugate:
-            inner = _woodbury(sums, 0.5 * dt * c)
+            inner = _woodbury(parts, weight)
         else:
-            plain, turned = jnp.split(sums, 2, axis=1)
-            alone = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
-            inner = 0.5 * sum(_woodbury(part, 0.5 * dt * c) for part in alone)
-        value = 0.5 * dt * jax.lax.complex(c, s) * inner
-        return value.real, value.imag
+            plain, turned = jnp.split(as_complex(parts), 2, axis=1)
+            both = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
+            alone = [_woodbury((part.real, part.imag), weight) for part in both]
+            inner = (0.5 * (alone[0][0] + alone[1][0]), 0.5 * (alone[0][1] + alone[1][1]))
+        return times((weight, 0.5 * dt * s), inner)
 
     sums = cauchy.conjugate_sums((rows.real, rows.imag), w, length, then=combine)
     spectrum = as_complex(sums)
@@ -116,24 +117,49 @@ def _spectrum(system: System, length: int) -> Array:
     return spectrum
 
 
-def _woodbury(sums: Array, weight: Array) -> Array:
-    """k_CB - weight k_CP (1 + weight k_PP)^-1 k_PB from sums [H, (1 + R)^2, J]."""
-    count = round(sums.shape[1] ** 0.5)
-    k = sums.reshape(sums.shape[0], count, count, -1)
-    rank = count - 1
-    if rank == 0:
-        return k[:, 0, 0]
-    inner = weight[:, None, None] * k[:, 1:, 1:] + jnp.eye(rank)[:, :, None]
-    if rank == 1:
-        solved = k[:, 1:, 0] / inner[:, 0]
-    elif rank == 2:
-        (p, q), (r, t) = inner[:, 0].swapaxes(0, 1), inner[:, 1].swapaxes(0, 1)
-        x, y = k[:, 1, 0], k[:, 2, 0]
-        solved = jnp.stack([t * x - q * y, p * y - r * x], axis=1) / (p * t - q * r)[:, None]
+def _woodbury(sums: Pair, weight: Array) -> Pair:
+    """k_CB - weight k_CP (1 + weight k_PP)^-1 k_PB from sums [H, (1 + R)^2, J].
+
+    In real arithmetic for R <= 2: the compiler's complex division is slow.
+    """
+    count = round(sums[0].shape[1] ** 0.5)
+    k = {
+        (i, j): (sums[0][:, i * count + j], sums[1][:, i * count + j])
+        for i in range(count)
+        for j in range(count)
+    }
+    if count == 1:
+        return k[0, 0]
+    if count == 2:
+        below = _one_plus(weight, k[1, 1])
+        fix = divide(times(k[0, 1], k[1, 0]), below)
+    elif count == 3:
+        p, t = _one_plus(weight, k[1, 1]), _one_plus(weight, k[2, 2])
+        q, r = ((weight * part[0], weight * part[1]) for part in (k[1, 2], k[2, 1]))
+        x, y = k[1, 0], k[2, 0]
+        first = times(k[0, 1], _minus(times(t, x), times(q, y)))
+        second = times(k[0, 2], _minus(times(p, y), times(r, x)))
+        fix = divide(_plus(first, second), _minus(times(p, t), times(q, r)))
     else:
-        inner, column = jnp.moveaxis(inner, -1, 1), jnp.moveaxis(k[:, 1:, 0], -1, 1)
-        solved = jnp.moveaxis(jnp.linalg.solve(inner, column[..., None])[..., 0], 1, -1)
-    return k[:, 0, 0] - weight * jnp.sum(k[:, 0, 1:] * solved, axis=1)
+        whole = jnp.moveaxis(as_complex(sums), 1, -1)
+        whole = whole.reshape(*whole.shape[:2], count, count)
+        inner = jnp.eye(count - 1) + weight[..., None, None] * whole[..., 1:, 1:]
+        solved = jnp.linalg.solve(inner, whole[..., 1:, :1])[..., 0]
+        value = jnp.sum(whole[..., 0, 1:] * solved, axis=-1)
+        fix = (value.real, value.imag)
+    return k[0, 0][0] - weight * fix[0], k[0, 0][1] - weight * fix[1]
+
+
+def _one_plus(weight: Array, k: Pair) -> Pair:
+    return 1.0 + weight * k[0], weight * k[1]
+
+
+def _plus(a: Pair, b: Pair) -> Pair:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _minus(a: Pair, b: Pair) -> Pair:
+    return a[0] - b[0], a[1] - b[1]
 
 
 def _at_rest(system: System) -> Array:

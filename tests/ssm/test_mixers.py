@@ -47,9 +47,9 @@ def programs(name):
         return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
 
     def both(view):
-        def scalar(params, u):
+        def scalar(params, u, weights):
             y = view(params, u)
-            return jnp.sum(jnp.sin(y)), y
+            return jnp.sum(weights * y), y
 
         return jax.jit(jax.grad(scalar, (0, 1), has_aux=True))
 
@@ -67,7 +67,8 @@ def agree(name, seed, length, bound):
     assert all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params))
     params = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(p.dtype), params)
     u = jnp.asarray(rng.normal(size=(B, length, H)), float)
-    (ours, y), (other, z) = (f(params, u) for f in programs(name))
+    weights = jnp.asarray(rng.normal(size=u.shape), float)
+    (ours, y), (other, z) = (f(params, u, weights) for f in programs(name))
     near(z, np.asarray(y), bound)
     # Some sums over steps cancel: errors are relative to the largest entry of the whole gradient.
     scale = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(ours))
