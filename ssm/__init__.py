@@ -23,6 +23,7 @@ from ssm import (
     s4,
     s4d,
     s5,
+    spectrum,
     stack,
     vandermonde,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "s4",
     "s4d",
     "s5",
+    "spectrum",
     "stack",
     "vandermonde",
 ]

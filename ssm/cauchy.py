@@ -20,6 +20,7 @@ Source: S4 (arXiv 2111.00396), appendix C.3; https://kexue.fm/archives/10162.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from jaxtyping import Array
 
 Pair = tuple[Array, Array]
 
-BLOCK = 128
+BLOCK = 256
 
 
 def half_angles(length: int, dtype: jnp.dtype) -> Pair:
@@ -43,8 +44,9 @@ def conjugate_sums(
     w: Pair,
     length: int,
     block: int = BLOCK,
-    then: Callable[[Pair, Pair], Pair] | None = None,
-) -> Pair:
+    then: Callable[..., Any] | None = None,
+    apart: Array | None = None,
+) -> Any:
     """S_j at the frequencies of a real transform of `length` points.
 
     Args:
@@ -53,8 +55,10 @@ def conjugate_sums(
             adds nothing there.
         length: L.
         block: frequencies at once: the memory is (leading axes) M block.
-        then: what to make of the sums of a block [..., K, J] and its (s, c) [J], parts
+        then: what to make of the sums of a block [..., K, J] and its (s, c) [J], arrays
             [..., J]: then only that is kept.
+        apart: numbers of each pair [..., Q, M]: the pair nearest to each frequency, by the
+            imaginary part, is left out of the sums, and `then` gets its numbers [..., Q, J].
 
     Returns:
         Parts of S [..., K, L/2 + 1], or of what `then` makes.
@@ -65,20 +69,25 @@ def conjugate_sums(
     square = w[0] ** 2 + w[1] ** 2
     size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)[..., None]
     real = w[0][..., None]
+    borders = None if apart is None else _borders(jax.lax.stop_gradient(w[1]))
 
-    def sums(angles: Pair) -> Pair:
+    def sums(angles: Pair) -> Any:
         s, c = angles
         near = (c * size - s) * (c * size + s)
         cross = 2.0 * s * c * real
         power = near**2 + cross**2
         # A pole at the frequency itself counts as zero: callers put the limit there.
-        hit = power == 0
-        power = jnp.where(hit, 1.0, power)
-        product = functools.partial(jnp.matmul, numerators, precision=jax.lax.Precision.HIGHEST)
-        x_re, y_re = jnp.split(product(jnp.where(hit, 0.0, near) / power), 2, axis=-2)
-        x_im, y_im = jnp.split(product(cross / power), 2, axis=-2)
+        out = power == 0
+        found: tuple[Array, ...] = ()
+        if apart is not None and borders is not None:
+            nearest = (s > c * borders[0]) & (s <= c * borders[1])
+            found = (_matmul(apart, nearest.astype(apart.dtype)),)
+            out, cross = out | nearest, jnp.where(nearest, 0.0, cross)
+        power = jnp.where(out, 1.0, power)
+        x_re, y_re = jnp.split(_matmul(numerators, jnp.where(out, 0.0, near) / power), 2, axis=-2)
+        x_im, y_im = jnp.split(_matmul(numerators, cross / power), 2, axis=-2)
         result = (-s * x_im - c * y_re, s * x_re - c * y_im)
-        return result if then is None else then(result, angles)
+        return result if then is None else then(result, angles, *found)
 
     angles = half_angles(length, v[0].dtype)
     count = angles[0].shape[0]
@@ -87,10 +96,28 @@ def conjugate_sums(
     # Beyond the last frequency: any harmless angle.
     padding = (0, -count % block)
     s, c = (jnp.pad(a, padding, constant_values=1.0).reshape(-1, block) for a in angles)
-    re, im = jax.lax.map(sums, (s, c))
 
     def join(part: Array) -> Array:
         part = jnp.moveaxis(part, 0, -2)
         return part.reshape(*part.shape[:-2], -1)[..., :count]
 
-    return join(re), join(im)
+    return jax.tree.map(join, jax.lax.map(sums, (s, c)))
+
+
+def _borders(im: Array) -> Pair:
+    """The lower and the upper s/c between which each pole is the nearest, by |im|: [..., M, 1]."""
+    y = jnp.abs(im)
+    order = jnp.argsort(y, axis=-1)
+    y = jnp.take_along_axis(y, order, axis=-1)
+    middle = 0.5 * (y[..., 1:] + y[..., :-1])
+    edge = jnp.ones_like(y[..., :1])
+    back = jnp.argsort(order, axis=-1)
+    both = (
+        jnp.concatenate([-edge, middle], axis=-1),
+        jnp.concatenate([middle, 1e30 * edge], axis=-1),
+    )
+    lower, upper = (jnp.take_along_axis(part, back, axis=-1)[..., None] for part in both)
+    return lower, upper
+
+
+_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)

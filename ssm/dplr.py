@@ -23,6 +23,7 @@ from ssm import diagonal
 from ssm.vandermonde import Pair
 
 STILL = 1e-2
+UNDAMPED = 2000.0
 
 
 @struct.dataclass
@@ -34,9 +35,13 @@ class System:
         P: pair [H, R, N].
         D, dt: [H].
         length: L if C is C~ for kernels up to that length; None if C is exact.
-        conjugate: whether the modes are one of each conjugate pair.
+        conjugate: whether the modes are one of each conjugate pair, and real ones.
+        real: how many modes, the last of them, are real and stand for themselves only.
         still: whether some |Lambda| may be below `STILL`, where Woodbury's identity loses
-            the digits of frequency zero; that one then comes from a dense solve.
+            the digits of frequency zero; that one then comes from a dense solve, unless:
+        undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n: the
+            kernel of a conjugate system then treats the nearest pole of each frequency apart
+            (see `spectrum`).
     """
 
     Lambda: Pair
@@ -47,7 +52,14 @@ class System:
     dt: Array
     length: int | None = struct.field(pytree_node=False, default=None)
     conjugate: bool = struct.field(pytree_node=False, default=False)
+    real: int = struct.field(pytree_node=False, default=0)
     still: bool = struct.field(pytree_node=False, default=False)
+    undamped: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self.P[0].shape[1]
 
 
 def from_dplr(
@@ -80,9 +92,11 @@ def from_dplr(
         raise ValueError(f"length: expected at least 1, got {length}")
     numbers = [diagonal.concrete(value) for value in (Lambda, P, B, C)]
     still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
+    undamped = any(n is None for n in numbers[:2]) or is_undamped(*numbers[:2])
     half = None if any(n is None for n in numbers) else _halves(*numbers)
+    real = 0
     if half is not None:
-        Lambda, P, B, C = half
+        Lambda, P, B, C, real = half
     plain = System(
         diagonal.pair(Lambda),
         diagonal.pair(P),
@@ -91,18 +105,24 @@ def from_dplr(
         diagonal.real(D),
         diagonal.real(dt),
         conjugate=half is not None,
+        real=real,
         still=still,
+        undamped=undamped,
     )
     return plain if length is None else truncated(plain, length)
 
 
-def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, ...] | None:
-    """One mode of each conjugate pair, or None if the modes do not come so.
+def is_undamped(Lambda: Any, P: Any) -> bool:
+    """Whether poles [H, N] decay so little beside |P|^2 [H, R, N] that digits are at stake."""
+    strength = np.sum(np.abs(P) ** 2, axis=1)
+    return bool(np.any(strength > -UNDAMPED * np.real(Lambda)))
+
+
+def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, Any, Any, Any, int] | None:
+    """One mode of each conjugate pair, then a real one; None if the modes do not come so.
 
     Coordinates of a mode may be turned by a phase: what counts are the products over it.
     """
-    if Lambda.shape[1] % 2:
-        return None
     index = np.argsort(np.imag(Lambda), axis=1, kind="stable")
     Lambda, B, C = (np.take_along_axis(part, index, 1) for part in (Lambda, B, C))
     P = np.take_along_axis(P, index[:, None], 2)
@@ -112,10 +132,24 @@ def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, ...] | None:
         gap = np.abs(part - part[..., ::-1].conj()).max()
         if gap > 64 * np.finfo(part.dtype).eps * np.abs(part).max():
             return None
-    middle = Lambda.shape[1] // 2
-    if not (np.imag(Lambda)[:, middle:] > 0).all():
+    middle, real = divmod(Lambda.shape[1], 2)
+    if not (np.imag(Lambda)[:, middle + real :] > 0).all():
         return None
-    return Lambda[:, middle:], P[..., middle:], B[:, middle:], C[:, middle:]
+    kept = np.r_[middle + real : Lambda.shape[1], middle : middle + real]
+    Lambda, P, B, C = Lambda[:, kept], P[..., kept].copy(), B[:, kept].copy(), C[:, kept].copy()
+    if real:
+        Lambda = np.where(np.arange(len(kept)) < middle, Lambda, Lambda.real)
+        turn = real_phase(np.concatenate([P[..., -1], B[:, -1:], C[:, -1:].conj()], axis=1))
+        P[..., -1] = np.real(P[..., -1] * turn[:, None])
+        B[:, -1], C[:, -1] = np.real(B[:, -1] * turn), np.real(C[:, -1] / turn)
+    return Lambda, P, B, C, real
+
+
+def real_phase(columns: Any) -> Any:
+    """The factors of size 1 that make rows of complex numbers of one phase real, [H]."""
+    largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=1)[:, None], axis=1)[:, 0]
+    size = np.abs(largest)
+    return np.where(size > 0, largest.conj(), 1.0) / np.where(size > 0, size, 1.0)
 
 
 def as_complex(parts: Pair) -> Array:
@@ -125,12 +159,27 @@ def as_complex(parts: Pair) -> Array:
 
 def all_modes(system: System) -> tuple[Array, Array, Array, Array]:
     """Lambda, P, B, C with all modes, complex."""
+    parts = (system.Lambda, system.P, system.B, system.C)
+    Lambda, P, B, C = (with_conjugates(system, as_complex(part)) for part in parts)
+    return Lambda, P, B, C
 
-    def both(parts: Pair) -> Array:
-        value = as_complex(parts)
-        return jnp.concatenate([value, value.conj()], axis=-1) if system.conjugate else value
 
-    return both(system.Lambda), both(system.P), both(system.B), both(system.C)
+def _mirrored(system: System, value: Array) -> Array:
+    """Conjugates of the modes that stand for pairs: what `all_modes` adds."""
+    pairs = value.shape[-1] - system.real if system.conjugate else 0
+    return value[..., :pairs].conj()
+
+
+def with_conjugates(system: System, state: Array) -> Array:
+    """A state of all modes [..., N] from that of the modes that are kept."""
+    return jnp.concatenate([state, _mirrored(system, state)], axis=-1)
+
+
+def share(system: System) -> Array:
+    """How many modes each kept one stands for, [N]: 2 in pairs, 1 alone."""
+    count = system.B[0].shape[-1]
+    pairs = count - system.real if system.conjugate else 0
+    return jnp.where(jnp.arange(count) < pairs, 2.0, 1.0)
 
 
 def dense(system: System) -> Array:
@@ -140,14 +189,47 @@ def dense(system: System) -> Array:
     return identity * Lambda[..., None] - matmul(P.swapaxes(-1, -2), P.conj())
 
 
+def resolvent(system: System) -> Array:
+    """The matrix (1 - dt A/2)^-1 of all modes, [H, N, N], one rank after the other.
+
+    No batched LU decomposition: two of them in one program can wait for each other's threads
+    forever on CPUs (jaxlib 0.10.2).
+    """
+    Lambda, P, _, _ = all_modes(system)
+    half = 0.5 * system.dt[:, None]
+    inverse = jnp.eye(Lambda.shape[-1]) / (1.0 - half * Lambda)[..., None]
+    for r in range(system.rank):
+        p = P[:, r]
+        right = matmul(inverse, p[..., None])
+        left = matmul(p.conj()[:, None], inverse)
+        strength = half[..., None] / (1.0 + half[..., None] * matmul(p.conj()[:, None], right))
+        inverse = inverse - strength * right * left
+    return inverse
+
+
 def discrete(system: System) -> tuple[Array, Array]:
     """The matrices (a, b) of a bilinear step of all modes, [H, N, N] and [H, N]."""
-    A, B = dense(system), all_modes(system)[2]
-    identity = jnp.eye(A.shape[-1])
-    dt = system.dt[:, None, None]
-    right = jnp.concatenate([identity + 0.5 * dt * A, dt * B[..., None]], axis=-1)
-    both = jnp.linalg.solve(identity - 0.5 * dt * A, right)
-    return both[..., :-1], both[..., -1]
+    inverse = resolvent(system)
+    identity = jnp.eye(inverse.shape[-1], dtype=inverse.dtype)
+    B = system.dt[:, None] * all_modes(system)[2]
+    return identity - _change(system, inverse), matmul(inverse, B[..., None])[..., 0]
+
+
+def _change(system: System, inverse: Array) -> Array:
+    """1 - a = -dt (1 - dt A/2)^-1 A, without cancellation."""
+    return matmul(inverse, -system.dt[:, None, None] * dense(system))
+
+
+def small_inverse(matrix: Array) -> Array:
+    """Inverses of small matrices [..., R, R] whose leading blocks are regular, by sweeps."""
+    for r in range(matrix.shape[-1]):
+        pivot = matrix[..., r, r]
+        row = matrix[..., r, :] / pivot[..., None]
+        column = matrix[..., :, r]
+        swept = matrix - column[..., None] * row[..., None, :]
+        swept = swept.at[..., r, :].set(row).at[..., :, r].set(-column / pivot[..., None])
+        matrix = swept.at[..., r, r].set(1.0 / pivot)
+    return matrix
 
 
 def matmul(x: Array, y: Array) -> Array:
@@ -157,9 +239,7 @@ def matmul(x: Array, y: Array) -> Array:
 
 def _remainder(system: System, length: int) -> Array:
     """1 - a^length, [H, N, N], to the digits of a - 1 however close a is to 1."""
-    A = dense(system)
-    dt = system.dt[:, None, None]
-    one = jnp.linalg.solve(jnp.eye(A.shape[-1]) - 0.5 * dt * A, -dt * A)  # 1 - a
+    one = _change(system, resolvent(system))
     rest = one
     for bit in f"{length:b}"[1:]:
         rest = 2.0 * rest - matmul(rest, rest)  # 1 - a^2k = (1 - a^k) (2 - (1 - a^k))

@@ -6,16 +6,10 @@ Notation
     B, C, D   x' = A x + B u,  y = Re(C x) + D u
     a, b      of a bilinear step: a = (1 - dt A/2)^-1 (1 + dt A/2), b = (1 - dt A/2)^-1 dt B
     L         length of the kernel K_l = Re(C a^l b)
-    s, c      sin and cos of theta/2 at the frequencies theta_j = 2 pi j / L
-    w         dt Lambda / 2
 
-The generating function of the first L terms at z = exp(-i theta_j), where z^L = 1, is
-
-    sum_{l<L} K_l z^l = C~ (1 - a z)^-1 b
-                      = exp(i theta/2) (dt/2) C~ [i s - c w + c (dt/2) P P^*]^-1 B
-
-with C~ = C (1 - a^L): no power of a is left when C~ itself is the parameter. Woodbury's identity
-turns the inverse into (1 + R)^2 sums over poles (see `cauchy`) and one of size R.
+The generating function of the first L terms at the L-th roots of unity, z^L = 1, is that of all
+terms with C~ = C (1 - a^L) in place of C (see `spectrum`): no power of a is left when C~ itself is
+the parameter, and a real transform gives the kernel.
 
 Real systems have their modes in conjugate pairs; then one of each pair is kept (`conjugate`).
 
@@ -33,20 +27,25 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import cauchy, chunks, diagonal, hippo
+from ssm import chunks, diagonal, hippo
 from ssm.dplr import (
     System,
     all_modes,
     as_complex,
-    dense,
     discrete,
     exact,
     from_dplr,
+    is_undamped,
     matmul,
+    real_phase,
+    share,
+    small_inverse,
     truncated,
+    with_conjugates,
 )
 from ssm.mixer import Mixer, over_systems
-from ssm.vandermonde import Pair, divide, times
+from ssm.spectrum import spectrum
+from ssm.vandermonde import Pair
 
 __all__ = [
     "MEASURES",
@@ -83,91 +82,7 @@ def kernel(system: System, length: int) -> Array:
         system = truncated(system, length)
     size = system.length
     assert size is not None
-    return jnp.fft.irfft(_spectrum(system, size), size)[..., :length]
-
-
-def _spectrum(system: System, length: int) -> Array:
-    """The generating function of the kernel at the frequencies of a real transform, [H, L/2+1]."""
-    dt = system.dt[:, None]
-    w = (0.5 * dt * system.Lambda[0], 0.5 * dt * system.Lambda[1])
-    P, B, C = (as_complex(part) for part in (system.P, system.B, system.C))
-    left = jnp.concatenate([C[:, None], P.conj()], axis=1)
-    right = jnp.concatenate([B[:, None], P], axis=1)
-    rows = (left[:, :, None] * right[:, None]).reshape(len(B), -1, B.shape[-1])
-    if not system.conjugate:
-        # With v and with -i v: the sums over the modes alone and over their conjugates alone.
-        rows = jnp.concatenate([rows, -1j * rows], axis=1)
-
-    def combine(parts: Pair, angles: Pair) -> Pair:
-        s, c = angles
-        weight = 0.5 * dt * c
-        if system.conjugate:
-            inner = _woodbury(parts, weight)
-        else:
-            plain, turned = jnp.split(as_complex(parts), 2, axis=1)
-            both = [0.5 * (plain + sign * 1j * turned) for sign in (1.0, -1.0)]
-            alone = [_woodbury((part.real, part.imag), weight) for part in both]
-            inner = (0.5 * (alone[0][0] + alone[1][0]), 0.5 * (alone[0][1] + alone[1][1]))
-        return times((weight, 0.5 * dt * s), inner)
-
-    sums = cauchy.conjugate_sums((rows.real, rows.imag), w, length, then=combine)
-    spectrum = as_complex(sums)
-    if system.still:
-        spectrum = spectrum.at[:, 0].set(_at_rest(system))
-    return spectrum
-
-
-def _woodbury(sums: Pair, weight: Array) -> Pair:
-    """k_CB - weight k_CP (1 + weight k_PP)^-1 k_PB from sums [H, (1 + R)^2, J].
-
-    In real arithmetic for R <= 2: the compiler's complex division is slow.
-    """
-    count = round(sums[0].shape[1] ** 0.5)
-    k = {
-        (i, j): (sums[0][:, i * count + j], sums[1][:, i * count + j])
-        for i in range(count)
-        for j in range(count)
-    }
-    if count == 1:
-        return k[0, 0]
-    if count == 2:
-        below = _one_plus(weight, k[1, 1])
-        fix = divide(times(k[0, 1], k[1, 0]), below)
-    elif count == 3:
-        p, t = _one_plus(weight, k[1, 1]), _one_plus(weight, k[2, 2])
-        q, r = ((weight * part[0], weight * part[1]) for part in (k[1, 2], k[2, 1]))
-        x, y = k[1, 0], k[2, 0]
-        first = times(k[0, 1], _minus(times(t, x), times(q, y)))
-        second = times(k[0, 2], _minus(times(p, y), times(r, x)))
-        fix = divide(_plus(first, second), _minus(times(p, t), times(q, r)))
-    else:
-        whole = jnp.moveaxis(as_complex(sums), 1, -1)
-        whole = whole.reshape(*whole.shape[:2], count, count)
-        inner = jnp.eye(count - 1) + weight[..., None, None] * whole[..., 1:, 1:]
-        solved = jnp.linalg.solve(inner, whole[..., 1:, :1])[..., 0]
-        value = jnp.sum(whole[..., 0, 1:] * solved, axis=-1)
-        fix = (value.real, value.imag)
-    return k[0, 0][0] - weight * fix[0], k[0, 0][1] - weight * fix[1]
-
-
-def _one_plus(weight: Array, k: Pair) -> Pair:
-    return 1.0 + weight * k[0], weight * k[1]
-
-
-def _plus(a: Pair, b: Pair) -> Pair:
-    return a[0] + b[0], a[1] + b[1]
-
-
-def _minus(a: Pair, b: Pair) -> Pair:
-    return a[0] - b[0], a[1] - b[1]
-
-
-def _at_rest(system: System) -> Array:
-    """The spectrum at frequency zero, -Re(C~ A^-1 B) [H], by a dense solve."""
-    _, _, B, C = all_modes(system)
-    A = dense(system)
-    solved = jnp.linalg.solve(A, B[..., None])[..., 0]
-    return -jnp.sum(C * solved, axis=-1).real.astype(C.dtype)
+    return jnp.fft.irfft(spectrum(system, size), size)[..., :length]
 
 
 def apply(system: System, u: Any) -> Array:
@@ -194,6 +109,7 @@ class Step:
         forward: 1 + dt Lambda / 2, complex [H, N].
         backward: 1 / (1 - dt Lambda / 2), [H, N].
         P: [H, R, N].
+        read: P^* [H, R, N], doubled where a mode stands for its conjugate too; C likewise.
         inverse: (1 + dt/2 P^* backward P)^-1 dt/2, [H, R, R].
         B: dt B [H, N].
         C: [H, N].
@@ -204,6 +120,7 @@ class Step:
     forward: Array
     backward: Array
     P: Array
+    read: Array
     inverse: Array
     B: Array
     C: Array
@@ -218,18 +135,19 @@ def prepare(system: System) -> Step:
     plain = exact(system)
     Lambda, P, B, C = (as_complex(p) for p in (plain.Lambda, plain.P, plain.B, plain.C))
     backward = 1.0 / (1.0 - half[:, None] * Lambda)
-    inner = matmul(P.conj() * backward[:, None], P.swapaxes(-1, -2))
-    inner = _paired(inner, system.conjugate)
+    read = share(system) * P.conj()
+    inner = _real(matmul(read * backward[:, None], P.swapaxes(-1, -2)), system.conjugate)
     matrix = jnp.eye(P.shape[1]) + half[:, None, None] * inner
-    inverse = half[:, None, None] * jnp.linalg.inv(matrix)
+    inverse = half[:, None, None] * small_inverse(matrix)
     forward = 1.0 + half[:, None] * Lambda
     B = system.dt[:, None] * B
-    return Step(forward, backward, P, inverse, B, C, plain.D, half, system.conjugate)
+    C = share(system) * C
+    return Step(forward, backward, P, read, inverse, B, C, plain.D, half, system.conjugate)
 
 
-def _paired(product: Array, conjugate: bool) -> Array:
-    """A sum over modes with that over their conjugates."""
-    return 2.0 * product.real.astype(product.dtype) if conjugate else product
+def _real(product: Array, conjugate: bool) -> Array:
+    """A sum over the kept modes, as that over all of them."""
+    return product.real.astype(product.dtype) if conjugate else product
 
 
 def init_state(system: System, batch: int) -> Pair:
@@ -252,8 +170,8 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
     def along(x: Array) -> Array:
         """P^* x [B, H, R]: real where modes stand for their conjugates too."""
-        product = jnp.einsum("hrn,bhn->bhr", p.P.conj(), x, precision=jax.lax.Precision.HIGHEST)
-        return _paired(product, p.conjugate)
+        product = jnp.einsum("hrn,bhn->bhr", p.read, x, precision=jax.lax.Precision.HIGHEST)
+        return _real(product, p.conjugate)
 
     def spread(q: Array) -> Array:
         return jnp.einsum("hrn,bhr->bhn", p.P, q, precision=jax.lax.Precision.HIGHEST)
@@ -262,7 +180,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     moved = p.backward * moved
     q = jnp.einsum("hrs,bhs->bhr", p.inverse, along(moved), precision=jax.lax.Precision.HIGHEST)
     x = moved - p.backward * spread(q)
-    y = _paired(jnp.sum(p.C * x, axis=-1), p.conjugate).real + p.D * u
+    y = jnp.sum(p.C * x, axis=-1).real + p.D * u
     return (x.real, x.imag), y
 
 
@@ -280,10 +198,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     u = diagonal.signal(u, system.D.shape[0])
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
     lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
-    start = as_complex(state)
+    start = with_conjugates(system, as_complex(state))
     plain = exact(system)
-    if system.conjugate:
-        start = jnp.concatenate([start, start.conj()], axis=-1)
     a, b = discrete(plain)
     x, y = chunks.run(a, b, all_modes(plain)[3], u, start, lengths)
     x = x[..., : system.B[0].shape[-1]]
@@ -296,7 +212,7 @@ class Config:
 
     Attributes:
         channels: H.
-        size: N of the state; even for "legs" and "legt", whose modes are kept by halves, odd
+        size: N of the state, whose modes are kept by halves; even for "legs" and "legt", odd
             for "fout".
         measure: one of `MEASURES`.
         length: L of the longest signal in convolution mode; C~ is trained for it.
@@ -327,12 +243,15 @@ class Config:
 def init_params(config: Config, key: Array) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], P [H, R, M, 2], B, C [H, M, 2], D, log_dt [H].
 
-    M is N/2, one of each conjugate pair; N for "fout". C is C~, drawn directly. Poles without
-    decay of their own ("legt", "fout") start at the least one, 1e-4.
+    M is N/2, one of each conjugate pair, and a real mode more, the last, for "fout". C is C~,
+    drawn directly. Poles without decay of their own ("legt", "fout") start at the least, 1e-4.
     """
     system = hippo.dplr(config.measure, config.size)
-    kept = np.imag(system.Lambda) > (-np.inf if config.measure == "fout" else 0.0)
+    kept = np.argsort(-np.imag(system.Lambda))[: (config.size + 1) // 2]
     Lambda, P, B = system.Lambda[kept], system.P[:, kept], system.B[kept]
+    if config.size % 2:
+        turn = np.where(np.arange(len(kept)) < len(kept) - 1, 1.0, real_phase(B[None, -1:])[0])
+        P, B = P * turn, B * turn
     keys = jax.random.split(key, 3)
     shape = (config.channels, len(Lambda))
 
@@ -353,18 +272,31 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
 
 def system(config: Config, params: dict[str, Any]) -> System:
     """The system that the parameters stand for."""
-    P, B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("P", "B", "C"))
+    size = params["frequency"].shape[-1]
+    turns = jnp.arange(size) < size - config.size % 2  # a real mode has real numbers
+    P, B, C = (
+        (params[name][..., 0], jnp.where(turns, params[name][..., 1], 0.0))
+        for name in ("P", "B", "C")
+    )
     return System(
-        (diagonal.decaying(params["log_decay"]), params["frequency"]),
+        (diagonal.decaying(params["log_decay"]), jnp.where(turns, params["frequency"], 0.0)),
         P,
         B,
         C,
         params["D"],
         jnp.exp(params["log_dt"]),
         length=config.length,
-        conjugate=config.measure != "fout",
+        conjugate=True,
+        real=config.size % 2,
         still=config.measure == "fout",  # its constant hardly decays: see `System`
+        undamped=_undamped(config.measure, config.size),
     )
+
+
+@functools.cache
+def _undamped(measure: str, size: int) -> bool:
+    initial = hippo.dplr(measure, size)
+    return is_undamped(initial.Lambda[None], initial.P[None])
 
 
 def mixer(config: Config) -> Mixer:
@@ -377,7 +309,7 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
     """
-    modes = config.size if config.measure == "fout" else config.size // 2
+    modes = (config.size + 1) // 2
     return over_systems(
         shape=(config.channels, modes),
         init=functools.partial(init_params, config),
