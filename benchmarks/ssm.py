@@ -131,7 +131,8 @@ def kernels(channels, size, lengths, rounds):
             off = "" if name == "floor" else f"{error(call(), exact[base]):.1e}"
             print(
                 f"| {length} | {name} | {1e3 * times[name]:.2f} "
-                f"| {times[name] / times['floor']:.2f} | {ratio} | {off} | {memory / MEBI:.1f} | {seconds:.1f} |",
+                f"| {times[name] / times['floor']:.2f} | {ratio} | {off} "
+                f"| {memory / MEBI:.1f} | {seconds:.1f} |",
                 flush=True,
             )
 

@@ -34,6 +34,17 @@ def multipliers(Lambda: Pair, dt: Array, discretization: str) -> Pair:
     return vandermonde.power(modes(Lambda, dt, discretization), jnp.ones((), jnp.int32))
 
 
+def changes(Lambda: Pair, dt: Array, discretization: str) -> Pair:
+    """The a - 1 of a step, lambda b: x + (a - 1) x keeps digits of slow modes that a x loses."""
+    return vandermonde.times(Lambda, gains(Lambda, dt, discretization))
+
+
+def advanced(change: Pair, state: Pair, inputs: Pair) -> Pair:
+    """States a step later, x + ((a - 1) x + inputs)."""
+    moved = vandermonde.times(change, state)
+    return state[0] + (moved[0] + inputs[0]), state[1] + (moved[1] + inputs[1])
+
+
 def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
     """The b of a step, accurate near lambda = 0 too."""
     re, im = dt * Lambda[0], dt * Lambda[1]

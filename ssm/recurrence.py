@@ -36,7 +36,7 @@ def states(
     b: Any,
     *,
     start: Any = None,
-    method: str = "scan",
+    method: str = "auto",
     chunk: int | None = None,
     reverse: bool = False,
 ) -> Array:
@@ -47,7 +47,8 @@ def states(
             stands before P broadcasts against b.
         b: inputs [L, ..., P], L >= 1.
         start: x_0 [..., P]; None for zero.
-        method: one of `METHODS`.
+        method: one of `METHODS`, or "auto": "scan" on CPUs, where it is as fast as any and
+            compiles in a tenth of the time, "associative" elsewhere (not measured there).
         chunk: T of "chunked"; None for the power of two next to sqrt(L).
         reverse: run from the last step to the first, x_k = a_k x_{k+1} + b_k.
 
@@ -64,6 +65,8 @@ def states(
     a, b = jnp.asarray(a), jnp.asarray(b)
     start = jnp.zeros((), b.dtype) if start is None else jnp.asarray(start)
     _check(a, b, start, method, chunk)
+    if method == "auto":
+        method = "scan" if jax.default_backend() == "cpu" else "associative"
     dtype = jnp.result_type(a, b, start, float)
     varying = a.ndim == b.ndim
     shape = jnp.broadcast_shapes(a.shape[varying:], b.shape[1:])
@@ -83,9 +86,14 @@ def states(
     return result[::-1] if reverse else result
 
 
+def check_method(method: str) -> None:
+    """Refuse unknown methods."""
+    if method not in (*METHODS, "auto"):
+        raise ValueError(f"method: expected one of auto, {', '.join(METHODS)}, got {method!r}")
+
+
 def _check(a: Array, b: Array, start: Array, method: str, chunk: int | None) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    check_method(method)
     if b.ndim < 1 or b.shape[0] < 1:
         raise ValueError(f"b: expected inputs [L, ..., P] with L >= 1, got shape {b.shape}")
     if chunk is not None and (method != "chunked" or chunk < 1):

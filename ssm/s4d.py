@@ -82,11 +82,12 @@ class Step(NamedTuple):
     """A system in discrete time, ready for `step`.
 
     Attributes:
-        a, b, C: pairs [H, M].
+        change: a - 1, pair [H, M].
+        b, C: pairs [H, M].
         D: [H].
     """
 
-    a: Pair
+    change: Pair
     b: Pair
     C: Pair
     D: Array
@@ -104,8 +105,8 @@ def _inputs(system: System) -> Pair:
 
 def prepare(system: System) -> Step:
     """Discretise, once, for the recurrence."""
-    a = diagonal.multipliers(system.Lambda, system.dt[:, None], system.discretization)
-    return Step(a, _inputs(system), system.C, system.D)
+    change = diagonal.changes(system.Lambda, system.dt[:, None], system.discretization)
+    return Step(change, _inputs(system), system.C, system.D)
 
 
 def kernel(system: System, length: int) -> Array:
@@ -150,8 +151,8 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
         The next state, and y [B, H].
     """
     diagonal.check_state(state, (*u.shape, prepared.b[0].shape[-1]))
-    moved = vandermonde.times(prepared.a, state)
-    state = moved[0] + prepared.b[0] * u[..., None], moved[1] + prepared.b[1] * u[..., None]
+    inputs = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
+    state = diagonal.advanced(prepared.change, state, inputs)
     y = 2.0 * jnp.sum(prepared.C[0] * state[0] - prepared.C[1] * state[1], axis=-1)
     return state, y + prepared.D * u
 
@@ -173,7 +174,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     lengths = jnp.full(u.shape[:1], length) if lengths is None else jnp.asarray(lengths)
     y = apply(system, u)
     # The past before the first step: 2 Re sum_n C_n a_n^{l+1} x_n.
-    re, im = vandermonde.times(system.C, vandermonde.times(prepare(system).a, state))
+    a = diagonal.multipliers(system.Lambda, system.dt[:, None], system.discretization)
+    re, im = vandermonde.times(system.C, vandermonde.times(a, state))
     y = y + jnp.moveaxis(vandermonde.kernel((2.0 * re, 2.0 * im), modes, length), -1, -2)
     # The newest step that counts comes first: x = a^n x_0 + sum_j a^j b u_{n-1-j}.
     back = lengths[:, None] - 1 - jnp.arange(length)

@@ -148,14 +148,14 @@ def _read(system: System, C: Pair, x: Array) -> Array:
 
 
 def apply(
-    system: System, u: Any, steps: Any = None, *, method: str = "scan", start: Any = None
+    system: System, u: Any, steps: Any = None, *, method: str = "auto", start: Any = None
 ) -> Array:
     """The output for a whole signal.
 
     Args:
         u: real [..., L, H].
         steps: positive durations [L] or [..., L] in units of dt; None for ones.
-        method: how the recurrence is computed, one of `recurrence.METHODS`.
+        method: how the recurrence is computed (see `recurrence.states`).
         start: complex states [..., P] before the first step; None for rest.
 
     Returns:
@@ -191,12 +191,12 @@ class Step(NamedTuple):
     """A system in discrete time, ready for `step`.
 
     Attributes:
-        a: pair [P].
+        change: a - 1, pair [P].
         b: pair [P, H].
         system: for its outputs.
     """
 
-    a: Pair
+    change: Pair
     b: Pair
     system: System
 
@@ -211,7 +211,7 @@ def prepare(system: System) -> Step:
     rule = (system.Lambda, system.dt, system.discretization)
     re, im = diagonal.gains(*rule)
     b = vandermonde.times((re[:, None], im[:, None]), system.B)
-    return Step(diagonal.multipliers(*rule), b, system)
+    return Step(diagonal.changes(*rule), b, system)
 
 
 def _check_causal(system: System) -> None:
@@ -234,15 +234,15 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    diagonal.check_state(state, (*u.shape[:-1], prepared.a[0].shape[0]))
-    moved = vandermonde.times(prepared.a, state)
-    re, im = (old + _product(u, part.T) for old, part in zip(moved, prepared.b, strict=True))
+    diagonal.check_state(state, (*u.shape[:-1], prepared.change[0].shape[0]))
+    inputs = (_product(u, prepared.b[0].T), _product(u, prepared.b[1].T))
+    re, im = diagonal.advanced(prepared.change, state, inputs)
     system = prepared.system
     return (re, im), _read(system, system.C, jax.lax.complex(re, im)) + system.D * u
 
 
 def prefill(
-    system: System, u: Any, state: Pair, lengths: Any = None, *, method: str = "scan"
+    system: System, u: Any, state: Pair, lengths: Any = None, *, method: str = "auto"
 ) -> tuple[Pair, Array]:
     """The state and the outputs after whole prefixes.
 
@@ -275,7 +275,7 @@ class Config:
         blocks: J; the poles are J times those of HiPPO-LegS of size 2 P / J.
         discretization: one of `diagonal.DISCRETIZATIONS`.
         bidirectional: a second recurrence from the end; no streaming then.
-        method: one of `recurrence.METHODS`.
+        method: one of `recurrence.METHODS` or "auto".
         dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
     """
 
@@ -284,7 +284,7 @@ class Config:
     blocks: int = 1
     discretization: str = "zoh"
     bidirectional: bool = False
-    method: str = "scan"
+    method: str = "auto"
     dt_min: float = 1e-3
     dt_max: float = 1e-1
 
@@ -295,10 +295,7 @@ class Config:
             raise ValueError(
                 f"modes, blocks: expected a multiple of blocks, got {self.modes}, {self.blocks}"
             )
-        if self.method not in recurrence.METHODS:
-            raise ValueError(
-                f"method: expected one of {', '.join(recurrence.METHODS)}, got {self.method!r}"
-            )
+        recurrence.check_method(self.method)
         diagonal.check_range(self.dt_min, self.dt_max)
         diagonal.check_rule(self.discretization)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import catalog, commands
-from experiments.ssm import discretisation, memory
+from experiments.ssm import basis, discretisation, kernel_cost, memory, streaming, structure
 
 TINY = {
     "memory": [
@@ -12,6 +12,15 @@ TINY = {
         *("--bands", "2", "--length", "64"),
     ],
     "discretisation": ["--lengths", "64", "128", "256", "--tail", "512", "--tail-window", "8"],
+    "basis": ["--sizes", "8", "16", "--shown", "8", "--points", "60"],
+    "structure": ["--sizes", "4", "8", "--length", "32", "--dt", "0.03"],
+    "streaming": [
+        *("--mixers", "s4", "s5", "--length", "40", "--prompt", "9"),
+        *("--channels", "2", "--size", "4", "--layers", "1"),
+    ],
+    "kernel_cost": [
+        *("--lengths", "32", "64", "--sizes", "4", "8", "--channels", "2", "--rounds", "1")
+    ],
 }
 
 
@@ -28,6 +37,16 @@ def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
         error = {(r["measure"], r["band"], r["n"]): r["error"] for r in record.rows}
         assert error["legs", 2, 8] < error["legs", 2, 4]
         assert all(r["best"] <= r["error"] * (1 + 1e-9) for r in record.rows)
+    elif name == "basis":
+        assert record.rows[1]["smooth"] < record.rows[0]["smooth"]
+    elif name == "structure":
+        assert record.result["roots_2l_fixed"] > 1e-2 > 1e-10 > record.result["roots_2l_by_sign"]
+        assert record.result["points_l"] > 1e-2
+    elif name == "streaming":
+        assert record.result["largest_float64"] < 1e-12
+    elif name == "kernel_cost":
+        assert len(record.rows) == 2 * (1 + 4 * 2)
+        assert all(row["milliseconds"] > 0 for row in record.rows)
     else:
         order = {(r["measure"], r["method"]): r["order"] for r in record.rows}
         assert order["legt", "trapezoid"] > 1.8 and order["legt", "bilinear"] < 1.2
@@ -51,5 +70,24 @@ def test_the_exact_states_of_the_cubic_agree_with_many_small_steps():
 def test_impossible_configurations(change, message):
     with pytest.raises(ValueError, match=message):
         memory.Config(**change)
-    with pytest.raises(ValueError, match="lengths, n: expected three lengths"):
-        discretisation.Config(lengths=(8, 16))
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        (discretisation.Config, {"lengths": (8, 16)}, "lengths, n: expected three lengths"),
+        (basis.Config, {"sizes": (8, 9)}, "sizes, shown: expected even numbers of at least 8"),
+        (basis.Config, {"horizon": 0.0}, "sizes, horizon, points: expected two sizes"),
+        (structure.Config, {"sizes": (4,)}, "sizes, kernel_size: expected two sizes"),
+        (structure.Config, {"dt": 0.0}, "length, dt: expected at least 8 samples"),
+        (streaming.Config, {"mixers": ("s6",)}, "mixers: expected some of s4, .*got 's6'"),
+        (streaming.Config, {"prompt": 8192}, "prompt: expected 1 to 8191 of the 8192 steps"),
+        (streaming.Config, {"size": 3}, "size: expected an even number"),
+        (kernel_cost.Config, {"kernels": ("s6",)}, "kernels: expected some of floor, .*got 's6'"),
+        (kernel_cost.Config, {"sizes": (3,)}, "sizes: expected even numbers"),
+        (kernel_cost.Config, {"lengths": ()}, "lengths, sizes: expected numbers of at least 2"),
+    ],
+)
+def test_impossible_configurations_of_the_others(config, change, message):
+    with pytest.raises(ValueError, match=message):
+        config(**change)

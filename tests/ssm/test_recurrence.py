@@ -88,7 +88,10 @@ def test_a_state_handed_over_continues_the_recurrence(x64):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "fold"}, "method: expected one of scan, chunked, associative, got 'fold'"),
+        (
+            {"method": "fold"},
+            "method: expected one of auto, scan, chunked, associative, got 'fold'",
+        ),
         ({"b": np.ones((0, 3))}, r"b: expected inputs .* got shape \(0, 3\)"),
         ({"chunk": 4}, "chunk: expected at least 1 with the method chunked, got 4"),
         ({"method": "chunked", "chunk": 0}, "chunk: expected at least 1 .* got 0"),
