@@ -30,9 +30,10 @@ format: $(STAMP) ## put the code into house style
 docs: $(STAMP) ## build the site into site/
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(STAMP) ## speed of densities, memories and of the training step; TORCH=path/to/python adds PyTorch
+bench: $(STAMP) ## speed of densities, memories, state spaces and of the training step; TORCH=path/to/python adds PyTorch
 	$(BIN)/python benchmarks/fourier_density.py
 	$(BIN)/python benchmarks/hippo.py
+	$(BIN)/python benchmarks/ssm.py
 	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
 
 ci: lint test docs ## what continuous integration runs

@@ -34,22 +34,13 @@ def multipliers(Lambda: Pair, dt: Array, discretization: str) -> Pair:
     return vandermonde.power(modes(Lambda, dt, discretization), jnp.ones((), jnp.int32))
 
 
-def changes(Lambda: Pair, dt: Array, discretization: str) -> Pair:
-    """The a - 1 of a step, lambda b: x + (a - 1) x keeps digits of slow modes that a x loses."""
-    return vandermonde.times(Lambda, gains(Lambda, dt, discretization))
-
-
-def advanced(change: Pair, state: Pair, inputs: Pair) -> Pair:
-    """States a step later, x + ((a - 1) x + inputs)."""
-    moved = vandermonde.times(change, state)
-    return state[0] + (moved[0] + inputs[0]), state[1] + (moved[1] + inputs[1])
-
-
 def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
     """The b of a step, accurate near lambda = 0 too."""
     re, im = dt * Lambda[0], dt * Lambda[1]
     if discretization == "zoh":
-        factor = _phi(re, im)
+        whole = vandermonde.held(*Lambda, dt)
+        turn = (whole.turns - jnp.round(whole.turns)) + whole.rest
+        factor = _phi(re, im, jax.lax.stop_gradient(turn))
         return dt * factor[0], dt * factor[1]
     x, y = 1.0 - 0.5 * re, 0.5 * im
     size = dt / (x**2 + y**2)
@@ -57,15 +48,16 @@ def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
 
 
 @jax.custom_jvp
-def _phi(x: Array, y: Array) -> Pair:
-    """(exp(z) - 1)/z at z = x + i y, without cancellation.
+def _phi(x: Array, y: Array, turn: Array) -> Pair:
+    """(exp(z) - 1)/z at z = x + i y, without cancellation; y is `turn` turns, and whole ones.
 
     The parts of exp(z) - 1 are expm1(x) cos y - 2 sin(y/2)^2 and exp(x) sin y. The division
     comes last: XLA does not repeat it for every power of a kernel, as it would the sum of
     `discretize.phi`, which keeps the derivative's digits next to zero.
     """
-    real = jnp.expm1(x) * jnp.cos(y) - 2.0 * jnp.sin(0.5 * y) ** 2
-    imaginary = jnp.exp(x) * jnp.sin(y)
+    cos, sin = vandermonde.circle(0.5 * turn)  # of y/2, up to a common sign
+    real = jnp.expm1(x) * (1.0 - 2.0 * sin**2) - 2.0 * sin**2
+    imaginary = jnp.exp(x) * 2.0 * sin * cos
     size = x**2 + y**2
     zero = size < 1e-30
     size = jnp.where(zero, 1.0, size)
@@ -77,7 +69,7 @@ def _phi(x: Array, y: Array) -> Pair:
 
 @_phi.defjvp
 def _phi_jvp(primals: Any, tangents: Any) -> tuple[Pair, Pair]:
-    z, change = jax.lax.complex(*primals), jax.lax.complex(*tangents)
+    z, change = jax.lax.complex(*primals[:2]), jax.lax.complex(*tangents[:2])
     _, slope = jax.jvp(discretize.phi, (z,), (jnp.ones_like(z),))
     moved = slope * change
     return _phi(*primals), (moved.real, moved.imag)

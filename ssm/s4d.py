@@ -82,12 +82,13 @@ class Step(NamedTuple):
     """A system in discrete time, ready for `step`.
 
     Attributes:
-        change: a - 1, pair [H, M].
+        a, rest: their sum is the multiplier, to twice the digits; pairs [H, M].
         b, C: pairs [H, M].
         D: [H].
     """
 
-    change: Pair
+    a: Pair
+    rest: Pair
     b: Pair
     C: Pair
     D: Array
@@ -105,8 +106,7 @@ def _inputs(system: System) -> Pair:
 
 def prepare(system: System) -> Step:
     """Discretise, once, for the recurrence."""
-    change = diagonal.changes(system.Lambda, system.dt[:, None], system.discretization)
-    return Step(change, _inputs(system), system.C, system.D)
+    return Step(*vandermonde.split(_modes(system)), _inputs(system), system.C, system.D)
 
 
 def kernel(system: System, length: int) -> Array:
@@ -151,8 +151,9 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
         The next state, and y [B, H].
     """
     diagonal.check_state(state, (*u.shape, prepared.b[0].shape[-1]))
-    inputs = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
-    state = diagonal.advanced(prepared.change, state, inputs)
+    turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
+    driven = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
+    state = (turned[0] + (more[0] + driven[0]), turned[1] + (more[1] + driven[1]))
     y = 2.0 * jnp.sum(prepared.C[0] * state[0] - prepared.C[1] * state[1], axis=-1)
     return state, y + prepared.D * u
 

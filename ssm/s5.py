@@ -191,12 +191,12 @@ class Step(NamedTuple):
     """A system in discrete time, ready for `step`.
 
     Attributes:
-        change: a - 1, pair [P].
+        a: pair [P], as in `apply`.
         b: pair [P, H].
         system: for its outputs.
     """
 
-    change: Pair
+    a: Pair
     b: Pair
     system: System
 
@@ -211,7 +211,7 @@ def prepare(system: System) -> Step:
     rule = (system.Lambda, system.dt, system.discretization)
     re, im = diagonal.gains(*rule)
     b = vandermonde.times((re[:, None], im[:, None]), system.B)
-    return Step(diagonal.changes(*rule), b, system)
+    return Step(diagonal.multipliers(*rule), b, system)
 
 
 def _check_causal(system: System) -> None:
@@ -234,9 +234,9 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    diagonal.check_state(state, (*u.shape[:-1], prepared.change[0].shape[0]))
-    inputs = (_product(u, prepared.b[0].T), _product(u, prepared.b[1].T))
-    re, im = diagonal.advanced(prepared.change, state, inputs)
+    diagonal.check_state(state, (*u.shape[:-1], prepared.a[0].shape[0]))
+    moved = vandermonde.times(prepared.a, state)
+    re, im = (old + _product(u, part.T) for old, part in zip(moved, prepared.b, strict=True))
     system = prepared.system
     return (re, im), _read(system, system.C, jax.lax.complex(re, im)) + system.D * u
 

@@ -123,6 +123,24 @@ def times(a: Pair, b: Pair) -> Pair:
     return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
 
 
+def split(modes: Modes) -> tuple[Pair, Pair]:
+    """Lambda as a sum of two numbers: the nearest of 4096 directions, and the rest.
+
+    Products with both keep a recurrence of many steps on its circle, where lambda rounded once
+    drifts by a rounding error a step.
+    """
+    near = jnp.round(4096.0 * modes.turns)
+    index = near.astype(jnp.int32) % 4096
+    c, c_low, s, s_low = (jnp.asarray(t)[index] for t in _directions(modes.rate.dtype.name))
+    beyond = (modes.turns - near / 4096.0) + modes.rest
+    _, sin = circle(beyond)
+    _, half = circle(0.5 * beyond)
+    less = -2.0 * half**2  # cos - 1
+    re, im = c_low + (c * less - s * sin), s_low + (s * less + c * sin)
+    shrink = jnp.expm1(modes.rate)
+    return (c, s), (re + shrink * (c + re), im + shrink * (s + im))
+
+
 def divide(a: Pair, b: Pair) -> Pair:
     """The quotient of complex numbers as pairs of reals, |b|^2 within the range of floats."""
     re, im = times(a, (b[0], -b[1]))
@@ -195,7 +213,7 @@ def _at(modes: Modes, l: Array, stride: int) -> Pair:  # noqa: E741
     head = jnp.round(cut * turns) / cut
     tail = (turns - head) + stride * modes.rest
     high, low = head * l, tail * l
-    cos, sin = _circle((high - jnp.round(high)) + low)
+    cos, sin = circle((high - jnp.round(high)) + low)
     # Two factors of these are not yet subnormal, which would be slow and mean nothing.
     shrink = jnp.exp(jnp.minimum(-stride * modes.rate * l, 350.0 if double else 40.0))
     # A division: XLA does not compute one again wherever the table is read, as it would all else.
@@ -205,7 +223,7 @@ def _at(modes: Modes, l: Array, stride: int) -> Pair:  # noqa: E741
 
 
 @jax.custom_jvp
-def _circle(turns: Array) -> Pair:
+def circle(turns: Array) -> Pair:
     """Cosine and sine of 2 pi turns, by Taylor's series in the nearest quarter.
 
     The library's functions branch by quarters on CPUs: with phases that jump from entry to
@@ -225,9 +243,9 @@ def _circle(turns: Array) -> Pair:
     return jnp.where((index + 1) & 2 == 2, -cos, cos), jnp.where(index & 2 == 2, -sin, sin)
 
 
-@_circle.defjvp
+@circle.defjvp
 def _circle_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Pair, Pair]:
-    cos, sin = _circle(*primals)
+    cos, sin = circle(*primals)
     change = 2.0 * jnp.pi * tangents[0]
     return (cos, sin), (-sin * change, cos * change)
 

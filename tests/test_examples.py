@@ -10,10 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[str]:
+    """Python blocks of a page; those of a tutorial are one program."""
+    found = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    return ["\n".join(found)] if page.name.startswith("tutorial") else found
+
+
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+    for number, block in enumerate(blocks(page))
 ]
 PACKAGES = [name for name in ("fourier_density", "attention", "ssm") if (ROOT / name).is_dir()]
 MODULES = [

@@ -190,3 +190,23 @@ def test_bad_signals_and_states_are_refused_by_name():
         s4d.Config(channels=1, init="log")
     with pytest.raises(ValueError, match="dt_min, dt_max"):
         s4d.Config(channels=1, dt_min=0.0)
+
+
+@pytest.mark.parametrize("rule", DISCRETIZATIONS)
+def test_thousands_of_single_steps_end_where_the_convolution_does(rule):
+    """Fast modes that last 10000 steps; 1e-5 is what rounding the state at every step leaves."""
+    length, modes = 4000, 32
+    Lambda = -1e-1 + 1j * s4d.poles("inv", modes)[0].imag
+    rng = np.random.default_rng(2)
+    C = rng.normal(size=(1, modes)) + 1j * rng.normal(size=(1, modes))
+    ones, dt = np.ones((1, modes)), np.full(1, 1e-3)
+    one = s4d.from_diagonal(Lambda[None], ones, C, np.zeros(1), dt, rule)
+    u = jnp.asarray(rng.normal(size=(1, length, 1)), jnp.float32)
+
+    @jax.jit
+    def streamed(u):
+        prepared = s4d.prepare(one)
+        body = lambda x, now: s4d.step(prepared, x, now)  # noqa: E731
+        return jax.lax.scan(body, s4d.init_state(one, 1), u.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    near(streamed(u), np.asarray(jax.jit(s4d.apply)(one, u)), 2e-5)
