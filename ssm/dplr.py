@@ -258,12 +258,17 @@ def truncated(system: System, length: int) -> System:
 def exact(system: System) -> System:
     """The same system with C itself: solves C (1 - a^L) = C~.
 
-    NaN or infinity where 1 - a^L is singular: a mode that neither decays nor turns.
+    Raises:
+        ValueError: 1 - a^L is singular, as of a mode that neither decays nor turns (NaN or
+            infinity where traced).
     """
     if system.length is None:
         return system
     rest = _remainder(system, system.length).swapaxes(-1, -2)
     C = jnp.linalg.solve(rest, all_modes(system)[3][..., None])[..., 0]
+    known = diagonal.concrete(C)
+    if known is not None and not np.isfinite(known).all():
+        raise ValueError(f"length: 1 - a^{system.length} is singular, it has no exact C")
     return dataclasses.replace(system, C=_kept(system, C), length=None)
 
 

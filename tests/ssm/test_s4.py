@@ -145,6 +145,14 @@ def test_bad_systems_are_refused_by_name(change, message):
         s4.from_dplr(**(arguments | change))
 
 
+def test_a_mode_that_never_changes_has_no_exact_output():
+    zeros = np.zeros((1, 2))
+    one = s4.from_dplr(zeros, zeros[:, None], zeros + 1.0, zeros + 1.0, [0.0], [0.1], 8)
+    with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular"):
+        s4.prepare(one)
+    assert not np.isfinite(jax.jit(lambda s: s4.prepare(s).C)(one)).all()
+
+
 def test_bad_lengths_signals_and_configurations_are_refused_by_name():
     one = s4.from_dplr(*numbers("legs"), D, DT, 8)
     with pytest.raises(ValueError, match="length: expected at least 1 and at most the stored 8"):
