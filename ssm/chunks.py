@@ -54,6 +54,18 @@ def run(
     return _finish(squares[:-1], columns, cut, borders, lengths), y
 
 
+def kernel(a: Array, b: Array, c: Array, length: int) -> Array:
+    """Re(c a^l b) for l = 0..length-1, [H, length], by rows c a^r and columns a^(T q) b."""
+    width = 2 ** ((length - 1).bit_length() + 1 >> 1)
+    rows, _, squares = _tables(a, b, c, width)
+    columns, square = b[..., None], squares[-1]
+    while columns.shape[2] * width < length:
+        columns = jnp.concatenate([columns, _matmul(square, columns)], axis=2)
+        square = _matmul(square, square)
+    taps = _einsum("htn,hnq->hqt", rows, columns).real
+    return taps.reshape(len(taps), -1)[:, :length]
+
+
 def _tables(a: Array, b: Array, c: Array, width: int) -> tuple[Array, Array, list[Array]]:
     """Rows c a^r [H, T, N], columns a^r b [H, N, T], and a^1, a^2, a^4, .., a^T."""
     rows, columns, squares = c[:, None], b[..., None], [a]

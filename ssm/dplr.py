@@ -78,7 +78,7 @@ def from_dplr(
 
     Raises:
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
-            finite, length < 1.
+            finite, length < 1 or for which 1 - a^length is singular.
     """
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, N], got {np.shape(Lambda)}")
@@ -109,7 +109,21 @@ def from_dplr(
         still=still,
         undamped=undamped,
     )
-    return plain if length is None else truncated(plain, length)
+    if length is None:
+        return plain
+    if still and numbers[1] is not None and numbers[0] is not None:
+        _check_regular(plain, length)
+    return truncated(plain, length)
+
+
+def _check_regular(system: System, length: int) -> None:
+    """Refuse C~ of systems whose 1 - a^L is singular: it forgets what does not decay."""
+    rest = diagonal.concrete(_remainder(system, length))
+    if rest is not None and np.linalg.cond(rest).max() > 1.0 / np.finfo(rest.dtype).eps:
+        raise ValueError(
+            f"length: 1 - a^{length} is singular, a mode neither decays nor turns; without a "
+            "length the kernel is exact"
+        )
 
 
 def is_undamped(Lambda: Any, P: Any) -> bool:

@@ -78,6 +78,9 @@ def kernel(system: System, length: int) -> Array:
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
         raise ValueError(f"length: expected at least 1{most}, got {length}")
+    if system.length is None and system.still:
+        # 1 - a^L may be singular, and C~ then without a trace of what does not decay.
+        return chunks.kernel(*discrete(system), all_modes(system)[3], length)
     if system.length is None:
         system = truncated(system, length)
     size = system.length

@@ -1,5 +1,7 @@
 """S4 against dense systems in double precision."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,12 +147,22 @@ def test_bad_systems_are_refused_by_name(change, message):
         s4.from_dplr(**(arguments | change))
 
 
-def test_a_mode_that_never_changes_has_no_exact_output():
-    zeros = np.zeros((1, 2))
-    one = s4.from_dplr(zeros, zeros[:, None], zeros + 1.0, zeros + 1.0, [0.0], [0.1], 8)
-    with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular"):
-        s4.prepare(one)
-    assert not np.isfinite(jax.jit(lambda s: s4.prepare(s).C)(one)).all()
+def test_a_mode_that_never_changes_has_an_exact_kernel_but_no_truncated_one(x64):
+    zeros, ones = np.zeros((1, 2)), np.ones((1, 2))
+    one = s4.from_dplr(zeros, zeros[:, None], ones, ones, [0.0], [0.1])
+    np.testing.assert_allclose(kernel(one, 40), 0.2, rtol=1e-14)
+    with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular.*without a length"):
+        s4.from_dplr(zeros, zeros[:, None], ones, ones, [0.0], [0.1], 8)
+    forced = dataclasses.replace(one, length=8)
+    with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular, it has no exact C"):
+        s4.prepare(forced)
+    # Two modes at rest that one rank couples: A is singular, and no entry of it is zero.
+    rng = np.random.default_rng(1)
+    P, B, C = (rng.normal(size=(1, 1, 2)) + 0j for _ in range(3))
+    one = s4.from_dplr(zeros, P, B[0], C[0], [0.0], [0.1])
+    A = -np.outer(P[0, 0], P[0, 0])
+    expected, _ = reference.dense_output(A, B[0, 0], C[0, 0], 0.0, 0.1, np.eye(1, 20)[0])
+    near(kernel(one, 20), expected[None], 1e-12)
 
 
 def test_bad_lengths_signals_and_configurations_are_refused_by_name():
