@@ -45,7 +45,7 @@ def run(
     def over(x: Array, inputs: Array) -> tuple[Array, Array]:
         return _apply(squares[-1], x) + inputs, x
 
-    last, before = jax.lax.scan(over, start, driven)
+    last, before = jax.lax.scan(over, start.astype(jnp.result_type(start, driven)), driven)
     taps = _einsum("htn,hn->ht", rows, b).real
     forced = convolution.causal(jnp.moveaxis(cut, -1, -2), taps)
     y = _einsum("htn,qbhn->bqth", _matmul(rows, a), before).real + jnp.moveaxis(forced, -2, -1)

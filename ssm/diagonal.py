@@ -76,14 +76,19 @@ def _phi_jvp(primals: Any, tangents: Any) -> tuple[Pair, Pair]:
 
 
 def decaying(log_decay: Array) -> Array:
-    """Real parts of poles from a trained logarithm."""
-    return -jnp.maximum(jnp.exp(log_decay), DECAY)
+    """Real parts of poles from a trained logarithm, never above -`DECAY`; smooth everywhere."""
+    return -(DECAY + jnp.exp(log_decay))
+
+
+def log_decay(Lambda: np.ndarray) -> np.ndarray:
+    """The logarithms for which `decaying` gives Re(Lambda), or -2 `DECAY` if that is less."""
+    return np.log(np.maximum(-np.real(Lambda) - DECAY, DECAY))
 
 
 def real(x: Any) -> Array:
     """As a real floating-point array."""
     x = jnp.asarray(x)
-    return x.astype(jnp.result_type(x, float))
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def pair(x: Any) -> Pair:
@@ -145,9 +150,28 @@ def filtered(u: Array, kernel: Array, D: Array) -> Array:
     return jnp.moveaxis(rows, -2, -1) + D * u
 
 
-def at_rest(*shape: int, dtype: Any = jnp.float32) -> Pair:
-    """A state of zeros."""
+def at_rest(*shape: int, dtype: Any = None) -> Pair:
+    """A state of zeros, in single precision at least; None: the default of JAX."""
+    dtype = jnp.promote_types(jnp.result_type(float) if dtype is None else dtype, jnp.float32)
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+
+def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
+    """Check signals [B, L, H] and how many steps of each count; all of them for None."""
+    u = signal(u, channels)
+    if u.ndim != 3:
+        raise ValueError(f"u: expected shape [B, L, {channels}], got {u.shape}")
+    batch, length = u.shape[:2]
+    if lengths is None:
+        return u, jnp.full(batch, length)
+    known, lengths = concrete(lengths), jnp.asarray(lengths)
+    if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"lengths: expected {batch} whole numbers, got {lengths.dtype} {lengths.shape}"
+        )
+    if known is not None and not ((known >= 0) & (known <= length)).all():
+        raise ValueError(f"lengths: expected 0 to {length}, got {known.tolist()}")
+    return u, lengths
 
 
 def check_state(state: Pair, shape: tuple[int, ...]) -> None:

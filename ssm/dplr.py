@@ -23,6 +23,7 @@ from ssm import diagonal
 from ssm.vandermonde import Pair
 
 STILL = 1e-2
+FOREVER = 2**62
 UNDAMPED = 2000.0
 
 
@@ -42,6 +43,7 @@ class System:
         undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n: the
             kernel of a conjugate system then treats the nearest pole of each frequency apart
             (see `spectrum`).
+        lasting: steps over which the slowest mode may last, rounded up to a power of two.
     """
 
     Lambda: Pair
@@ -55,6 +57,7 @@ class System:
     real: int = struct.field(pytree_node=False, default=0)
     still: bool = struct.field(pytree_node=False, default=False)
     undamped: bool = struct.field(pytree_node=False, default=False)
+    lasting: int = struct.field(pytree_node=False, default=FOREVER)
 
     @property
     def rank(self) -> int:
@@ -90,9 +93,15 @@ def from_dplr(
     diagonal.check_values(shapes, Lambda=Lambda, P=P, B=B, C=C, D=D, dt=dt)
     if length is not None and length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
-    numbers = [diagonal.concrete(value) for value in (Lambda, P, B, C)]
+    numbers = [_complex(value) for value in (Lambda, P, B, C)]
     still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
     undamped = any(n is None for n in numbers[:2]) or is_undamped(*numbers[:2])
+    steps, lasting = diagonal.concrete(dt), FOREVER
+    if numbers[0] is not None and numbers[1] is not None and steps is not None:
+        poles = _poles(numbers[0], numbers[1]) * steps[:, None]
+        lasting = _lasting(poles)
+        if length is not None:
+            _check_regular(poles, length, float(np.finfo(diagonal.real(dt).dtype).eps))
     half = None if any(n is None for n in numbers) else _halves(*numbers)
     real = 0
     if half is not None:
@@ -108,21 +117,44 @@ def from_dplr(
         real=real,
         still=still,
         undamped=undamped,
+        lasting=lasting,
     )
-    if length is None:
-        return plain
-    if still and numbers[1] is not None and numbers[0] is not None:
-        _check_regular(plain, length)
-    return truncated(plain, length)
+    return plain if length is None else truncated(plain, length)
 
 
-def _check_regular(system: System, length: int) -> None:
-    """Refuse C~ of systems whose 1 - a^L is singular: it forgets what does not decay."""
-    rest = diagonal.concrete(_remainder(system, length))
-    if rest is not None and np.linalg.cond(rest).max() > 1.0 / np.finfo(rest.dtype).eps:
+def _complex(value: Any) -> Any:
+    known = diagonal.concrete(value)
+    return None if known is None else known.astype(np.result_type(known, np.complex64))
+
+
+def _poles(Lambda: Any, P: Any) -> Any:
+    """Poles of the systems, the eigenvalues of A, [H, N]; equal channels are computed once."""
+    rows = np.concatenate([Lambda[:, None], P], axis=1)
+    different, index = np.unique(rows, axis=0, return_inverse=True)
+    Lambda, P = different[:, 0].astype(complex), different[:, 1:].astype(complex)
+    A = np.eye(Lambda.shape[1]) * Lambda[:, None] - P.swapaxes(1, 2) @ P.conj()
+    return np.linalg.eigvals(A)[index.reshape(-1)]
+
+
+def _lasting(poles: Any) -> int:
+    slowest = float(-np.real(poles).max())
+    return FOREVER if slowest < 1.0 / FOREVER else 2 ** max(0, int(np.ceil(-np.log2(slowest))))
+
+
+def _check_regular(poles: Any, length: int, eps: float) -> None:
+    """Refuse C~ where modes have turned back to where they were and decayed too little.
+
+    Slow modes, whose a^L is next to 1 because a is, lose nothing.
+    """
+    with np.errstate(all="ignore"):
+        logarithm = 2.0 * np.arctanh(0.5 * poles)  # of a
+        gap = np.abs(np.expm1(length * logarithm))
+        gap = gap / np.minimum(1.0, length * np.abs(np.expm1(logarithm)))
+    gap = np.where(np.isnan(gap) & (poles != 0), 1.0, gap)
+    if not (gap > 1e4 * eps).all():
         raise ValueError(
-            f"length: 1 - a^{length} is singular, a mode neither decays nor turns; without a "
-            "length the kernel is exact"
+            f"length: 1 - a^{length} is singular to rounding, a mode is after {length} steps where "
+            "it was; choose another length, or none for exact kernels"
         )
 
 

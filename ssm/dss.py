@@ -89,10 +89,7 @@ def kernel(system: System, length: int) -> Array:
         return s4d.kernel(as_s4d(system), length)
     if not 1 <= length <= system.length:
         raise ValueError(f"length: expected 1 to {system.length}, got {length}")
-    # mu is lambda or -lambda, whichever decays; the weights differ by a sign only.
-    grows = system.Lambda[0] > 0
-    sign = jnp.where(grows, -1.0, 1.0)
-    mu = (sign * system.Lambda[0], sign * system.Lambda[1])
+    grows, mu = _decaying(system)
     gains = diagonal.gains(mu, system.dt[:, None], "zoh")
     re, im = vandermonde.times(system.W, gains)
     both = [jnp.stack([jnp.where(grows, 0.0, w), jnp.where(grows, w, 0.0)]) for w in (re, im)]
@@ -100,6 +97,23 @@ def kernel(system: System, length: int) -> Array:
     modes = vandermonde.held(*mu, system.dt[:, None])
     ahead, back = vandermonde.kernel(weights, modes, system.length)
     return (ahead - back[..., ::-1])[..., :length]
+
+
+def _decaying(system: System) -> tuple[Array, Pair]:
+    """Which poles grow, and mu, lambda or -lambda: the weights differ by a sign only."""
+    grows = system.Lambda[0] > 0
+    sign = jnp.where(grows, -1.0, 1.0)
+    return grows, (sign * system.Lambda[0], sign * system.Lambda[1])
+
+
+def _check_growth(system: System) -> None:
+    growth = diagonal.concrete(system.Lambda[0] * system.dt[:, None] * (system.length or 0))
+    limit = 0.5 * float(np.log(np.finfo(system.dt.dtype).max))
+    if growth is not None and growth.max() > limit:
+        raise ValueError(
+            f"Lambda: a state that grows by e^{growth.max():.0f} over {system.length} steps cannot "
+            f"be streamed, at most e^{limit:.0f}; `apply` has no such limit"
+        )
 
 
 def _remainder(system: System, Lambda: Pair) -> Pair:
@@ -113,10 +127,23 @@ def _remainder(system: System, Lambda: Pair) -> Pair:
 
 
 def as_s4d(system: System) -> s4d.System:
-    """The same system as `s4d` has it; under softmax without growing poles for long lengths."""
+    """The same system as `s4d` has it.
+
+    Under softmax a growing pole has a state that grows by exp(L dt Re lambda) while its weight is
+    that much smaller. Beyond half the range of floats the two have no digits left to meet.
+
+    Raises:
+        ValueError: growth by more than that (infinity or NaN where traced).
+    """
     W = system.W
     if system.length is not None:
-        W = vandermonde.divide(W, _remainder(system, system.Lambda))
+        _check_growth(system)
+        grows, mu = _decaying(system)
+        W = vandermonde.divide(W, _remainder(system, mu))
+        # 1/(exp(z) - 1) = -exp(-z)/(exp(-z) - 1): no large number on the way.
+        modes = vandermonde.held(*mu, system.dt[:, None])
+        small = vandermonde.times(W, vandermonde.power(modes, jnp.asarray(system.length)))
+        W = (jnp.where(grows, -small[0], W[0]), jnp.where(grows, -small[1], W[1]))
     ones = (jnp.ones_like(W[0]), jnp.zeros_like(W[0]))
     C = (0.5 * W[0], 0.5 * W[1])
     return s4d.System(system.Lambda, ones, C, system.D, system.dt)
@@ -134,7 +161,10 @@ def prepare(system: System) -> s4d.Step:
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes (see `s4d.prefill`); any length."""
+    """The state and the outputs after whole prefixes (see `s4d.prefill`); any length.
+
+    Growing poles of softmax are limited as `as_s4d` says; so is `prepare`.
+    """
     return s4d.prefill(as_s4d(system), u, state, lengths)
 
 
@@ -181,12 +211,10 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     def tile(x: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(x, float), shape)
 
-    decay = -np.real(Lambda)
-    name, value = (
-        ("log_decay", np.log(decay)) if config.normalization == "exp" else ("decay", decay)
-    )
+    exp = config.normalization == "exp"
+    value = diagonal.log_decay(Lambda) if exp else -np.real(Lambda)
     return {
-        name: tile(value),
+        "log_decay" if exp else "decay": tile(value),
         "frequency": tile(np.imag(Lambda)),
         "W": jax.random.normal(keys[0], (*shape, 2)),
         "D": jax.random.normal(keys[1], shape[:1]),

@@ -7,10 +7,10 @@ prepared = layer.apply(variables, method="prepare")       # once, then step by s
 state, y_t = layer.step(prepared, layer.init_state(batch), u_t)
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 from flax.core import unfreeze
 from jax import Array
 
@@ -19,12 +19,19 @@ from ssm.mixer import Mixer
 
 
 class Shell(nn.Module):
-    """What the shells have in common; each says which `functions` it calls."""
+    """What the shells have in common.
+
+    Attributes:
+        config: of the mixer that `make` builds.
+    """
+
+    config: Any
+    make: ClassVar[Callable[[Any], Mixer]]
 
     @property
     def functions(self) -> Mixer:
         """The six functions (see `mixer.Mixer`)."""
-        raise NotImplementedError
+        return type(self).make(self.config)
 
     def setup(self):
         """Own the parameters, one tree."""
@@ -48,7 +55,7 @@ class Shell(nn.Module):
         return self.functions.prefill(self.weights, u, state, lengths)
 
     @nn.nowrap
-    def init_state(self, batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> Any:
+    def init_state(self, batch: int, capacity: int = 0, dtype: Any = None) -> Any:
         """The state before the first step."""
         return self.functions.init_state(batch, capacity, dtype)
 
@@ -61,45 +68,25 @@ class Shell(nn.Module):
 class S4(Shell):
     """A layer of S4."""
 
-    config: s4.Config
-
-    @property
-    def functions(self) -> Mixer:
-        """Those of `s4.mixer`."""
-        return s4.mixer(self.config)
+    make = staticmethod(s4.mixer)
 
 
 class S4D(Shell):
     """A layer of S4D."""
 
-    config: s4d.Config
-
-    @property
-    def functions(self) -> Mixer:
-        """Those of `s4d.mixer`."""
-        return s4d.mixer(self.config)
+    make = staticmethod(s4d.mixer)
 
 
 class DSS(Shell):
     """A layer of DSS."""
 
-    config: dss.Config
-
-    @property
-    def functions(self) -> Mixer:
-        """Those of `dss.mixer`."""
-        return dss.mixer(self.config)
+    make = staticmethod(dss.mixer)
 
 
 class S5(Shell):
     """A layer of S5."""
 
-    config: s5.Config
-
-    @property
-    def functions(self) -> Mixer:
-        """Those of `s5.mixer`."""
-        return s5.mixer(self.config)
+    make = staticmethod(s5.mixer)
 
 
 class Stack(Shell):
@@ -110,7 +97,6 @@ class Stack(Shell):
         mixer: the six functions of its mixers, for instance `s4.mixer(...)`.
     """
 
-    config: stack.Config
     mixer: Mixer
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 from jax import Array
 
 from ssm import diagonal
@@ -47,18 +47,22 @@ def over_systems(
 
     Args:
         shape: of the state of one example, a pair of real arrays.
-        system: params -> system; the first argument of `apply`, `prepare` and `prefill`.
+        system: params -> system; the first argument of `apply`, `prepare` and `prefill`. It gets
+            the parameters in single precision at least: kernels take phases apart bit by bit.
     """
 
-    def start(batch: int, capacity: int = 0, dtype: Any = jnp.float32) -> State:
+    def wide(params: Params) -> Any:
+        return system(jax.tree.map(diagonal.real, params))
+
+    def start(batch: int, capacity: int = 0, dtype: Any = None) -> State:
         del capacity  # the state has one size
         return diagonal.at_rest(batch, *shape, dtype=dtype)
 
     return Mixer(
         init=init,
-        apply=lambda params, u, *rest, **options: apply(system(params), u, *rest, **options),
-        prepare=lambda params: prepare(system(params)),
-        prefill=lambda params, u, state, lengths=None: prefill(system(params), u, state, lengths),
+        apply=lambda params, u, *rest, **options: apply(wide(params), u, *rest, **options),
+        prepare=lambda params: prepare(wide(params)),
+        prefill=lambda params, u, state, lengths=None: prefill(wide(params), u, state, lengths),
         init_state=start,
         step=step,
     )

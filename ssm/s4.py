@@ -67,6 +67,7 @@ __all__ = [
 ]
 
 MEASURES = ("legs", "legt", "fout")
+SHORT = 128  # exact kernels up to this length come from dense powers, which lose fewer digits
 
 
 def kernel(system: System, length: int) -> Array:
@@ -78,8 +79,8 @@ def kernel(system: System, length: int) -> Array:
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
         raise ValueError(f"length: expected at least 1{most}, got {length}")
-    if system.length is None and system.still:
-        # 1 - a^L may be singular, and C~ then without a trace of what does not decay.
+    if system.length is None and (length <= SHORT or system.lasting >= 30 * length):
+        # 1 - a^L may be next to singular, and C~ then without a trace of what has not decayed.
         return chunks.kernel(*discrete(system), all_modes(system)[3], length)
     if system.length is None:
         system = truncated(system, length)
@@ -198,9 +199,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
     """
-    u = diagonal.signal(u, system.D.shape[0])
+    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
-    lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
     start = with_conjugates(system, as_complex(state))
     plain = exact(system)
     a, b = discrete(plain)
@@ -247,7 +247,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], P [H, R, M, 2], B, C [H, M, 2], D, log_dt [H].
 
     M is N/2, one of each conjugate pair, and a real mode more, the last, for "fout". C is C~,
-    drawn directly. Poles without decay of their own ("legt", "fout") start at the least, 1e-4.
+    drawn directly. Poles without decay of their own ("legt", "fout") start at 2e-4.
     """
     system = hippo.dplr(config.measure, config.size)
     kept = np.argsort(-np.imag(system.Lambda))[: (config.size + 1) // 2]
@@ -261,9 +261,8 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     def tile(x: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(x, float), (config.channels, *np.shape(x)))
 
-    decay = np.maximum(-np.real(Lambda), diagonal.DECAY)
     return {
-        "log_decay": tile(np.log(decay)),
+        "log_decay": tile(diagonal.log_decay(Lambda)),
         "frequency": tile(np.imag(Lambda)),
         "P": tile(np.stack([np.real(P), np.imag(P)], axis=-1)),
         "B": tile(np.stack([np.real(B), np.imag(B)], axis=-1)),

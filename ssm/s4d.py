@@ -169,10 +169,9 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
     """
-    u = diagonal.signal(u, system.D.shape[0])
+    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
     length, modes = u.shape[-2], _modes(system)
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
-    lengths = jnp.full(u.shape[:1], length) if lengths is None else jnp.asarray(lengths)
     y = apply(system, u)
     # The past before the first step: 2 Re sum_n C_n a_n^{l+1} x_n.
     a = diagonal.multipliers(system.Lambda, system.dt[:, None], system.discretization)
@@ -262,7 +261,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     Lambda, B = poles(config.init, config.modes)
     keys = jax.random.split(key, 3)
     return {
-        "log_decay": jnp.broadcast_to(jnp.asarray(np.log(-np.real(Lambda)), float), shape),
+        "log_decay": jnp.broadcast_to(jnp.asarray(diagonal.log_decay(Lambda), float), shape),
         "frequency": jnp.broadcast_to(jnp.asarray(np.imag(Lambda), float), shape),
         "B": jnp.broadcast_to(
             jnp.asarray(np.stack([np.real(B), np.imag(B)], -1), float), (*shape, 2)

@@ -184,6 +184,9 @@ def _durations(steps: Any, shape: tuple[int, ...]) -> Array:
     steps = diagonal.real(steps)
     if steps.shape not in (shape, shape[-1:]):
         raise ValueError(f"steps: expected shape {shape} or {shape[-1:]}, got {steps.shape}")
+    known = diagonal.concrete(steps)
+    if known is not None and not (known > 0).all():
+        raise ValueError(f"steps: expected positive durations, got {known.min()}")
     return jnp.moveaxis(steps, -1, 0)
 
 
@@ -234,6 +237,9 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
+    channels = prepared.system.D.shape[0]
+    if u.shape[-1] != channels:
+        raise ValueError(f"u: expected {channels} channels, got shape {u.shape}")
     diagonal.check_state(state, (*u.shape[:-1], prepared.a[0].shape[0]))
     moved = vandermonde.times(prepared.a, state)
     re, im = (old + _product(u, part.T) for old, part in zip(moved, prepared.b, strict=True))
@@ -255,11 +261,10 @@ def prefill(
         The state after `lengths` steps and y [B, L, H].
     """
     _check_causal(system)
-    u = diagonal.signal(u, system.D.shape[0])
+    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
     diagonal.check_state(state, (u.shape[0], system.dt.shape[0]))
     start = jax.lax.complex(*state)
     states, y = _run(system, u, None, method, start)
-    lengths = jnp.full(u.shape[:1], u.shape[-2]) if lengths is None else jnp.asarray(lengths)
     every = jnp.concatenate([start[None], states])
     last = jnp.take_along_axis(every, lengths[None, :, None], axis=0)[0]
     return (last.real, last.imag), y
@@ -323,7 +328,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
         return whole.reshape(config.channels, config.modes, 2)
 
     params = {
-        "log_decay": jnp.asarray(np.log(-np.real(Lambda)), float),
+        "log_decay": jnp.asarray(diagonal.log_decay(Lambda), float),
         "frequency": jnp.asarray(np.imag(Lambda), float),
         "B": into.reshape(config.modes, config.channels, 2),
         "C": outputs(keys[1]),

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ssm import diagonal
 from ssm.mixer import Mixer
 
 CHOICES = {
@@ -183,8 +184,8 @@ def apply(
     Args:
         u: real [B, T, I], or tokens [B, T].
         key: of dropout, in training; None for none.
-        lengths: [B] steps of each example that count, 1..T, for pooled heads: causal mixers
-            need nothing else for padding on the right.
+        lengths: [B] steps of each example that count, 1..T, for pooled heads; what mixers read
+            beyond is zero, so that those of two directions do not see padding either.
         context: passed to the mixer, for instance `steps` of S5.
 
     Returns:
@@ -196,11 +197,18 @@ def apply(
     if lengths is not None and config.pooling == "none":
         raise ValueError("lengths: only pooled heads use them")
     x = _encode(params, u, config)
+    if lengths is not None:
+        lengths = _check_lengths(lengths, x.shape)
+    counts = None if lengths is None else (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
     keys = None if key is None else jax.random.split(key, config.layers)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, None]:
         weights, key = inputs
-        mix = lambda w, z: (mixer.apply(w, z, **context), None)  # noqa: E731
+
+        def mix(weights: Any, z: Array) -> tuple[Array, None]:
+            z = z if counts is None else jnp.where(counts, z, 0.0)
+            return mixer.apply(weights, z, **context), None
+
         return _block(weights, x, config, mix, key)
 
     body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
@@ -210,11 +218,19 @@ def apply(
     return _head(params, x, config)
 
 
+def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> Array:
+    known, lengths = diagonal.concrete(lengths), jnp.asarray(lengths)
+    if len(shape) != 3 or lengths.shape != shape[:1]:
+        raise ValueError(f"lengths: expected one for each of [B, T] signals, got {lengths.shape}")
+    if known is not None and not ((known >= 1) & (known <= shape[1])).all():
+        raise ValueError(f"lengths: expected 1 to {shape[1]}, got {known.tolist()}")
+    return lengths
+
+
 def _pool(x: Array, config: Config, lengths: Any) -> Array:
     """[B, T, d] to [B, d]."""
     if lengths is None:
         return x[..., -1, :] if config.pooling == "last" else jnp.mean(x, axis=-2)
-    lengths = jnp.asarray(lengths)
     if config.pooling == "last":
         return jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
     counts = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
@@ -229,7 +245,7 @@ def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, A
 
 
 def init_state(
-    batch: int, capacity: int, dtype: Any = jnp.float32, *, config: Config, mixer: Mixer
+    batch: int, capacity: int, dtype: Any = None, *, config: Config, mixer: Mixer
 ) -> dict[str, Any]:
     """States before the first step, those of the layers stacked to [N, ...].
 
@@ -238,7 +254,8 @@ def init_state(
     make = functools.partial(mixer.init_state, batch, capacity, dtype)
     state: dict[str, Any] = {"layers": jax.vmap(lambda _: make())(jnp.arange(config.layers))}
     if config.pooling == "mean":
-        state["sum"] = jnp.zeros((batch, config.channels), dtype)
+        wide = jnp.result_type(float) if dtype is None else dtype
+        state["sum"] = jnp.zeros((batch, config.channels), jnp.promote_types(wide, jnp.float32))
         state["count"] = jnp.zeros(batch, jnp.int32)
     return state
 

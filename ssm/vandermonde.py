@@ -49,14 +49,18 @@ def modes(re: Array, im: Array) -> Modes:
 
 
 def bilinear(re: Array, im: Array, dt: Array) -> Modes:
-    """Modes of lambda = (1 + z)/(1 - z), z = dt (re + i im)/2, z not -1.
+    """Modes of lambda = (1 + z)/(1 - z), z = dt (re + i im)/2, z not 1.
 
-    In single precision the turns of a step are good to 1e-11.
+    In single precision the turns of a step are good to 1e-11. Next to z = -1, where lambda is 0,
+    its size stays above the root of the smallest float.
     """
     x, y = 0.5 * dt * re, 0.5 * dt * im
     below = (1.0 - x) ** 2 + y**2
     # |lambda|^2 = 1 + 4 x / |1 - z|^2: no digits are lost next to the circle.
-    rate = 0.5 * jnp.log1p(4.0 * x / below)
+    near = 4.0 * x > -0.5 * below
+    close = 0.5 * jnp.log1p(jnp.where(near, 4.0 * x / below, 0.0))
+    above = jnp.maximum((1.0 + x) ** 2 + y**2, jnp.finfo(x.dtype).tiny)
+    rate = jnp.where(near, close, 0.5 * (jnp.log(above) - jnp.log(below)))
     shape = rate.shape
     return Modes(rate, *_bilinear_turns(*(jnp.broadcast_to(p, shape) for p in (re, im, dt))))
 
@@ -64,7 +68,9 @@ def bilinear(re: Array, im: Array, dt: Array) -> Modes:
 def _plain_turns(re: Array, im: Array, dt: Array) -> Array:
     """Argument of (1 + z) (1 - conj z) in turns."""
     x, y = 0.5 * dt * re, 0.5 * dt * im
-    return jnp.arctan2(2.0 * y, 1.0 - x**2 - y**2) / (2.0 * jnp.pi)
+    up, across = 2.0 * y, 1.0 - x**2 - y**2
+    across = jnp.where((up == 0) & (across == 0), 1.0, across)
+    return jnp.arctan2(up, across) / (2.0 * jnp.pi)
 
 
 @jax.custom_jvp

@@ -2,7 +2,7 @@
 
 Reproduces: figures 1 and 2 of S4D (arXiv 2206.11893): the functions e^{tA} B of S4-LegS, S4-FouT
 and S4D's initialisations, and its theorem 3: for smooth inputs the outputs of S4D-LegS, which
-lacks the rank-one term, approach those of S4-LegS as N grows. Point by point their kernels do not.
+lacks the rank-one term, approach those of S4-LegS as N grows. Their kernels do so only slowly.
 """
 
 import itertools

@@ -98,3 +98,17 @@ def test_bad_lengths_and_configurations_are_refused_by_name():
         dss.Config(1, 8, normalization="none")
     with pytest.raises(ValueError, match="modes: expected at least 1"):
         dss.Config(1, 8, 0)
+
+
+def test_growing_modes_stream_within_the_range_of_floats_and_are_refused_beyond():
+    parts = (np.array([[1.0 + 2.0j, -0.5 + 1.0j]]), np.ones((1, 2)), np.zeros(1), np.array([0.1]))
+    one = dss.from_weights(*parts, 400)  # grows by e^40
+    u = np.random.default_rng(0).normal(size=(1, 400, 1))
+    prefill, apply = jax.jit(dss.prefill), jax.jit(dss.apply)
+    _, y = prefill(one, u, s4d.init_state(dss.as_s4d(one), 1))
+    near(y, np.asarray(apply(one, u)), 2e-5)
+    long = dss.from_weights(*parts, 700)
+    assert np.isfinite(apply(long, u)).all()
+    for call in (dss.prepare, dss.as_s4d):
+        with pytest.raises(ValueError, match=r"Lambda: a state that grows by e\^70 over 700 steps"):
+            call(long)

@@ -112,6 +112,76 @@ def test_prefill_gives_the_state_of_every_prefix(name, x64):
         near(state[part], expected, 1e-11)
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_every_initial_parameter_trains(name, precision):
+    """At the values of `init`, not next to them: a clip there would stop it for good."""
+    layer = MIXERS[name]
+    params = layer.init(jax.random.key(0))
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(B, LONGEST, H)), float)
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(layer.apply(p, u) ** 2)))(params)
+    for key, leaf in gradient.items():
+        assert np.isfinite(leaf).all() and np.any(leaf != 0), key
+    for key in ("log_decay", "decay", "log_dt"):
+        assert np.all(gradient.get(key, 1.0) != 0), key
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_narrow_parameters_states_and_signals_are_widened(name):
+    layer = MIXERS[name]
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), layer.init(jax.random.key(0)))
+    u = jnp.ones((B, 5, H), jnp.bfloat16)
+    state, y = jax.jit(layer.prefill)(params, u, layer.init_state(B, 0, jnp.bfloat16))
+    assert y.dtype == jax.jit(layer.apply)(params, u).dtype == "float32"
+    _, y = layer.step(layer.prepare(params), state, u[:, 0])
+    assert y.dtype == "float32"
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_default_states_have_the_default_precision(name, x64):
+    layer = MIXERS[name]
+    params, u = layer.init(jax.random.key(0)), jnp.ones((5, B, H))
+    prepared = layer.prepare(params)
+    body = lambda x, now: layer.step(prepared, x, now)  # noqa: E731
+    _, y = jax.lax.scan(body, layer.init_state(B, 0), u)
+    single = layer.init_state(B, 0, jnp.float32)
+    assert y.dtype == layer.prefill(params, u.swapaxes(0, 1), single)[1].dtype == "float64"
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_bad_prefixes_are_refused_by_name(name):
+    layer = MIXERS[name]
+    params, state, u = layer.init(jax.random.key(0)), layer.init_state(B, 0), jnp.ones((B, 5, H))
+    for lengths, message in (
+        (np.array([1.0, 2.0]), "lengths: expected 2 whole numbers, got float"),
+        (np.array(3), r"lengths: expected 2 whole numbers, got int\d+ \(\)"),
+        (np.array([1, 2, 3]), r"lengths: expected 2 whole numbers, got int\d+ \(3,\)"),
+        (np.array([1, 6]), r"lengths: expected 0 to 5, got \[1, 6\]"),
+        (np.array([-1, 5]), r"lengths: expected 0 to 5, got \[-1, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.prefill(params, u, state, lengths)
+    for wrong in (u[0], u[None]):
+        with pytest.raises(ValueError, match=r"u: expected shape \[B, L, 3\], got"):
+            layer.prefill(params, wrong, state)
+
+
+@pytest.mark.parametrize("module", [s4d, s5])
+def test_a_bilinear_pole_that_is_gone_after_a_step(module, precision):
+    """Z = -1, a = 0: the logarithm of a is infinite, the kernel is not."""
+    Lambda, ones, zero = np.array([[-2.0, -1.0]]), np.ones((1, 2)), np.zeros(1)
+    if module is s4d:
+        one = s4d.from_diagonal(Lambda, ones, 0.5 * ones, zero, [1.0], "bilinear")
+    else:
+        one = s5.from_diagonal(Lambda[0], ones.T, 0.5 * ones, zero, [1.0, 1.0], "bilinear")
+    kernel = jax.jit(module.kernel, static_argnums=1)
+    expected = 0.5 * np.eye(1, 4)[0] + (1 / 1.5) * (0.5 / 1.5) ** np.arange(4)
+    near(np.ravel(kernel(one, 4)), expected, 1e-6)
+    impulse = jnp.asarray(np.eye(1, 4).T)
+    near(np.ravel(jax.jit(module.apply)(one, impulse)), expected, 1e-6)
+    gradient = jax.jit(jax.grad(lambda s: jnp.sum(module.kernel(s, 4))))(one)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
 def systems():
     """Kernels of poles from hardly decaying over zero to growing, and steps from 1e-4 to 1."""
     rng = np.random.default_rng(2)

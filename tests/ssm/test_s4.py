@@ -151,7 +151,9 @@ def test_a_mode_that_never_changes_has_an_exact_kernel_but_no_truncated_one(x64)
     zeros, ones = np.zeros((1, 2)), np.ones((1, 2))
     one = s4.from_dplr(zeros, zeros[:, None], ones, ones, [0.0], [0.1])
     np.testing.assert_allclose(kernel(one, 40), 0.2, rtol=1e-14)
-    with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular.*without a length"):
+    with pytest.raises(
+        ValueError, match=r"length: 1 - a\^8 is singular to rounding.* or none for exact kernels"
+    ):
         s4.from_dplr(zeros, zeros[:, None], ones, ones, [0.0], [0.1], 8)
     forced = dataclasses.replace(one, length=8)
     with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular, it has no exact C"):
@@ -163,6 +165,39 @@ def test_a_mode_that_never_changes_has_an_exact_kernel_but_no_truncated_one(x64)
     A = -np.outer(P[0, 0], P[0, 0])
     expected, _ = reference.dense_output(A, B[0, 0], C[0, 0], 0.0, 0.1, np.eye(1, 20)[0])
     near(kernel(one, 20), expected[None], 1e-12)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e-8, 1e-4, 1e-2])
+def test_modes_that_come_back_after_the_length_keep_their_kernel(decay, precision):
+    """a^8 is next to 1: C (1 - a^8) would have lost what C says."""
+    Lambda = np.array([[-decay + 1j, -decay - 1j]])
+    parts = (Lambda, np.zeros((1, 0, 2)), np.ones((1, 2)), np.ones((1, 2)))
+    dt = np.array([2.0 * np.tan(np.pi / 8)])
+    one = s4.from_dplr(*parts, [0.0], dt)
+    a = (1 + 0.5 * dt * Lambda) / (1 - 0.5 * dt * Lambda)
+    b = dt / (1 - 0.5 * dt * Lambda)
+    for length in (8, 160):
+        expected = np.sum(b[..., None] * a[..., None] ** np.arange(length), axis=1).real
+        near(kernel(one, length), expected, 1e-11 if precision == "float64" else 5e-5)
+    if decay in (0.0, 1e-8) and (precision == "float32" or not decay):
+        with pytest.raises(ValueError, match=r"length: 1 - a\^8 is singular to rounding"):
+            s4.from_dplr(*parts, [0.0], dt, 8)
+    else:
+        assert s4.from_dplr(*parts, [0.0], dt, 7).length == 7
+
+
+def test_fast_and_slow_modes_together_are_no_reason_to_refuse():
+    parts = (np.array([[-1e-3, -1e5]]), np.zeros((1, 0, 2)), np.ones((1, 2)), np.ones((1, 2)))
+    one = s4.from_dplr(*parts, [0.0], [1e-4], 1)
+    a = 1e-4 / (1 + 0.5e-4 * np.array([1e-3, 1e5]))
+    near(kernel(one, 1), [[a.sum()]], 1e-6)
+
+
+def test_whole_numbers_are_numbers():
+    one = s4.from_dplr([[-1, -2]], [[[1, 1]]], [[1, 1]], [[1, 1]], [0], [1])
+    A = -np.diag([1.0, 2.0]) - 1.0
+    expected, _ = reference.dense_output(A, np.ones(2), np.ones(2), 0.0, 1.0, np.eye(1, 9)[0])
+    near(kernel(one, 9), expected[None], 2e-6)
 
 
 def test_bad_lengths_signals_and_configurations_are_refused_by_name():

@@ -103,7 +103,7 @@ def test_initial_system_is_a_random_one_around_legs(x64):
     block = hippo.dplr("legs", modes)
     upper = block.Lambda.imag > 0
     np.testing.assert_allclose(params["frequency"], np.tile(block.Lambda[upper].imag, 2))
-    np.testing.assert_allclose(params["log_decay"], np.log(0.5))
+    np.testing.assert_allclose(np.exp(params["log_decay"]), 0.5 - 1e-4, rtol=1e-6)
     V = block.V[:, upper]
     inputs = np.asarray(params["B"][:32, :, 0] + 1j * params["B"][:32, :, 1])
     outputs = np.asarray(params["C"][:, :32, 0] + 1j * params["C"][:, :32, 1])
@@ -154,3 +154,8 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
         s5.Config(channels=1, modes=5, blocks=2)
     with pytest.raises(ValueError, match="method: expected one of auto, scan"):
         s5.Config(channels=1, method="loop")
+    with pytest.raises(ValueError, match=r"steps: expected positive durations, got -1\.0"):
+        s5.apply(s5.from_diagonal(*numbers()[:5]), numbers()[-1], -np.ones(L))
+    with pytest.raises(ValueError, match=r"u: expected 3 channels, got shape \(2, 4\)"):
+        one = s5.from_diagonal(*numbers()[:5])
+        s5.step(s5.prepare(one), s5.init_state(one, 2), jnp.zeros((2, 4)))

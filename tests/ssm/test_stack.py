@@ -109,6 +109,20 @@ def test_tokens_and_two_directions_and_irregular_steps():
         model.prepare(params)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_padding_is_not_read_from_behind(pooling, x64):
+    config = stack.Config(D, 3, 2, layers=2, pooling=pooling)
+    model = stack.model(config, s5.mixer(s5.Config(D, modes=2, bidirectional=True)))
+    params, u = model.init(jax.random.key(0)), signal()
+    y = jax.jit(lambda u, n: model.apply(params, u, lengths=n))(u, jnp.array([5, T]))
+    for i, n in enumerate((5, T)):
+        np.testing.assert_allclose(y[i], model.apply(params, u[i : i + 1, :n])[0], atol=1e-12)
+    with pytest.raises(ValueError, match=r"lengths: expected 1 to 9, got \[0, 9\]"):
+        model.apply(params, u, lengths=np.array([0, T]))
+    with pytest.raises(ValueError, match=r"lengths: expected one for each of \[B, T\]"):
+        model.apply(params, u[0], lengths=np.array([3]))
+
+
 def test_dropout_has_the_right_share_and_mean_and_only_with_a_key():
     x = jnp.ones((200, 500))
     kept = np.asarray(stack._drop(jax.random.key(0), x, 0.25))
