@@ -133,7 +133,9 @@ def _poles(Lambda: Any, P: Any) -> Any:
     different, index = np.unique(rows, axis=0, return_inverse=True)
     Lambda, P = different[:, 0].astype(complex), different[:, 1:].astype(complex)
     A = np.eye(Lambda.shape[1]) * Lambda[:, None] - P.swapaxes(1, 2) @ P.conj()
-    return np.linalg.eigvals(A)[index.reshape(-1)]
+    poles = np.linalg.eigvals(A)[index.reshape(-1)]
+    rounding = 1e-13 * np.abs(A).max(axis=(1, 2))[index.reshape(-1), None]
+    return np.where(np.abs(poles) > rounding, poles, 0.0)
 
 
 def _lasting(poles: Any) -> int:

@@ -165,6 +165,8 @@ def test_a_mode_that_never_changes_has_an_exact_kernel_but_no_truncated_one(x64)
     A = -np.outer(P[0, 0], P[0, 0])
     expected, _ = reference.dense_output(A, B[0, 0], C[0, 0], 0.0, 0.1, np.eye(1, 20)[0])
     near(kernel(one, 20), expected[None], 1e-12)
+    with pytest.raises(ValueError, match=r"length: 1 - a\^20 is singular to rounding"):
+        s4.from_dplr(zeros, P, B[0], C[0], [0.0], [0.1], 20)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1e-8, 1e-4, 1e-2])
