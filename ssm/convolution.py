@@ -40,7 +40,7 @@ def causal(u: Any, kernel: Any) -> Array:
     u, kernel = _real("u", u), _real("kernel", kernel)
     length = u.shape[-1]
     kernel = kernel[..., :length]
-    return _multiply(u, kernel, _fast(length + kernel.shape[-1] - 1))[..., :length]
+    return _multiply(u, kernel, fast(length + kernel.shape[-1] - 1))[..., :length]
 
 
 def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
@@ -53,7 +53,7 @@ def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
     u, forward, backward = _real("u", u), _real("forward", forward), _real("backward", backward)
     length = u.shape[-1]
     ahead, back = forward[..., :length], backward[..., : length - 1]
-    size = _fast(length + ahead.shape[-1] + back.shape[-1] - 1)
+    size = fast(length + ahead.shape[-1] + back.shape[-1] - 1)
     gap = size - ahead.shape[-1] - back.shape[-1]
     shape = jnp.broadcast_shapes(ahead.shape[:-1], back.shape[:-1])
     dtype = jnp.result_type(ahead, back)
@@ -73,7 +73,7 @@ def _real(name: str, x: Any) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))  # there are no shorter FFTs
 
 
-def _fast(least: int) -> int:
+def fast(least: int) -> int:
     """The next length with small factors only."""
     size = scipy.fft.next_fast_len(least, real=True)
     assert size is not None

@@ -14,7 +14,7 @@ import flax.linen as nn
 from flax.core import unfreeze
 from jax import Array
 
-from ssm import dss, s4, s4d, s5, stack
+from ssm import dss, rtf, s4, s4d, s5, stack
 from ssm.mixer import Mixer
 
 
@@ -87,6 +87,12 @@ class S5(Shell):
     """A layer of S5."""
 
     make = staticmethod(s5.mixer)
+
+
+class RTF(Shell):
+    """A layer of RTF."""
+
+    make = staticmethod(rtf.mixer)
 
 
 class Stack(Shell):

@@ -42,11 +42,13 @@ def over_systems(
     prepare: Callable[[Any], Any],
     prefill: Callable[..., tuple[State, Array]],
     step: Callable[[Any, State, Array], tuple[State, Array]],
+    paired: bool = True,
 ) -> Mixer:
     """A mixer from functions of a system, for parameters that stand for one.
 
     Args:
-        shape: of the state of one example, a pair of real arrays.
+        shape: of the state of one example.
+        paired: whether it is a pair of real arrays, complex, or one.
         system: params -> system; the first argument of `apply`, `prepare` and `prefill`. It gets
             the parameters in single precision at least: kernels take phases apart bit by bit.
     """
@@ -56,7 +58,8 @@ def over_systems(
 
     def start(batch: int, capacity: int = 0, dtype: Any = None) -> State:
         del capacity  # the state has one size
-        return diagonal.at_rest(batch, *shape, dtype=dtype)
+        state = diagonal.at_rest(batch, *shape, dtype=dtype)
+        return state if paired else state[0]
 
     return Mixer(
         init=init,

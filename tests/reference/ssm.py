@@ -1,6 +1,8 @@
 """State-space models in float64, term by term from the definitions."""
 
+import mpmath
 import numpy as np
+import scipy.signal
 
 
 def recurrence(a, b, start=0.0):
@@ -76,3 +78,48 @@ def pole_sums(v, w, length):
     s, c = np.sin(half), np.cos(half)
     both = [(v, w), (np.conj(v), np.conj(w))]
     return sum(np.sum(a[:, None] / (1j * s - c * b[:, None]), axis=0) for a, b in both)
+
+
+def fraction_output(b, a, d, u):
+    """Y [L, H] of H(z) = d + sum b_k z^-k / (1 + sum a_k z^-k) for u [L, H], by `lfilter`."""
+    rows = [
+        scipy.signal.lfilter(np.append(0.0, b[h]), np.append(1.0, a[h]), u[:, h]) + d[h] * u[:, h]
+        for h in range(len(b))
+    ]
+    return np.stack(rows, axis=1)
+
+
+def fraction_response(b, a, d, length):
+    """K [H, length] of the same."""
+    return fraction_output(b, a, d, np.eye(length, 1) * np.ones(len(b))).T
+
+
+def series(b, a, length):
+    """The series of (b_1 + b_2 w + ...) / (1 + a_1 w + ...), with 60 digits."""
+    with mpmath.workdps(60):
+        b, a, t = [mpmath.mpf(float(x)) for x in b], [mpmath.mpf(float(x)) for x in a], []
+        for k in range(length):
+            past = mpmath.fsum(a[j] * t[k - 1 - j] for j in range(min(k, len(a))))
+            t.append((b[k] if k < len(b) else 0) - past)
+        return np.array([float(x) for x in t])
+
+
+def companion(a):
+    """The matrix of the post, with characteristic polynomial z^N + a_1 z^(N-1) + ... + a_N."""
+    A = np.diag(np.ones(len(a) - 1), -1)
+    A[0] = -np.asarray(a)
+    return A
+
+
+def truncated_numerator(b, a, length):
+    """b~ = C (1 - A^L) in companion coordinates, where C = b: by matrix powers."""
+    return b @ (np.eye(len(a)) - np.linalg.matrix_power(companion(a), length))
+
+
+def fraction_state(b, a, u, length):
+    """The state of the transposed direct form II after u [L], step by step."""
+    state = np.zeros(len(a))
+    for now in u[:length]:
+        v = state[0]
+        state = np.append(state[1:], 0.0) + b * now - a * v
+    return state

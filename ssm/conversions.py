@@ -1,0 +1,267 @@
+"""One system in many forms: state space, transfer function, modes, companion; on the host.
+
+Notation
+    N        order
+    A, B, C  state space in discrete time [N, N], [N], [N]; D direct term
+    b, a     numerator b_1..b_N, denominator a_1..a_N (its leading 1 is not stored)
+    p, c     poles and residues [N]
+    K_l      impulse response: K_0 = D, K_l = C A^{l-1} B
+
+    H(z) = D + C (z - A)^{-1} B
+         = D + (b_1 z^-1 + ... + b_N z^-N) / (1 + a_1 z^-1 + ... + a_N z^-N)
+         = D + sum_n c_n / (z - p_n)
+
+a is the characteristic polynomial of A. The post reads b from another one, b = char(A - B C) -
+char(A), which subtracts large numbers; here b = (1, a) * (K_1, ..., K_N) does not. All is float64
+(complex128 for complex systems), and errors grow with the coefficients: those of many clustered
+poles need more digits than there are (see `reduction`).
+
+Source: https://kexue.fm/archives/10180; Kailath, "Linear Systems" (1980), chapter 2.
+"""
+
+from typing import Any
+
+import numpy as np
+
+FORMS = ("companion", "observable")
+TINY = 1e-10  # relative size of what counts as zero in tests of minimality
+CLOSE = 1e-7  # relative distance of poles that count as one: rounding parts double ones as far
+
+Coefficients = tuple[np.ndarray, np.ndarray, Any]
+StateSpace = tuple[np.ndarray, np.ndarray, np.ndarray, Any]
+
+
+def to_transfer_function(A: Any, B: Any, C: Any, D: Any, *, minimal: bool = True) -> Coefficients:
+    """Coefficients of a state space.
+
+    Args:
+        A: [N, N]; B: [N] or [N, 1]; C: [N] or [1, N]; D: a number. All in discrete time.
+        minimal: refuse modes that no input reaches or no output shows: numerator and denominator
+            then share a factor, and the state space cannot be found again.
+
+    Returns:
+        numerator [N], denominator [N] and direct.
+
+    Raises:
+        ValueError: A that is not square, shapes that do not fit, values that are not finite, a
+            system that is not minimal.
+
+    >>> b, a, d = to_transfer_function([[0.5, 0.0], [0.0, 0.25]], [1.0, 1.0], [2.0, -1.0], 3.0)
+    >>> b.round(9).tolist(), a.round(9).tolist(), float(d)
+    ([1.0, 0.0], [-0.75, 0.125], 3.0)
+    """
+    A, B, C, D = _state_space(A, B, C, D)
+    if minimal:
+        _check_minimal(A, B, C)
+    a = np.poly(A)[1:]
+    return _numerator(_markov(A, B, C, len(B)), a), a, D
+
+
+def to_state_space(
+    numerator: Any,
+    denominator: Any,
+    direct: Any,
+    form: str = "companion",
+    *,
+    minimal: bool = True,
+) -> StateSpace:
+    """A state space of size N with those coefficients.
+
+    Args:
+        numerator, denominator: [N].
+        direct: a number.
+        form: "companion", controllable, the post's: A has -a in its first row and ones below the
+            diagonal, B is the first unit vector, C = b. "observable": its transpose.
+        minimal: refuse a factor that numerator and denominator share: fewer states would do.
+
+    Returns:
+        A [N, N], B [N], C [N], D.
+
+    Raises:
+        ValueError: another form, shapes that do not fit, values that are not finite, a common
+            factor.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    b, a, d = _coefficients(numerator, denominator, direct)
+    if minimal:
+        _check_coprime(b, a)
+    A = np.zeros((len(a), len(a)), np.result_type(a, b))
+    A[0], A[1:, :-1] = -a, np.eye(len(a) - 1)
+    first = np.eye(1, len(a), dtype=A.dtype)[0]
+    return (A, first, b, d) if form == "companion" else (A.T.copy(), b, first, d)
+
+
+def to_modal(*system: Any) -> Coefficients:
+    """Poles and residues, H(z) = direct + sum_n residues_n / (z - poles_n).
+
+    Args:
+        system: numerator, denominator, direct; or A, B, C, D, whose eigenvectors then are used.
+
+    Returns:
+        poles [N] and residues [N], complex128, and direct.
+
+    Raises:
+        ValueError: neither three nor four arguments, what does not fit, poles that coincide:
+            such a system is not a sum of simple fractions.
+    """
+    if len(system) == 4:
+        A, B, C, D = _state_space(*system)
+        poles, V = np.linalg.eig(A)
+        _check_simple(poles)
+        return poles.astype(complex), (C @ V) * np.linalg.solve(V, B.astype(V.dtype)), D
+    if len(system) != 3:
+        raise ValueError(
+            "system: expected numerator, denominator, direct or A, B, C, D, got "
+            f"{len(system)} arguments"
+        )
+    b, a, d = _coefficients(*system)
+    poles = np.roots(np.concatenate([[1.0], a])).astype(complex)
+    poles = np.concatenate([poles, np.zeros(len(a) - len(poles))])  # roots drops those at zero
+    _check_simple(poles)
+    apart = poles[:, None] - poles + np.eye(len(a))
+    return poles, np.polyval(b, poles) / np.prod(apart, axis=1), d
+
+
+def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
+    """Coefficients of poles and residues [N]; real ones where they come in conjugate pairs.
+
+    Returns:
+        numerator [N], denominator [N] and direct.
+    """
+    poles, residues = np.atleast_1d(poles).astype(complex), np.atleast_1d(residues).astype(complex)
+    _check(("poles", poles), ("residues", residues), ("direct", np.asarray(direct)))
+    if poles.ndim != 1 or poles.shape != residues.shape:
+        raise ValueError(
+            f"poles, residues: expected equal shapes [N], got {poles.shape}, {residues.shape}"
+        )
+    a = np.poly(poles)[1:]
+    K = np.array([residues @ poles**k for k in range(len(poles))])
+    if np.isrealobj(a) and np.abs(np.imag(K)).max() <= 1e-12 * np.abs(K).max():
+        K = np.real(K)
+    return _numerator(K, a), a, direct
+
+
+def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int) -> np.ndarray:
+    """K_0..K_{length-1} by the recurrence, step by step."""
+    b, a, d = _coefficients(numerator, denominator, direct)
+    if length < 1:
+        raise ValueError(f"length: expected at least 1, got {length}")
+    K = np.zeros(length, np.result_type(a, b))
+    state = b.astype(K.dtype)
+    for k in range(1, length):
+        K[k] = state[0]
+        state = np.append(state[1:], 0.0) - state[0] * a
+    K[0] = d
+    return K
+
+
+def frequency_response(
+    numerator: Any, denominator: Any, direct: Any, frequencies: Any
+) -> np.ndarray:
+    """H(e^{i omega}), complex [W], at frequencies [W] in radians per sample."""
+    b, a, d = _coefficients(numerator, denominator, direct)
+    w = np.exp(-1j * np.asarray(frequencies, float))  # z^-1, whose powers stay bounded
+    above = np.polyval(np.append(b[::-1], 0.0), w)
+    return d + above / np.polyval(np.append(a[::-1], 1.0), w)
+
+
+def zeros(numerator: Any, denominator: Any, direct: Any) -> np.ndarray:
+    """Roots of direct z^N + ... , where H vanishes: complex, at most [N]."""
+    b, a, d = _coefficients(numerator, denominator, direct)
+    return np.roots(np.concatenate([[d], d * a + b])).astype(complex)
+
+
+def _numerator(K: np.ndarray, a: np.ndarray) -> np.ndarray:
+    """The b of K_1..K_N: the product of that series with the denominator ends there."""
+    return np.convolve(np.concatenate([[1.0], a]), K)[: len(a)]
+
+
+def _markov(A: np.ndarray, B: np.ndarray, C: np.ndarray, count: int) -> np.ndarray:
+    """K_1..K_count."""
+    K, x = [], B
+    for _ in range(count):
+        K.append(C @ x)
+        x = A @ x
+    return np.array(K)
+
+
+def _check(*named: tuple[str, np.ndarray]) -> None:
+    for name, value in named:
+        if value.size == 0 or not np.isfinite(value).all():
+            raise ValueError(f"{name}: expected finite values, at least one")
+
+
+def _wide(value: Any) -> np.ndarray:
+    value = np.asarray(value)
+    return value.astype(np.result_type(value, np.float64))
+
+
+def _state_space(A: Any, B: Any, C: Any, D: Any) -> StateSpace:
+    A, B, C, D = (_wide(part) for part in (A, B, C, D))
+    if A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A: expected a square matrix, got shape {A.shape}")
+    size = len(A)
+    for name, part, column in (("B", B, (size, 1)), ("C", C, (1, size))):
+        if part.shape not in ((size,), column):
+            raise ValueError(f"{name}: expected shape ({size},) or {column}, got {part.shape}")
+    if D.size != 1:
+        raise ValueError(f"D: expected one number, got shape {D.shape}")
+    _check(("A", A), ("B", B), ("C", C), ("D", D))
+    return A, B.ravel(), C.ravel(), D.reshape(())[()]
+
+
+def _coefficients(numerator: Any, denominator: Any, direct: Any) -> Coefficients:
+    b, a, d = (_wide(part) for part in (numerator, denominator, direct))
+    for name, part in (("numerator", b), ("denominator", a)):
+        if part.ndim != 1 or part.shape != a.shape:
+            raise ValueError(
+                f"{name}: expected shape [N], that of the other, got {b.shape} and {a.shape}"
+            )
+    if d.size != 1:
+        raise ValueError(f"direct: expected one number, got shape {d.shape}")
+    _check(("numerator", b), ("denominator", a), ("direct", d))
+    return b, a, d.reshape(())[()]
+
+
+def _check_minimal(A: np.ndarray, B: np.ndarray, C: np.ndarray) -> None:
+    """By the rank of [A - p, B] and of its transpose at every pole (Popov, Belevitch, Hautus)."""
+    size = len(B)
+    for pole in np.linalg.eigvals(A):
+        shifted = A - pole * np.eye(size)
+        for name, matrix, verb in (
+            ("B", np.column_stack([shifted, B]), "reached by no input"),
+            ("C", np.column_stack([shifted.T, C]), "shown by no output"),
+        ):
+            # Scales of B and C mean nothing: a column as large as the matrix.
+            norm = np.linalg.norm(matrix[:, -1])
+            scale = max(np.linalg.norm(A, 2), 1e-300)
+            matrix = matrix.astype(complex)
+            matrix[:, -1] *= 0.0 if norm == 0 else scale / norm
+            if np.linalg.svd(matrix, compute_uv=False)[-1] < TINY * scale:
+                raise ValueError(
+                    f"{name}: the system is not minimal, its mode at {complex(pole):.6g} is "
+                    f"{verb}; minimal=False converts it nevertheless"
+                )
+
+
+def _check_coprime(b: np.ndarray, a: np.ndarray) -> None:
+    roots = np.roots(np.concatenate([[1.0], a]))
+    roots = np.append(roots, 0.0) if len(roots) < len(a) else roots
+    for root in roots:
+        size = np.polyval(np.abs(b), max(abs(root), np.finfo(float).tiny))
+        if np.abs(np.polyval(b, root)) <= TINY * size:
+            raise ValueError(
+                "numerator, denominator: the system is not minimal, both vanish at "
+                f"z = {complex(root):.6g}; minimal=False converts it nevertheless"
+            )
+
+
+def _check_simple(poles: np.ndarray) -> None:
+    apart = np.abs(poles[:, None] - poles) + np.diag(np.full(len(poles), np.inf))
+    first = int(np.argmin(apart.min(axis=1)))
+    if apart[first].min() <= CLOSE * max(np.abs(poles).max(), np.finfo(float).tiny):
+        raise ValueError(
+            f"system: expected poles that differ, got {complex(poles[first]):.6g} twice; it has no "
+            "modal form"
+        )

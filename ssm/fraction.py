@@ -1,0 +1,139 @@
+"""Rational transfer functions as systems: kernels, and the two forms of their numerators.
+
+Notation as in `rtf`. A numerator b stands for the whole, infinite response b / a; the numerator b~
+that RTF trains for its first L values alone, folded to a period.
+
+Source: arXiv 2405.06147, sections 3.1 to 3.4.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array
+
+from ssm import rational
+
+
+@struct.dataclass
+class System:
+    """Rational transfer functions of H channels.
+
+    Attributes:
+        numerator: [H, N].
+        denominator: [G, N], without the leading 1.
+        direct: [H].
+        length: L if the numerator is b~ for kernels up to that length; None if it is b.
+        delay: of the numerator's first coefficient, 0 or 1.
+        radius: r of the circle |z| = 1/r for which b~ stands; 1 without a length.
+    """
+
+    numerator: Array
+    denominator: Array
+    direct: Array
+    length: int | None = struct.field(pytree_node=False, default=None)
+    delay: int = struct.field(pytree_node=False, default=1)
+    radius: float = struct.field(pytree_node=False, default=1.0)
+
+
+def check_form(size: int, length: int | None, delay: int, radius: float) -> None:
+    """Refuse impossible combinations."""
+    if delay not in (0, 1):
+        raise ValueError(f"delay: expected 0 or 1, got {delay}")
+    if length is not None and length <= size:
+        raise ValueError(f"length: expected more than the {size} of the state, got {length}")
+    if not 0 < radius <= 1 or (length is None and radius != 1):
+        raise ValueError(
+            f"radius: expected a number in (0, 1], and 1 without a length, got {radius}"
+        )
+
+
+def grouped(system: System) -> tuple[Array, Array]:
+    """Numerator [G, H/G, N] and denominator [G, 1, N]."""
+    groups, size = system.denominator.shape
+    return system.numerator.reshape(groups, -1, size), system.denominator[:, None]
+
+
+def flat(rows: Array) -> Array:
+    """[G, H/G, ...] to [H, ...]."""
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def kernel(system: System, length: int) -> Array:
+    """K_0..K_{length-1} of each channel, [H, length], with `direct` in K_0.
+
+    Raises:
+        ValueError: length < 1, or above the stored one.
+    """
+    if length < 1 or (system.length is not None and length > system.length):
+        most = "" if system.length is None else f" and at most the stored {system.length}"
+        raise ValueError(f"length: expected at least 1{most}, got {length}")
+    if system.length is not None:
+        values = _period(system)[:, :length]
+        return values.at[:, 0].add(system.direct)
+    values = flat(rational.response(*grouped(system), max(length - system.delay, 1)))
+    if system.delay:
+        return jnp.concatenate([system.direct[:, None], values], axis=1)[:, :length]
+    return values.at[:, 0].add(system.direct)
+
+
+def _period(system: System) -> Array:
+    """Values of b~ / a at the L-th roots of unity, transformed back: [H, L]."""
+    b, a = grouped(system)
+    size, count, r = b.shape[-1], system.length, system.radius
+    assert count is not None
+    if r != 1.0:
+        b = b * rational.scale(r, size, b.dtype, system.delay)
+        a = a * rational.scale(r, size, a.dtype, 1)
+    b = jnp.pad(b, [(0, 0), (0, 0), (system.delay, 0)])
+    values = flat(rational.periodic(b, a, count))
+    return values if r == 1.0 else values * rational.scale(1.0 / r, count, b.dtype)
+
+
+def exact(system: System) -> System:
+    """The same system with b in the place of b~ and a delay of 1, in O(L log L).
+
+    `direct` becomes the kernel's value at 0, what the period puts there included.
+    """
+    b, a = grouped(system)
+    if system.length is not None:
+        whole = kernel(system, system.length)
+        return from_values(system, whole)
+    if system.delay:
+        return system
+    # b_1 + b_2 w + ... = b_1 (1 + a_1 w + ...) + w (b_2 - a_1 b_1 + ...)
+    later = jnp.concatenate([b[..., 1:], jnp.zeros_like(b[..., :1])], axis=-1) - b[..., :1] * a
+    direct = system.direct + system.numerator[:, 0]
+    return System(flat(later), system.denominator, direct)
+
+
+def from_values(system: System, whole: Array) -> System:
+    """The exact system of a stored one, from its kernel."""
+    b, a = grouped(system)
+    first = whole[:, 1 : b.shape[-1] + 1].reshape(b.shape)
+    b = rational.multiply(first, rational.with_one(a))[..., : b.shape[-1]]
+    return System(flat(b), system.denominator, whole[:, 0])
+
+
+def truncated(system: System, length: int, radius: float = 1.0) -> System:
+    """The stored form of an exact system: b~ for kernels up to `length`, O(N log N log L).
+
+    Args:
+        radius: r. The points lie on |z| = 1/r; with r^L = 0.1, for instance, poles on the unit
+            circle do no harm and one digit is lost. 1: the unit circle, as in the paper.
+
+    Raises:
+        ValueError: a system with a length of its own, length <= N, a radius outside (0, 1].
+    """
+    if system.length is not None:
+        raise ValueError(f"system: expected exact coefficients, got those for {system.length}")
+    check_form(system.numerator.shape[1], length, system.delay, radius)
+    b, a = grouped(system)
+    wrap = radius**length
+    before = rational.after(b, a, length - system.delay)  # leads with the value that wraps
+    direct = system.direct
+    if system.delay:
+        direct = direct - wrap * flat(before[..., 0])
+        before = rational.times_z(before, a)
+    b = flat(b - wrap * before)
+    return System(
+        b, system.denominator, direct, length=length, delay=system.delay, radius=float(radius)
+    )

@@ -1,0 +1,217 @@
+"""Any linear system of this package as an RTF, of its own order or of a smaller one.
+
+Notation
+    K_l   impulse response of a channel; K_0 the direct term
+    Gamma Hankel matrix [K_{i+j+1}], i, j >= 0
+
+A system of order N has coefficients of order N, but those of many poles next to 1 (short steps)
+are binomials in size, and no precision holds them. Two ways to fewer poles:
+
+    hankel   Gamma = U S V^T cut after its largest singular values; A = S^-1/2 U^T Gamma' V S^-1/2
+             with Gamma' one step later (Ho, Kalman; Kung)
+    pade     a from K_{N+i} + a_1 K_{N+i-1} + ... + a_N K_i = 0, i = 1..N: the first 2 N values
+             are exact
+
+Source: Ho, Kalman (1966); Kung, "A new identification and model reduction algorithm via singular
+value decompositions" (1978); arXiv 2405.06147, section 4.4, which distills into small RTFs.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.signal
+
+from ssm import conversions, dss, fraction, rtf, s4, s4d, s5
+
+METHODS = ("hankel", "pade")
+ROWS = 256  # of Hankel matrices, at most
+ORDERS = (*range(1, 17), 20, 24, 32, 48, 64)  # that a search tries
+EXACT = 1e-9  # relative error at which a search is content with the system's own order
+MODULES: dict[type, Any] = {
+    s4d.System: s4d,
+    dss.System: s4d,
+    s4.System: s4,
+    s5.System: s5,
+    fraction.System: rtf,
+}
+
+
+def state_space(system: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A system of this package in discrete time, its complex states as pairs of real ones.
+
+    Args:
+        system: of `s4`, `s4d`, `dss`, `s5` or `rtf`.
+
+    Returns:
+        A [H, N, N], B [H, N], C [H, N], D [H], float64. With one system for all channels (S5): A
+        [1, N, N], B [N, H], C [H, N], D [H, H].
+
+    Raises:
+        ValueError: another object; what `prepare` refuses.
+    """
+    module = MODULES.get(type(system))
+    if module is None:
+        raise ValueError(f"system: expected one of this package, got {type(system).__name__}")
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), system)
+        if isinstance(wide, dss.System):
+            module, wide = s4d, dss.as_s4d(wide)
+        prepared, rest = module.prepare(wide), module.init_state(wide, 1)
+        leaves, tree = jax.tree.flatten(rest)
+        shape, channels = leaves[0].shape[1:], _channels(system)
+        part = shape[-1]
+        size = part * len(leaves)
+        basis = np.eye(size).reshape(size, *(1,) * (len(shape) - 1), len(leaves), part)
+        basis = np.broadcast_to(basis, (size, *shape[:-1], len(leaves), part))
+        state = jax.tree.unflatten(
+            tree, [jnp.asarray(basis[..., i, :]) for i in range(len(leaves))]
+        )
+        moved, C = module.step(prepared, state, jnp.zeros((size, channels)))
+        columns = np.concatenate([np.asarray(x) for x in jax.tree.leaves(moved)], axis=-1)
+        inputs = np.eye(channels) if module is s5 else np.ones((1, channels))
+        rest = jax.tree.map(lambda x: jnp.zeros((len(inputs), *shape)), rest)
+        driven, D = module.step(prepared, rest, jnp.asarray(inputs))
+        B = np.concatenate([np.asarray(x) for x in jax.tree.leaves(driven)], axis=-1)
+        C, D = np.asarray(C).T, np.asarray(D).T
+    if module is s5:
+        return columns.T[None], B.T, C, D
+    return np.moveaxis(columns, 0, -1), B[0], C, D[:, 0]
+
+
+def _channels(system: Any) -> int:
+    return (system.direct if isinstance(system, fraction.System) else system.D).shape[0]
+
+
+def impulse_responses(system: Any, length: int) -> np.ndarray:
+    """K_0..K_{length-1}, [H, length], or [H_out, H_in, length] for S5, in float64."""
+    if length < 1:
+        raise ValueError(f"length: expected at least 1, got {length}")
+    A, B, C, D = state_space(system)
+    K = np.zeros((*D.shape, length))
+    K[..., 0] = D
+    x = B if D.ndim == 2 else B[..., None]
+    for k in range(1, length):
+        K[..., k] = C @ x if D.ndim == 2 else (C[:, None] @ x)[:, 0, 0]
+        x = A[0] @ x if D.ndim == 2 else A @ x
+    return K
+
+
+class Reduction(NamedTuple):
+    """An RTF and what it costs.
+
+    Attributes:
+        system: its rows are the channels; for S5 the pairs of channels, H_in to each output.
+        error: largest difference of the impulse responses over the largest value, [rows], of the
+            coefficients as they are stored.
+        order: of each row, [rows]; rows of fewer are filled up with zeros.
+    """
+
+    system: rtf.System
+    error: np.ndarray
+    order: np.ndarray
+
+
+def to_rtf(
+    system: Any, size: int | None = None, *, length: int = 1024, method: str = "hankel"
+) -> Reduction:
+    """The rational transfer function of a system, of its own order or reduced.
+
+    Args:
+        system: of `s4`, `s4d`, `dss` or `s5`.
+        size: order; None takes the system's own if its coefficients hold 1e-9, or else the one of
+            at most 64 with the smallest error.
+        length: steps that the reduction looks at and the error is measured on.
+        method: "hankel" or "pade".
+
+    Returns:
+        The exact (not truncated) RTF, in JAX's default precision, with its error.
+
+    Raises:
+        ValueError: what does not fit; a reduction without stable poles.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if size is not None and (size < 1 or 2 * size >= length):
+        raise ValueError(
+            f"size: expected 1 to {(length - 1) // 2}, less than half of length, got {size}"
+        )
+    A, B, C, D = state_space(system)
+    K = impulse_responses(system, length).reshape(-1, length)
+    if D.ndim == 2:
+        rows, columns = (index.ravel() for index in np.indices(D.shape))
+        A, B, C = A[np.zeros(len(K), int)], B.T[columns], C[rows]
+    results = [_best(K[i], (A[i], B[i], C[i]), size, method) for i in range(len(K))]
+    largest = max(len(a) for _, a, _ in results)
+    b, a = (np.zeros((len(K), largest)) for _ in range(2))
+    for i, (above, below, _) in enumerate(results):
+        b[i, : len(above)], a[i, : len(below)] = above, below
+    order = np.array([len(below) for _, below, _ in results])
+    error = np.array([worst for _, _, worst in results])
+    return Reduction(rtf.from_coefficients(b, a, K[:, 0]), error, order)
+
+
+def _best(
+    K: np.ndarray, parts: tuple[np.ndarray, np.ndarray, np.ndarray], size: int | None, method: str
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(b, a, error) of one channel."""
+    own, candidates = len(parts[1]), []
+    if size is None or size >= own:
+        b, a, _ = conversions.to_transfer_function(*parts, K[0], minimal=False)
+        candidates.append((b, a, _error(b, a, K)))
+        if size is not None or candidates[0][2] <= EXACT:
+            return candidates[0]
+    most = min(own, (len(K) - 1) // 2)
+    for order in [n for n in ORDERS if n <= most] if size is None else [size]:
+        b, a = reduce(K, order, method)
+        if np.abs(np.roots(np.append(1.0, a))).max(initial=0.0) < 1.0:
+            candidates.append((b, a, _error(b, a, K)))
+    best = min(candidates, key=lambda one: one[2], default=None)
+    if best is None or not best[2] < 1.0:
+        raise ValueError(
+            "size: the reduction to "
+            + ("any order" if size is None else f"order {size}")
+            + " has no stable poles, or coefficients beyond the precision of floats; try another "
+            "size, length or method"
+        )
+    return best
+
+
+def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator [order] for an impulse response K [L], K_0 the direct term."""
+    K = np.asarray(K, np.float64)
+    if K.ndim != 1 or not 1 <= order <= (len(K) - 1) // 2:
+        raise ValueError(f"order: expected 1 to half the length of K, got {order} for {K.shape}")
+    if method == "pade":
+        rows = scipy.linalg.hankel(K[1 : order + 1], K[order : 2 * order])
+        a, *_ = np.linalg.lstsq(rows[:, ::-1], -K[order + 1 : 2 * order + 1], rcond=None)
+        return _from_values(K[1:], a), a
+    count = min(ROWS, (len(K) - 1) // 2)
+    gamma = scipy.linalg.hankel(K[1 : count + 1], K[count : 2 * count])
+    later = scipy.linalg.hankel(K[2 : count + 2], K[count + 1 : 2 * count + 1])
+    U, S, V = np.linalg.svd(gamma)
+    order = min(order, max(1, int(np.sum(1e-14 * S[0] < S))))
+    root = np.sqrt(S[:order])
+    if root[0] == 0.0:
+        return np.zeros(1), np.zeros(1)
+    U, V = U[:, :order], V[:order].T
+    A = (U.T @ later @ V) / root[:, None] / root
+    b, a, _ = conversions.to_transfer_function(A, root * V[0], U[0] * root, 0.0, minimal=False)
+    return b, a
+
+
+def _from_values(K: np.ndarray, a: np.ndarray) -> np.ndarray:
+    return np.convolve(np.append(1.0, a), K[: len(a)])[: len(a)]
+
+
+def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> float:
+    """Of the coefficients as they are stored, relative to the largest value."""
+    kind = jnp.result_type(float)
+    b, a = (part.astype(kind).astype(np.float64) for part in (b, a))
+    impulse = np.eye(1, len(K))[0]
+    with np.errstate(all="ignore"):
+        values = scipy.signal.lfilter(np.append(0.0, b), np.append(1.0, a), impulse)
+        worst = np.abs(values[1:] - K[1:]).max() / max(np.abs(K).max(), 1e-300)
+    return float(worst) if np.isfinite(worst) else float("inf")

@@ -1,0 +1,295 @@
+"""RTF: state spaces given by their rational transfer functions.
+
+Notation
+    H, N    channels, order (size of the state)
+    a, b    denominator [G, N], numerator [H, N]; G divides H, each a serves H/G channels in a row
+    h       direct term [H]
+    L, r    period of the kernel that is trained, radius of the circle it is evaluated on
+    s       state of the recurrence [H, N]
+
+    H(z) = h + (b_1 z^-1 + ... + b_N z^-N) / (1 + a_1 z^-1 + ... + a_N z^-N)
+    y_t  = h u_t + v_t,   v_t = sum_k b_k u_{t-k} - a_k v_{t-k}
+
+The kernel is the series of H in z^-1. Taken at the L-th roots of unity H is a quotient of two
+FFTs, so L values of the kernel cost O(L log L), whatever N is. But L points cannot tell the
+value l from l + L: they give the sum of all of them. RTF therefore trains the numerator of the
+first L values alone, b~, the coefficients of C (1 - A^L) where b has those of C; then nothing is
+added, but for one thing: the values are those of l = 1..L, and l = L lands on l = 0. Both views
+here count it there.
+
+With b~ trained, b follows from the first N values: b = (1, a) * (k_1, .., k_N). The recurrence is
+the transposed direct form II. Its state depends on the last N inputs and outputs only,
+
+    s_i = sum_{j >= i} b_j u_{t+i-j} - a_j v_{t+i-j},    v_{t+1} = s_1,
+
+so a prompt leads to it without a recurrence and without states of its steps.
+
+Source: Parnichkun et al., "State-Free Inference of State-Space Models: The Transfer Function
+Approach" (arXiv 2405.06147); https://kexue.fm/archives/10180, whose generating function is that
+of `delay` = 0: (b_1 + b_2 w + ...) / (1 + a_1 w + ...) with w = z^-1, one step earlier.
+"""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ssm import convolution, diagonal
+from ssm.direct_form import Step, filtered, init_state, prefill, prepare, step
+from ssm.fraction import System, check_form, exact, kernel, truncated
+from ssm.mixer import Mixer, over_systems
+from ssm.stability import aliasing, damped, poles, spectral_margin
+
+__all__ = [
+    "CONSTRAINTS",
+    "INITS",
+    "Config",
+    "Step",
+    "System",
+    "aliasing",
+    "apply",
+    "damped",
+    "exact",
+    "from_coefficients",
+    "init_params",
+    "init_state",
+    "kernel",
+    "mixer",
+    "poles",
+    "prefill",
+    "prepare",
+    "spectral_margin",
+    "step",
+    "system",
+    "truncated",
+]
+
+INITS = ("zeros", "xavier", "montel", "uniform")
+CONSTRAINTS = ("none", "l1")
+NUMERATORS = ("truncated", "exact")
+
+
+def from_coefficients(
+    numerator: Any,
+    denominator: Any,
+    direct: Any,
+    length: int | None = None,
+    *,
+    delay: int = 1,
+    radius: float = 1.0,
+) -> System:
+    """A system from its coefficients, for instance those of a publication.
+
+    Args:
+        numerator: real [H, N], b_1..b_N; with `length` those of b~.
+        denominator: real [H, N] or [G, N], G a divisor of H; a_1..a_N after a leading 1.
+        direct: real [H].
+        length: L; None for the infinite response of the coefficients as they are.
+        delay: 1 as in the paper, 0 as in the post: the numerator then acts on the present input.
+        radius: of `truncated`; only with a length.
+
+    Warns:
+        UserWarning: the denominator nearly vanishes at one of the L points, where its pole lies:
+            single values of the spectrum then are huge, and wrong.
+
+    Raises:
+        ValueError: shapes that do not fit, complex values or some that are not finite (unless
+            traced), N >= length, another delay, a radius outside (0, 1].
+
+    >>> one = from_coefficients([[1.0, 0.0]], [[-0.5, 0.0]], [3.0])
+    >>> kernel(one, 4)[0].round(4).tolist()
+    [3.0, 1.0, 0.5, 0.25]
+    """
+    shape, rows = np.shape(numerator), np.shape(denominator)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"numerator: expected shape [H, N], got {shape}")
+    if len(rows) != 2 or rows[1] != shape[1] or rows[0] < 1 or shape[0] % rows[0]:
+        raise ValueError(
+            f"denominator: expected shape [G, {shape[1]}] with G a divisor of {shape[0]}, "
+            f"got {rows}"
+        )
+    for name, value in (("numerator", numerator), ("denominator", denominator), ("direct", direct)):
+        if np.iscomplexobj(value):
+            raise ValueError(f"{name}: expected real numbers")
+    shapes = {"numerator": shape, "denominator": rows, "direct": shape[:1]}
+    diagonal.check_values(shapes, numerator=numerator, denominator=denominator, direct=direct)
+    check_form(shape[1], length, delay, radius)
+    parts = (diagonal.real(part) for part in (numerator, denominator, direct))
+    system = System(*parts, length=length, delay=delay, radius=float(radius))
+    if length is not None and diagonal.concrete(system.denominator) is not None:
+        _warn(system)
+    return system
+
+
+def _warn(system: System) -> None:
+    margin, where = spectral_margin(system)
+    eps = np.finfo(system.denominator.dtype).eps
+    worst = int(np.argmin(margin))
+    if margin[worst] < 1e3 * eps:
+        warnings.warn(
+            f"denominator: row {worst} nearly vanishes ({margin[worst]:.1e} of its size) at bin "
+            f"{where[worst]} of {system.length}: a pole lies there, and values of the kernel are "
+            "wrong; another length or a radius below 1 moves the points away",
+            stacklevel=3,
+        )
+
+
+def apply(system: System, u: Any) -> Array:
+    """The output for a whole signal from rest, by convolution.
+
+    Args:
+        u: real [..., L, H].
+
+    Returns:
+        [..., L, H].
+
+    Raises:
+        ValueError: no steps or more than the stored length, other channels, complex values.
+    """
+    u = diagonal.signal(u, system.direct.shape[0])
+    return filtered(u, kernel(system, u.shape[-2]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A mixer of H channels.
+
+    Attributes:
+        channels: H.
+        length: L of the longest signal; the numerator is trained for it.
+        size: N, below L.
+        denominators: G, a divisor of H; None for one a channel.
+        init: of numerator and denominator, one of `INITS`: "zeros" (an impulse: direct 1),
+            "xavier" even in +-1/sqrt(N), often unstable, "montel" even in +-1/N, stable, "uniform"
+            even in (0, 1), for a constraint; but for zeros, direct is normal.
+        constraint: "none", or "l1": a / (sum |a| + |slack| + 1e-6) is the denominator, whose sum
+            of moduli below 1 keeps all poles inside the circle (Montel). It costs accuracy in
+            the paper's ablation, table 5.
+        numerator: "truncated", b~, as in the paper, or "exact", b: kernels then cost O(N L).
+        delay: of the numerator's first coefficient: 1 as in the paper, 0 as in the post.
+        radius: r of the circle for b~ (see `truncated`); 1 is the paper's.
+        bidirectional: a second kernel from the end; no streaming then.
+    """
+
+    channels: int
+    length: int
+    size: int = 64
+    denominators: int | None = None
+    init: str = "zeros"
+    constraint: str = "none"
+    numerator: str = "truncated"
+    delay: int = 1
+    radius: float = 1.0
+    bidirectional: bool = False
+
+    def __post_init__(self):
+        for name in ("channels", "length", "size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, known in (
+            ("init", INITS),
+            ("constraint", CONSTRAINTS),
+            ("numerator", NUMERATORS),
+        ):
+            if getattr(self, name) not in known:
+                expected = ", ".join(known)
+                raise ValueError(f"{name}: expected one of {expected}, got {getattr(self, name)!r}")
+        groups = self.denominators
+        if groups is not None and (groups < 1 or self.channels % groups):
+            raise ValueError(
+                f"denominators: expected a divisor of the {self.channels} channels, got {groups}"
+            )
+        stored = self.numerator == "truncated"
+        check_form(self.size, self.length, self.delay, self.radius)
+        if not stored and self.radius != 1:
+            raise ValueError("radius: an exact numerator has none, expected 1")
+
+
+def init_params(config: Config, key: Array) -> dict[str, Any]:
+    """Real arrays: numerator [H, N], denominator [G, N], direct [H]; slack [G] with "l1".
+
+    Bidirectional mixers have `backward`, another such dictionary.
+    """
+    groups = config.channels if config.denominators is None else config.denominators
+    low, high = {
+        "zeros": (0.0, 0.0),
+        "xavier": (-(config.size**-0.5), config.size**-0.5),
+        "montel": (-1.0 / config.size, 1.0 / config.size),
+        "uniform": (0.0, 1.0),
+    }[config.init]
+
+    def one(key: Array) -> dict[str, Any]:
+        keys = jax.random.split(key, 4)
+        shapes = ((config.channels, config.size), (groups, config.size))
+        b, a = (
+            jax.random.uniform(k, s, minval=low, maxval=high)
+            for k, s in zip(keys, shapes, strict=False)
+        )
+        direct = jnp.ones(config.channels)
+        if config.init != "zeros":
+            direct = jax.random.normal(keys[2], direct.shape)
+        params = {"numerator": b, "denominator": a, "direct": direct}
+        if config.constraint == "l1":
+            params["slack"] = jax.random.uniform(keys[3], (groups,))
+        return params
+
+    if not config.bidirectional:
+        return one(key)
+    ahead, back = jax.random.split(key)
+    return one(ahead) | {"backward": one(back)}
+
+
+def system(config: Config, params: dict[str, Any]) -> System:
+    """The system that the parameters stand for; of a bidirectional mixer, its forward one."""
+    a = params["denominator"]
+    if config.constraint == "l1":
+        size = jnp.sum(jnp.abs(a), axis=-1) + jnp.abs(params["slack"]) + 1e-6
+        a = a / size[:, None]
+    stored = config.numerator == "truncated"
+    return System(
+        params["numerator"],
+        a,
+        params["direct"],
+        length=config.length if stored else None,
+        delay=config.delay,
+        radius=config.radius,
+    )
+
+
+def mixer(config: Config) -> Mixer:
+    """The six functions of a trainable RTF layer (see `mixer.Mixer`).
+
+    >>> layer = mixer(Config(channels=2, length=8, size=4))
+    >>> params = layer.init(jax.random.key(0))
+    >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
+    (1, 5, 2)
+    """
+    functions = {"apply": apply, "prepare": prepare, "prefill": prefill}
+    make = functools.partial(system, config)
+    if config.bidirectional:
+        functions = {"apply": _both, "prepare": _no_steps, "prefill": _no_steps}
+        make = lambda params: (system(config, params), system(config, params["backward"]))  # noqa: E731
+    return over_systems(
+        shape=(config.channels, config.size),
+        paired=False,
+        init=functools.partial(init_params, config),
+        system=make,
+        step=step,
+        **functions,
+    )
+
+
+def _both(systems: tuple[System, System], u: Any) -> Array:
+    """`apply` in both directions; the second acts on later inputs alone."""
+    u = diagonal.signal(u, systems[0].direct.shape[0])
+    kernels = (kernel(one, u.shape[-2]) for one in systems)
+    return jnp.moveaxis(convolution.bidirectional(jnp.moveaxis(u, -1, -2), *kernels), -2, -1)
+
+
+def _no_steps(*_: Any) -> Any:
+    raise ValueError("backward: a bidirectional system needs the whole signal, it has no steps")

@@ -1,0 +1,131 @@
+"""Where the poles of rational transfer functions lie, and what they do: on the host, in float64.
+
+Source: arXiv 2405.06147, section 3.4; the step-down recursion: Kailath, "Linear Systems" (1980).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssm import diagonal, rational
+from ssm.fraction import System, exact, kernel
+
+
+def spectral_margin(system: System, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """How close the denominator comes to zero at the points of the kernel, on the host.
+
+    Args:
+        length: number of points for a system without one of its own.
+
+    Returns:
+        The least modulus over the sum of those of its coefficients, and the bin, both [G].
+    """
+    count = system.length or length
+    if count is None:
+        raise ValueError("length: expected one, the system has none of its own")
+    a = np.asarray(system.denominator, np.float64)
+    a = np.concatenate(
+        [np.ones_like(a[:, :1]), a * system.radius ** np.arange(1, a.shape[1] + 1)], 1
+    )
+    size = np.abs(np.fft.rfft(_fold(a, count), count)) / np.abs(a).sum(axis=1, keepdims=True)
+    return size.min(axis=1), size.argmin(axis=1)
+
+
+def _fold(a: np.ndarray, count: int) -> np.ndarray:
+    """Coefficients of equal powers on that many points, summed."""
+    padded = np.pad(a, [(0, 0), (0, -a.shape[1] % count)])
+    return padded.reshape(len(a), -1, count).sum(axis=1)
+
+
+def poles(system: System) -> np.ndarray:
+    """Roots of the denominators, complex [G, N], on the host in double precision."""
+    a = np.asarray(system.denominator, np.float64)
+    companion = np.zeros((*a.shape, a.shape[1]))
+    companion[:, 0] = -a
+    companion[:, 1:, :-1] = np.eye(a.shape[1] - 1)
+    return np.linalg.eigvals(companion).astype(complex)
+
+
+def check_stable(system: System) -> None:
+    """Refuse poles on the unit circle or outside of it, unless traced.
+
+    By the step-down recursion of Schur and Cohn: O(N^2), without computing the poles.
+
+    Raises:
+        ValueError: naming the first such row, its largest pole and what to do.
+    """
+    known = diagonal.concrete(system.denominator)
+    if known is None:
+        return
+    a = known.astype(np.float64)
+    stable = np.ones(len(a), bool)
+    with np.errstate(all="ignore"):
+        while a.shape[1]:
+            last = a[:, -1:]
+            stable &= np.abs(last[:, 0]) < 1
+            a = (a[:, :-1] - last * a[:, -2::-1]) / (1.0 - last**2)
+    if not stable.all():
+        row = int(np.argmin(stable))
+        one = dataclasses.replace(system, denominator=system.denominator[row : row + 1])
+        raise ValueError(
+            f"denominator: row {row} has a pole of modulus {np.abs(poles(one)).max():.6g}, on or "
+            "outside the unit circle: its recurrence does not decay. Train with constraint='l1', "
+            "pull the poles in with `rtf.damped`, or read whole signals with `apply`"
+        )
+
+
+def damped(system: System, factor: float) -> System:
+    """The system whose exact kernel is multiplied by factor^l, its poles by factor."""
+    if system.length is not None:
+        raise ValueError("system: expected exact coefficients, see `exact`")
+    weights = rational.scale(factor, system.numerator.shape[1], system.numerator.dtype, 1)
+    shift = 1.0 if system.delay else factor
+    return dataclasses.replace(
+        system,
+        numerator=system.numerator * weights / shift,
+        denominator=system.denominator * weights,
+    )
+
+
+class Aliasing(NamedTuple):
+    """What a period of L values does to the kernel, each [H].
+
+    Attributes:
+        margin: least modulus of the denominator at the L points over the sum of those of its
+            coefficients; next to zero a pole lies beside the point, and digits are lost.
+        bin: where, 0..L/2.
+        wrap: the value l = L, which lands on l = 0.
+        folded: largest sum of the values l + L, l + 2 L, ... that a numerator for the infinite
+            response would add, relative to the kernel's largest; infinite for unstable poles.
+    """
+
+    margin: np.ndarray
+    bin: np.ndarray
+    wrap: np.ndarray
+    folded: np.ndarray
+
+
+def aliasing(system: System, length: int | None = None) -> Aliasing:
+    """Measure, on the host, what folding to a period does.
+
+    Args:
+        length: L for a system without one of its own.
+    """
+    margin, where = spectral_margin(system, length)
+    count = system.length or length
+    assert count is not None
+    plain = exact(system)
+    b, a = (np.asarray(part, np.float64) for part in (plain.numerator, plain.denominator))
+    repeat = len(b) // len(a)
+    with jax.enable_x64(True):
+        values = np.asarray(kernel(jax.tree.map(lambda x: jnp.asarray(x, float), plain), count + 1))
+        b, a = jnp.asarray(b), jnp.asarray(np.repeat(a, repeat, axis=0))
+        folded = np.array(rational.periodic(b, a, count))  # of l = 1..L
+    folded = np.abs(folded - values[:, 1:]).max(axis=1) / np.abs(values[:, :-1]).max(axis=1)
+    unstable = np.repeat(np.abs(poles(system)).max(axis=1) >= 1, repeat)
+    wrap = system.radius**count * values[:, -1]
+    folded = np.where(unstable, np.inf, folded)
+    return Aliasing(np.repeat(margin, repeat), np.repeat(where, repeat), wrap, folded)

@@ -1,0 +1,97 @@
+"""Series of rational functions and polynomials modulo a denominator."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from ssm import rational
+from tests.reference import ssm as reference
+
+
+def coefficients(rng, size, radius=0.95):
+    """Denominators with poles spread over angles, none clustered; many: by their coefficients."""
+    half = size // 2
+    if size > 40:
+        a = rng.uniform(-1, 1, size)
+        return a / np.abs(a).sum() * radius ** np.arange(1, size + 1)
+    angles = np.pi * (np.arange(half) + rng.uniform(0.2, 0.8, half)) / max(half, 1)
+    upper = radius * rng.uniform(0.8, 1.0, half) * np.exp(1j * angles)
+    real = radius * rng.uniform(-1, 1, size % 2)
+    return np.poly(np.concatenate([upper, upper.conj(), real])).real[1:]
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 4, 5, 63, 64, 1000])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 9])
+def test_powers_of_z_are_those_of_the_companion_matrix(size, exponent, x64):
+    a = coefficients(np.random.default_rng(size), size)
+    # Row vectors times the companion matrix are polynomials times z.
+    power = np.linalg.matrix_power(reference.companion(a), exponent)[-1]
+    np.testing.assert_allclose(rational.power(jnp.asarray(a), exponent), power, atol=1e-12)
+
+
+def test_reciprocal_and_remainder(x64):
+    rng = np.random.default_rng(0)
+    a = np.stack([coefficients(rng, 7) for _ in range(3)])
+    for terms in (1, 2, 3, 8, 21):
+        g = rational.reciprocal(jnp.asarray(a), terms)
+        for row, below in zip(g, a, strict=True):
+            exact = reference.series([1.0], below, terms)
+            np.testing.assert_allclose(row, exact, atol=1e-13 * np.abs(exact).max())
+    p = rng.normal(size=(3, 13))
+    for row, above, below in zip(
+        rational.remainder(jnp.asarray(p), jnp.asarray(a)), p, a, strict=True
+    ):
+        _, rest = np.polydiv(above, np.append(1.0, below))
+        np.testing.assert_allclose(row, np.pad(rest, (7 - len(rest), 0)), atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 33, rational.DENSE + 1, 200])
+@pytest.mark.parametrize("radius", [0.5, 0.95, 1.0])
+def test_response_is_the_series(size, radius, precision):
+    rng = np.random.default_rng(size)
+    a, b = coefficients(rng, size, radius), rng.normal(size=size)
+    for length in (1, 2, 31, 300):
+        values = jax.jit(rational.response, static_argnums=2)(
+            jnp.asarray(b), jnp.asarray(a), length
+        )
+        a32, b32 = (np.asarray(jnp.asarray(x), float) for x in (a, b))
+        exact = reference.series(b32, a32, length)
+        bound = 1e-11 if precision == "float64" else 2e-5
+        np.testing.assert_allclose(values, exact, atol=bound * np.abs(exact).max())
+
+
+def test_growing_poles_and_broadcasting(x64):
+    rng = np.random.default_rng(1)
+    a = np.array([[-1.001, 0.0], [-2.004, 1.005]])
+    b = rng.normal(size=(3, 2, 2))
+    for length in (7, 2302):  # 1.001^2302 = 10: on the circle of the other way to compute
+        values = rational.response(jnp.asarray(b), jnp.asarray(a), length)
+        for i in range(3):
+            for j in range(2):
+                exact = reference.series(b[i, j], a[j], length)
+                np.testing.assert_allclose(values[i, j], exact, atol=1e-11 * np.abs(exact).max())
+
+
+@given(seed=st.integers(0, 2**16), size=st.integers(1, 9), more=st.integers(1, 40))
+@settings(max_examples=25)
+def test_what_is_left_after_some_terms(seed, size, more):
+    rng = np.random.default_rng(seed)
+    with jax.enable_x64(True):
+        a, b = coefficients(rng, size), rng.normal(size=size)
+        rest = rational.after(jnp.asarray(b), jnp.asarray(a), more)
+        exact = reference.series(b, a, more + 30)
+        later = reference.series(rest, a, 30)
+    np.testing.assert_allclose(later, exact[more:], atol=1e-11 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("size", [3, rational.DENSE + 2])
+def test_gradients(size, x64):
+    rng = np.random.default_rng(2)
+    a, b = jnp.asarray(coefficients(rng, size)), jnp.asarray(rng.normal(size=size))
+    for function in (rational.response, rational.after):
+        compiled = jax.jit(lambda b, a, f=function: f(b, a, 90))
+        check_grads(compiled, (b, a), 1, ["rev"], 1e-5, 1e-5, 1e-6)
