@@ -3,12 +3,13 @@
 Notation
     H, N     channels, size of a state
     a, b, c  x_k = a x_{k-1} + b u_k,  y_k = Re(c x_k), by channel
+    e        1 - a: what a step changes; its digits are not lost where a is next to 1
     T        steps of a chunk, a power of two near sqrt(L)
 
 Inside a chunk that starts at x the outputs are y_r = Re(c a^(r+1) x) + sum_j K_j u_{r-j} with
 K_j = Re(c a^j b), and the chunk ends at a^T x + sum_r a^(T-1-r) b u_r. The rows c a^r and the
-columns a^r b, r < T, come by doubling from a, a^2, a^4, ..; only the states between chunks are
-computed one after the other. Nothing is diagonalised.
+columns a^r b, r < T, come by doubling, 1 - a^2k = e_k (2 - e_k) with e_k = 1 - a^k; only the
+states between chunks are computed one after the other. Nothing is diagonalised.
 
 Source: S4 (arXiv 2111.00396), section 2.3 (the recurrent view); the cut into chunks is ours.
 """
@@ -21,12 +22,12 @@ from ssm import convolution
 
 
 def run(
-    a: Array, b: Array, c: Array, u: Array, start: Array, lengths: Array
+    e: Array, b: Array, c: Array, u: Array, start: Array, lengths: Array
 ) -> tuple[Array, Array]:
     """States after the first steps of each example, and all outputs.
 
     Args:
-        a: [H, N, N], with powers that do not grow: T of them are multiplied.
+        e: 1 - a, [H, N, N]; powers of a should not grow: T of them are multiplied.
         b, c: [H, N].
         u: real [B, L, H].
         start: [B, H, N] before the first step.
@@ -37,47 +38,55 @@ def run(
     """
     length = u.shape[1]
     width = 2 ** ((length - 1).bit_length() + 1 >> 1)
-    rows, columns, squares = _tables(a, b, c, width)
+    rows, columns, changes = _tables(e, b, c, width)
     cut = jnp.pad(u, [(0, 0), (0, -length % width), (0, 0)])
     cut = cut.reshape(u.shape[0], -1, width, u.shape[-1])  # [B, Q, T, H]
     driven = _einsum("hnt,bqth->qbhn", columns[..., ::-1], cut)
 
     def over(x: Array, inputs: Array) -> tuple[Array, Array]:
-        return _apply(squares[-1], x) + inputs, x
+        return _moved(changes[-1], x) + inputs, x
 
     last, before = jax.lax.scan(over, start.astype(jnp.result_type(start, driven)), driven)
     taps = _einsum("htn,hn->ht", rows, b).real
     forced = convolution.causal(jnp.moveaxis(cut, -1, -2), taps)
-    y = _einsum("htn,qbhn->bqth", _matmul(rows, a), before).real + jnp.moveaxis(forced, -2, -1)
+    y = _einsum("htn,qbhn->bqth", rows - _matmul(rows, e), before).real + jnp.moveaxis(
+        forced, -2, -1
+    )
     y = y.reshape(u.shape[0], -1, u.shape[-1])[:, :length]
     borders = jnp.concatenate([before, last[None]])
-    return _finish(squares[:-1], columns, cut, borders, lengths), y
+    return _finish(changes[:-1], columns, cut, borders, lengths), y
 
 
-def kernel(a: Array, b: Array, c: Array, length: int) -> Array:
+def kernel(e: Array, b: Array, c: Array, length: int) -> Array:
     """Re(c a^l b) for l = 0..length-1, [H, length], by rows c a^r and columns a^(T q) b."""
     width = 2 ** ((length - 1).bit_length() + 1 >> 1)
-    rows, _, squares = _tables(a, b, c, width)
-    columns, square = b[..., None], squares[-1]
+    rows, _, changes = _tables(e, b, c, width)
+    columns, change = b[..., None], changes[-1]
     while columns.shape[2] * width < length:
-        columns = jnp.concatenate([columns, _matmul(square, columns)], axis=2)
-        square = _matmul(square, square)
+        columns = jnp.concatenate([columns, columns - _matmul(change, columns)], axis=2)
+        change = _twice(change)
     taps = _einsum("htn,hnq->hqt", rows, columns).real
     return taps.reshape(len(taps), -1)[:, :length]
 
 
-def _tables(a: Array, b: Array, c: Array, width: int) -> tuple[Array, Array, list[Array]]:
-    """Rows c a^r [H, T, N], columns a^r b [H, N, T], and a^1, a^2, a^4, .., a^T."""
-    rows, columns, squares = c[:, None], b[..., None], [a]
+def _tables(e: Array, b: Array, c: Array, width: int) -> tuple[Array, Array, list[Array]]:
+    """Rows c a^r [H, T, N], columns a^r b [H, N, T], and 1 - a^k for k = 1, 2, 4, .., T."""
+    rows, columns, changes = c[:, None], b[..., None], [e]
     while rows.shape[1] < width:
-        rows = jnp.concatenate([rows, _matmul(rows, squares[-1])], axis=1)
-        columns = jnp.concatenate([columns, _matmul(squares[-1], columns)], axis=2)
-        squares.append(_matmul(squares[-1], squares[-1]))
-    return rows, columns, squares
+        change = changes[-1]
+        rows = jnp.concatenate([rows, rows - _matmul(rows, change)], axis=1)
+        columns = jnp.concatenate([columns, columns - _matmul(change, columns)], axis=2)
+        changes.append(_twice(change))
+    return rows, columns, changes
+
+
+def _twice(change: Array) -> Array:
+    """1 - a^2k from 1 - a^k."""
+    return 2.0 * change - _matmul(change, change)
 
 
 def _finish(
-    squares: list[Array], columns: Array, cut: Array, borders: Array, lengths: Array
+    changes: list[Array], columns: Array, cut: Array, borders: Array, lengths: Array
 ) -> Array:
     """From the last border before `lengths` to there: a^m x + sum_{r<m} a^r b u_{m-1-r}."""
     batch, chunks, width, channels = cut.shape
@@ -89,8 +98,8 @@ def _finish(
     back = rest[:, None] - 1 - jnp.arange(width)
     newest = jnp.take_along_axis(inside, jnp.maximum(back, 0)[..., None], axis=1)
     newest = jnp.where(back[..., None] >= 0, newest, 0.0)
-    for bit, square in enumerate(squares):
-        x = jnp.where((rest >> bit & 1)[:, None, None] == 1, _apply(square, x), x)
+    for bit, change in enumerate(changes):
+        x = jnp.where((rest >> bit & 1)[:, None, None] == 1, _moved(change, x), x)
     return x + _einsum("hnt,bth->bhn", columns, newest)
 
 
@@ -98,8 +107,9 @@ def _einsum(formula: str, *operands: Array) -> Array:
     return jnp.einsum(formula, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
-def _apply(a: Array, x: Array) -> Array:
-    return _einsum("hnm,bhm->bhn", a, x)
+def _moved(change: Array, x: Array) -> Array:
+    """The state x after the steps of a change."""
+    return x - _einsum("hnm,bhm->bhn", change, x)
 
 
 def _matmul(x: Array, y: Array) -> Array:

@@ -88,7 +88,14 @@ def log_decay(Lambda: np.ndarray) -> np.ndarray:
 def real(x: Any) -> Array:
     """As a real floating-point array."""
     x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x.astype(float)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def dtype(system: Any) -> Any:
+    """The precision that the arrays of a system have in common."""
+    return jnp.result_type(*jax.tree.leaves(system))
 
 
 def pair(x: Any) -> Pair:
@@ -124,6 +131,20 @@ def check_values(shapes: dict[str, tuple[int, ...]], **values: Any) -> None:
             raise ValueError(f"{name}: expected finite values")
         if known is not None and name == "dt" and not (known > 0).all():
             raise ValueError(f"dt: expected positive steps, got {known.min()}")
+
+
+def check_step_exists(discretization: str, Lambda: Any, dt: Any) -> None:
+    """Refuse poles whose bilinear step divides by zero, unless traced.
+
+    Args:
+        Lambda: [..., M], dt: [...] or the shape of Lambda.
+    """
+    poles, steps = concrete(Lambda), concrete(dt)
+    if discretization != "bilinear" or poles is None or steps is None:
+        return
+    steps = steps if steps.shape == poles.shape else steps[..., None]
+    if (steps * poles == 2).any():
+        raise ValueError("Lambda: a bilinear step divides by 1 - dt Lambda / 2, which is zero")
 
 
 def concrete(value: Any) -> np.ndarray | None:
@@ -178,6 +199,25 @@ def check_state(state: Pair, shape: tuple[int, ...]) -> None:
     """Refuse the state of another batch or system."""
     if state[0].shape != shape:
         raise ValueError(f"state: expected shape {shape}, got {state[0].shape}")
+
+
+def check_step(
+    state: Any, u: Any, shape: tuple[int, ...], modes: tuple[int, ...] | None = None
+) -> None:
+    """Refuse inputs of other channels, complex ones, and states that do not fit them.
+
+    Args:
+        state: a pair, or one array.
+        u: [B, H].
+        shape: of the state of one example, [H, ...].
+        modes: that shape if channels share their states; `shape` is [H] then.
+    """
+    if jnp.iscomplexobj(u):
+        raise ValueError(f"u: expected real numbers, got {u.dtype}")
+    if np.ndim(u) < 1 or u.shape[-1] != shape[0]:
+        raise ValueError(f"u: expected shape [B, {shape[0]}], got {np.shape(u)}")
+    state = state if isinstance(state, tuple) else (state, state)
+    check_state(state, (*u.shape[:-1], *(shape if modes is None else modes)))
 
 
 def log_steps(key: Array, count: int, dt_min: float, dt_max: float) -> Array:

@@ -59,7 +59,7 @@ def step_of(plain: System) -> Step:
 
 def init_state(system: System, batch: int) -> Array:
     """States at rest [batch, H, N]."""
-    return diagonal.at_rest(batch, *system.numerator.shape, dtype=system.numerator.dtype)[0]
+    return diagonal.at_rest(batch, *system.numerator.shape, dtype=diagonal.dtype(system))[0]
 
 
 def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
@@ -72,7 +72,7 @@ def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    diagonal.check_state((state, state), (*u.shape, prepared.b.shape[-1]))
+    diagonal.check_step(state, u, prepared.b.shape)
     v, u = state[..., :1], u[..., None]
     shifted = jnp.concatenate([state[..., 1:], jnp.zeros_like(v)], axis=-1)
     state = shifted + (prepared.b * u - prepared.a * v)
@@ -97,6 +97,7 @@ def prefill(
     """
     check_stable(system)
     u, lengths = diagonal.prefix(u, system.direct.shape[0], lengths)
+    u = diagonal.real(u)
     length, size = u.shape[1], system.numerator.shape[1]
     if system.length is not None and length <= system.length:
         whole = kernel(system, system.length)

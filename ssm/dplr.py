@@ -42,7 +42,7 @@ class System:
             the digits of frequency zero; that one then comes from a dense solve, unless:
         undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n: the
             kernel of a conjugate system then treats the nearest pole of each frequency apart
-            (see `spectrum`).
+            (see `spectrum`), that of another comes from dense powers.
         lasting: steps over which the slowest mode may last, rounded up to a power of two.
     """
 
@@ -81,7 +81,8 @@ def from_dplr(
 
     Raises:
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
-            finite, length < 1 or for which 1 - a^length is singular.
+            finite, length < 1 or for which 1 - a^length is singular (traced: such a length gives
+            NaN, in values and gradients).
     """
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, N], got {np.shape(Lambda)}")
@@ -95,7 +96,7 @@ def from_dplr(
         raise ValueError(f"length: expected at least 1, got {length}")
     numbers = [_complex(value) for value in (Lambda, P, B, C)]
     still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
-    undamped = any(n is None for n in numbers[:2]) or is_undamped(*numbers[:2])
+    undamped = all(n is not None for n in numbers[:2]) and is_undamped(*numbers[:2])
     steps, lasting = diagonal.concrete(dt), FOREVER
     if numbers[0] is not None and numbers[1] is not None and steps is not None:
         poles = _poles(numbers[0], numbers[1]) * steps[:, None]
@@ -169,17 +170,26 @@ def is_undamped(Lambda: Any, P: Any) -> bool:
 def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, Any, Any, Any, int] | None:
     """One mode of each conjugate pair, then a real one; None if the modes do not come so.
 
-    Coordinates of a mode may be turned by a phase: what counts are the products over it.
+    Coordinates of a mode may be turned by a phase: what counts are the products over it. Any C
+    does: states whose coordinates are conjugates see, in Re(C x), only the part of C like them.
     """
     index = np.argsort(np.imag(Lambda), axis=1, kind="stable")
     Lambda, B, C = (np.take_along_axis(part, index, 1) for part in (Lambda, B, C))
     P = np.take_along_axis(P, index[:, None], 2)
-    left = np.concatenate([C[:, None], P.conj()], axis=1)[:, :, None]
-    right = np.concatenate([B[:, None], P], axis=1)[:, None]
-    for part in (Lambda[:, None, None], left * right):
-        gap = np.abs(part - part[..., ::-1].conj()).max()
-        if gap > 64 * np.finfo(part.dtype).eps * np.abs(part).max():
+    columns = np.concatenate([P, B[:, None]], axis=1)
+    largest = np.abs(columns).max(axis=-1, keepdims=True)
+    columns = columns / np.where(largest > 0, largest, 1.0)  # none hides behind a larger one
+    products = columns.conj()[:, :, None] * columns[:, None]
+    speed = np.abs(Lambda).max(axis=-1, keepdims=True)
+    for part in (Lambda / np.where(speed > 0, speed, 1.0), products):
+        if (np.abs(part - part[..., ::-1].conj()) > 64 * np.finfo(part.dtype).eps).any():
             return None
+    turn = np.sum(columns * columns[..., ::-1], axis=1)  # B_n' = turn conj(B_n), P_n' likewise
+    size = np.abs(turn)
+    if (size < 0.99 * np.sum(np.abs(columns) ** 2, axis=1)).any():
+        return None
+    turn = np.where(size > 0, turn, 1.0) / np.where(size > 0, size, 1.0)
+    C = 0.5 * (C + (C[:, ::-1] * turn).conj())
     middle, real = divmod(Lambda.shape[1], 2)
     if not (np.imag(Lambda)[:, middle + real :] > 0).all():
         return None
@@ -187,7 +197,7 @@ def _halves(Lambda: Any, P: Any, B: Any, C: Any) -> tuple[Any, Any, Any, Any, in
     Lambda, P, B, C = Lambda[:, kept], P[..., kept].copy(), B[:, kept].copy(), C[:, kept].copy()
     if real:
         Lambda = np.where(np.arange(len(kept)) < middle, Lambda, Lambda.real)
-        turn = real_phase(np.concatenate([P[..., -1], B[:, -1:], C[:, -1:].conj()], axis=1))
+        turn = real_phase(np.concatenate([P[..., -1], B[:, -1:]], axis=1))
         P[..., -1] = np.real(P[..., -1] * turn[:, None])
         B[:, -1], C[:, -1] = np.real(B[:, -1] * turn), np.real(C[:, -1] / turn)
     return Lambda, P, B, C, real
@@ -256,11 +266,10 @@ def resolvent(system: System) -> Array:
 
 
 def discrete(system: System) -> tuple[Array, Array]:
-    """The matrices (a, b) of a bilinear step of all modes, [H, N, N] and [H, N]."""
+    """The matrices (1 - a, b) of a bilinear step of all modes, [H, N, N] and [H, N]."""
     inverse = resolvent(system)
-    identity = jnp.eye(inverse.shape[-1], dtype=inverse.dtype)
     B = system.dt[:, None] * all_modes(system)[2]
-    return identity - _change(system, inverse), matmul(inverse, B[..., None])[..., 0]
+    return _change(system, inverse), matmul(inverse, B[..., None])[..., 0]
 
 
 def _change(system: System, inverse: Array) -> Array:

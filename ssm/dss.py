@@ -63,7 +63,8 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
 
     Raises:
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
-            finite, length < 1, a pole at zero under softmax, whose kernel divides by it.
+            finite, length < 1; under softmax, whose kernel divides by the pole and by the sum of
+            its powers, a pole at zero and a sum that vanishes.
     """
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, M], got {np.shape(Lambda)}")
@@ -73,10 +74,30 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
     if length is not None and length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
     known = diagonal.concrete(Lambda)
-    if length is not None and known is not None and not known.all():
-        raise ValueError("Lambda: softmax has no pole at zero")
+    if length is not None and known is not None:
+        if not known.all():
+            raise ValueError("Lambda: softmax has no pole at zero")
+        _check_sums(known, diagonal.concrete(dt), length)
     parts = (diagonal.pair(Lambda), diagonal.pair(W))
     return System(*parts, diagonal.real(D), diagonal.real(dt), length=length)
+
+
+def _check_sums(Lambda: np.ndarray, dt: np.ndarray | None, length: int) -> None:
+    """Refuse a pole whose powers over the length cancel: whole turns without a decay."""
+    if dt is None:
+        return
+    mu = dt[:, None] * Lambda
+    mu = np.where(np.real(mu) > 0, -mu, mu)  # backwards from the end: the same ratio
+    fall = np.real(mu)
+    with np.errstate(all="ignore"):
+        whole, size = np.expm1(length * mu), np.expm1(length * fall)
+        one, rate = np.expm1(mu), np.expm1(fall)
+    size = np.where(fall == 0, length, size / np.where(rate == 0, 1.0, rate))
+    if (np.abs(whole) < 1e4 * np.finfo(diagonal.real(dt).dtype).eps * np.abs(one) * size).any():
+        raise ValueError(
+            f"Lambda: softmax divides by the sum of exp(l dt lambda) over {length} steps, which "
+            "vanishes for a pole that makes whole turns; choose another length or 'exp'"
+        )
 
 
 def kernel(system: System, length: int) -> Array:
@@ -153,6 +174,11 @@ def apply(system: System, u: Any) -> Array:
     """The output for a whole signal [..., L, H] from rest, by convolution (see `s4d.apply`)."""
     u = diagonal.signal(u, system.D.shape[0])
     return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
+
+
+def init_state(system: System, batch: int) -> Pair:
+    """States at rest [batch, H, M]."""
+    return diagonal.at_rest(batch, *system.W[0].shape, dtype=diagonal.dtype(system))
 
 
 def prepare(system: System) -> s4d.Step:

@@ -119,7 +119,8 @@ def response(b: Array, a: Array, length: int) -> Array:
     loses the digits by which the denominator's spectrum varies. Clustered poles cost digits
     either way: their coefficients are large and cancel.
     """
-    size = a.shape[-1]
+    size, dtype = a.shape[-1], jnp.result_type(a, b)
+    a, b = a.astype(dtype), b.astype(dtype)
     if size <= DENSE:
         return _by_blocks(b, a, length)
     period = fast(max(length, size + 1))

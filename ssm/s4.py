@@ -79,9 +79,12 @@ def kernel(system: System, length: int) -> Array:
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
         raise ValueError(f"length: expected at least 1{most}, got {length}")
-    if system.length is None and (length <= SHORT or system.lasting >= 30 * length):
-        # 1 - a^L may be next to singular, and C~ then without a trace of what has not decayed.
-        return chunks.kernel(*discrete(system), all_modes(system)[3], length)
+    short = length <= SHORT or system.lasting >= 30 * length
+    if (system.length is None and short) or (system.undamped and not system.conjugate):
+        # 1 - a^L may be next to singular, and C~ then without a trace of what has not decayed;
+        # or a pole may lie at a frequency.
+        plain = exact(system)
+        return chunks.kernel(*discrete(plain), all_modes(plain)[3], length)
     if system.length is None:
         system = truncated(system, length)
     size = system.length
@@ -156,7 +159,7 @@ def _real(product: Array, conjugate: bool) -> Array:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, N]."""
-    return diagonal.at_rest(batch, *system.B[0].shape, dtype=system.B[0].dtype)
+    return diagonal.at_rest(batch, *system.B[0].shape, dtype=diagonal.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -169,7 +172,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    diagonal.check_state(state, (*u.shape, prepared.B.shape[-1]))
+    diagonal.check_step(state, u, prepared.B.shape)
     x, p = as_complex(state), prepared
 
     def along(x: Array) -> Array:
@@ -203,8 +206,7 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
     start = with_conjugates(system, as_complex(state))
     plain = exact(system)
-    a, b = discrete(plain)
-    x, y = chunks.run(a, b, all_modes(plain)[3], u, start, lengths)
+    x, y = chunks.run(*discrete(plain), all_modes(plain)[3], u, start, lengths)
     x = x[..., : system.B[0].shape[-1]]
     return (x.real, x.imag), y + system.D * u
 

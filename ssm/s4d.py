@@ -62,7 +62,7 @@ def from_diagonal(
 
     Raises:
         ValueError: unknown discretisation, shapes that do not fit, complex D or dt, dt not
-            positive, values that are not finite (unless traced).
+            positive, values that are not finite, bilinear with dt Lambda = 2 (unless traced).
 
     >>> one = from_diagonal([[-1.0]], [[1.0]], [[0.5]], [0.0], [1.0])
     >>> [round(float(k), 3) for k in kernel(one, 3)[0]]
@@ -74,6 +74,7 @@ def from_diagonal(
     whole, channels = np.shape(Lambda), np.shape(Lambda)[:1]
     shapes = {"Lambda": whole, "B": whole, "C": whole, "D": channels, "dt": channels}
     diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
+    diagonal.check_step_exists(discretization, Lambda, dt)
     parts = (diagonal.pair(Lambda), diagonal.pair(B), diagonal.pair(C))
     return System(*parts, diagonal.real(D), diagonal.real(dt), discretization=discretization)
 
@@ -137,7 +138,7 @@ def apply(system: System, u: Any) -> Array:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, M]."""
-    return diagonal.at_rest(batch, *system.B[0].shape, dtype=system.B[0].dtype)
+    return diagonal.at_rest(batch, *system.B[0].shape, dtype=diagonal.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -150,7 +151,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    diagonal.check_state(state, (*u.shape, prepared.b[0].shape[-1]))
+    diagonal.check_step(state, u, prepared.b[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
     driven = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
     state = (turned[0] + (more[0] + driven[0]), turned[1] + (more[1] + driven[1]))

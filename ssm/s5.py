@@ -28,7 +28,7 @@ from jaxtyping import Array
 
 from ssm import diagonal, hippo, recurrence, vandermonde
 from ssm.mixer import Mixer, over_systems
-from ssm.vandermonde import Pair
+from ssm.vandermonde import Modes, Pair
 
 
 @struct.dataclass
@@ -79,7 +79,7 @@ def from_diagonal(
 
     Raises:
         ValueError: unknown discretisation, shapes that do not fit, complex D or dt, dt not
-            positive, values that are not finite (unless traced).
+            positive, values that are not finite, bilinear with dt Lambda = 2 (unless traced).
 
     >>> one = from_diagonal([-1.0], [[1.0]], [[0.5]], [0.0], [1.0])
     >>> [round(float(k), 3) for k in kernel(one, 3)[0, 0]]
@@ -95,6 +95,7 @@ def from_diagonal(
     shapes = {"Lambda": (modes,), "B": (modes, channels), "C": outputs, "backward": outputs}
     shapes |= {"D": (channels,), "dt": (modes,)}
     diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
+    diagonal.check_step_exists(discretization, Lambda, dt)
     if backward is not None:
         diagonal.check_values(shapes, backward=backward)
     return System(
@@ -122,8 +123,10 @@ def _share(system: System) -> float:
     return 2.0 if system.conjugate else 1.0
 
 
-def _driven(system: System, u: Array, steps: Array | None) -> tuple[Array, Array]:
-    """Multipliers [P] or [L, ..., P] and inputs [L, ..., P] of the recurrence, complex.
+def _driven(system: System, u: Array, steps: Array | None) -> tuple[Modes | Array, Array]:
+    """Multipliers and complex inputs [L, ..., P] of the recurrence.
+
+    The multipliers are those of every step, complex [L, ..., P], or logarithms [P].
 
     Args:
         u: [L, ..., H].
@@ -135,6 +138,8 @@ def _driven(system: System, u: Array, steps: Array | None) -> tuple[Array, Array
     rule = (system.Lambda, dt, system.discretization)
     into = (_product(u, system.B[0].T), _product(u, system.B[1].T))
     inputs = vandermonde.times(diagonal.gains(*rule), into)
+    if steps is None:
+        return diagonal.modes(*rule), jax.lax.complex(*inputs)
     return jax.lax.complex(*diagonal.multipliers(*rule)), jax.lax.complex(*inputs)
 
 
@@ -182,11 +187,15 @@ def _run(system: System, u: Any, steps: Any, method: str, start: Any) -> tuple[A
 
 def _durations(steps: Any, shape: tuple[int, ...]) -> Array:
     steps = diagonal.real(steps)
-    if steps.shape not in (shape, shape[-1:]):
-        raise ValueError(f"steps: expected shape {shape} or {shape[-1:]}, got {steps.shape}")
+    if steps.shape not in (shape, shape[-1:]) or jnp.iscomplexobj(steps):
+        either = "" if len(shape) == 1 else f" or {shape}"
+        raise ValueError(
+            f"steps: expected real numbers of shape {shape[-1:]}{either}, got {steps.dtype} "
+            f"{steps.shape}"
+        )
     known = diagonal.concrete(steps)
-    if known is not None and not (known > 0).all():
-        raise ValueError(f"steps: expected positive durations, got {known.min()}")
+    if known is not None and not ((known > 0) & np.isfinite(known)).all():
+        raise ValueError(f"steps: expected positive, finite durations, got {known.min()}")
     return jnp.moveaxis(steps, -1, 0)
 
 
@@ -194,12 +203,13 @@ class Step(NamedTuple):
     """A system in discrete time, ready for `step`.
 
     Attributes:
-        a: pair [P], as in `apply`.
+        a, rest: their sum is the multiplier, to twice the digits; pairs [P].
         b: pair [P, H].
         system: for its outputs.
     """
 
     a: Pair
+    rest: Pair
     b: Pair
     system: System
 
@@ -214,7 +224,7 @@ def prepare(system: System) -> Step:
     rule = (system.Lambda, system.dt, system.discretization)
     re, im = diagonal.gains(*rule)
     b = vandermonde.times((re[:, None], im[:, None]), system.B)
-    return Step(diagonal.multipliers(*rule), b, system)
+    return Step(*vandermonde.split(diagonal.modes(*rule)), b, system)
 
 
 def _check_causal(system: System) -> None:
@@ -224,7 +234,7 @@ def _check_causal(system: System) -> None:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, P]."""
-    return diagonal.at_rest(batch, system.dt.shape[0], dtype=system.dt.dtype)
+    return diagonal.at_rest(batch, system.dt.shape[0], dtype=diagonal.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -237,13 +247,11 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Returns:
         The next state, and y [B, H].
     """
-    channels = prepared.system.D.shape[0]
-    if u.shape[-1] != channels:
-        raise ValueError(f"u: expected {channels} channels, got shape {u.shape}")
-    diagonal.check_state(state, (*u.shape[:-1], prepared.a[0].shape[0]))
-    moved = vandermonde.times(prepared.a, state)
-    re, im = (old + _product(u, part.T) for old, part in zip(moved, prepared.b, strict=True))
     system = prepared.system
+    diagonal.check_step(state, u, system.D.shape, prepared.a[0].shape)
+    turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
+    driven = (_product(u, part.T) for part in prepared.b)
+    re, im = (x + (y + z) for x, y, z in zip(turned, more, driven, strict=True))
     return (re, im), _read(system, system.C, jax.lax.complex(re, im)) + system.D * u
 
 

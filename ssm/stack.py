@@ -144,7 +144,12 @@ def _encode(params: dict[str, Any], u: Any, config: Config) -> Array:
     if config.vocabulary is not None:
         if not jnp.issubdtype(u.dtype, jnp.integer):
             raise ValueError(f"u: expected tokens, whole numbers, got {u.dtype}")
-        return params["encoder"]["embedding"][u]
+        known = diagonal.concrete(u)
+        if known is not None and not ((known >= 0) & (known < config.vocabulary)).all():
+            most = config.vocabulary - 1
+            raise ValueError(f"u: expected 0 to {most}, got {known.min()} to {known.max()}")
+        outside = jnp.where(u < 0, config.vocabulary, u)  # negative ones count from the end
+        return params["encoder"]["embedding"].at[outside].get(mode="fill", fill_value=jnp.nan)
     if u.ndim < 1 or u.shape[-1] != config.inputs or jnp.iscomplexobj(u):
         raise ValueError(
             f"u: expected a real signal [..., {config.inputs}], got {u.dtype} {u.shape}"
@@ -192,7 +197,8 @@ def apply(
         [B, T, O], or [B, O] with pooling.
 
     Raises:
-        ValueError: a signal that does not fit; lengths without pooling.
+        ValueError: a signal that does not fit, tokens outside the vocabulary (NaN where traced);
+            lengths without pooling.
     """
     if lengths is not None and config.pooling == "none":
         raise ValueError("lengths: only pooled heads use them")

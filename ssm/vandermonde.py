@@ -203,6 +203,12 @@ def powers(modes: Modes, count: int, stride: int = 1) -> Pair:
     return _at(Modes(*(part[..., None] for part in modes)), l, stride)
 
 
+def scaled(modes: Modes, count: int) -> Modes:
+    """Logarithms of lambda^count, to the same number of digits."""
+    turns, low = _product(modes.turns, jnp.asarray(count, modes.turns.dtype))
+    return Modes(count * modes.rate, turns - jnp.round(turns), low + count * modes.rest)
+
+
 def power(modes: Modes, exponent: Any) -> Pair:
     """lambda^l for integers l >= 0 below 2^24 that broadcast against [..., M]."""
     exponent = jnp.asarray(exponent)

@@ -82,6 +82,10 @@ def test_a_shorter_softmax_kernel_is_the_beginning_of_the_normalised_one(x64):
         ({"dt": -DT}, "dt: expected positive"),
         ({"length": 0}, "length: expected at least 1, got 0"),
         ({"length": 5, "Lambda": np.zeros((H, M))}, "softmax has no pole at zero"),
+        (
+            {"length": 5, "Lambda": np.full((H, M), 2j * np.pi / 5), "dt": np.ones(H)},
+            "softmax divides by the sum of .* over 5 steps, which vanishes",
+        ),
     ],
 )
 def test_bad_systems_are_refused_by_name(change, message):

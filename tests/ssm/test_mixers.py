@@ -177,6 +177,39 @@ def test_bad_prefixes_are_refused_by_name(name):
             layer.prefill(params, wrong, state)
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_bad_steps_are_refused_by_name(name):
+    layer = MIXERS[name]
+    prepared, state = layer.prepare(layer.init(jax.random.key(0))), layer.init_state(B, 0)
+    for wrong, message in (
+        (jnp.ones((B, H), complex), "u: expected real numbers, got complex"),
+        (jnp.ones((B, H + 1)), r"u: expected shape \[B, 3\], got \(2, 4\)"),
+        (jnp.ones((B + 1, H)), r"state: expected shape \(3, .*, got \(2, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.step(prepared, state, wrong)
+
+
+@pytest.mark.parametrize("module", [s4d, s5])
+def test_a_bilinear_step_that_does_not_exist_is_refused(module):
+    one = (np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), [0.1], "bilinear")
+    Lambda = np.full((1, 1) if module is s4d else 1, 20.0)
+    with pytest.raises(ValueError, match="Lambda: a bilinear step divides by"):
+        module.from_diagonal(Lambda, *one)
+
+
+@pytest.mark.parametrize("module", [s4d, s5])
+def test_whole_numbers_have_the_default_precision(module, x64):
+    Lambda = [[-1]] if module is s4d else [-1]
+    one = module.from_diagonal(Lambda, [[1]], [[1]], [0], [1])
+    assert module.kernel(one, 4).dtype == "float64"
+    mixed = module.from_diagonal([[-1.0]] if module is s4d else [-1.0], [[1]], [[1]], [0], [1])
+    prepared = module.prepare(mixed)
+    body = lambda x, now: module.step(prepared, x, now)  # noqa: E731
+    _, y = jax.lax.scan(body, module.init_state(mixed, 1), jnp.ones((3, 1, 1)))
+    assert y.dtype == "float64"
+
+
 @pytest.mark.parametrize("module", [s4d, s5])
 def test_a_bilinear_pole_that_is_gone_after_a_step(module, precision):
     """Z = -1, a = 0: the logarithm of a is infinite, the kernel is not."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import ssm as reference
 
-from ssm import recurrence
+from ssm import recurrence, vandermonde
 
 states = jax.jit(recurrence.states, static_argnames=("method", "chunk", "reverse"))
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
@@ -104,3 +104,25 @@ def test_bad_input(change, message):
     arguments = {"a": np.ones(3), "b": np.ones((5, 3)), **change}
     with pytest.raises(ValueError, match=message):
         recurrence.states(**arguments)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 127, 128, 129, 515, 1024])
+@pytest.mark.parametrize("method", recurrence.METHODS)
+def test_logarithms_of_constant_multipliers(method, length, reverse, precision):
+    rng = np.random.default_rng(length)
+    turns, rate = rng.uniform(-0.5, 0.5, 3), -(10.0 ** rng.uniform(-5, -1, 3))
+    logs = vandermonde.Modes(*(jnp.asarray(x, float) for x in (rate, turns, 0.0 * turns)))
+    a = np.exp(np.asarray(logs.rate, float) + 2j * np.pi * np.asarray(logs.turns, float))
+    b = rng.normal(size=(length, 2, 3)) + 1j * rng.normal(size=(length, 2, 3))
+    start = rng.normal(size=(2, 3)) + 0j
+    expected = reference.recurrence(a, b[::-1] if reverse else b, start)
+    expected = expected[::-1] if reverse else expected
+    bound = 1e-13 if precision == "float64" else 1e-6
+    for chunk in (None, 7) if method == "chunked" else (None,):
+        states = jax.jit(
+            lambda b, start, chunk=chunk: recurrence.states(
+                logs, b, start=start, method=method, reverse=reverse, chunk=chunk
+            )
+        )(b, start)
+        np.testing.assert_allclose(states, expected, atol=bound * np.abs(expected).max())

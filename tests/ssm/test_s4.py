@@ -202,6 +202,54 @@ def test_whole_numbers_are_numbers():
     near(kernel(one, 9), expected[None], 2e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+@pytest.mark.parametrize("measure", s4.MEASURES)
+def test_any_output_of_conjugate_states_is_stored_by_halves(measure, scale):
+    """Re(C x) needs of C only what is conjugate too; how small it is does not matter."""
+    rng = np.random.default_rng(0)
+    one = hippo.dplr(measure, 16 + (measure == "fout"))
+    size = len(one.Lambda)
+    C = rng.normal(size=(2, size)) + 1j * rng.normal(size=(2, size))
+    C = C * [[1.0], [scale]]
+    parts = [np.broadcast_to(p, (2, *p.shape)) for p in (one.Lambda, one.P, one.B)]
+    A = np.diag(one.Lambda) - one.P.T @ one.P.conj()
+    impulse = np.eye(1, 200)[0]
+    expected = [reference.dense_output(A, one.B, row, 0.0, 0.05, impulse)[0] for row in C]
+    for length in (None, 200):
+        narrow = [np.asarray(p, np.complex64) for p in (*parts, C)]
+        stored = s4.from_dplr(*narrow, np.zeros(2), np.full(2, 0.05), length)
+        assert stored.conjugate
+        for row, exact in zip(kernel(stored, 200), expected, strict=True):
+            near(row, exact, 3e-6)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-12, 1e-8, 1e-4])
+@pytest.mark.parametrize("length", [None, 200])
+def test_poles_at_a_frequency_that_only_the_low_rank_damps(length, off, x64):
+    """Also where modes do not come in conjugate pairs, or where two are equal."""
+    rng = np.random.default_rng(1)
+    w = 20.0 * np.tan(np.pi * np.array([1, 3]) / 200) + off
+    draw = lambda *s: rng.normal(size=s) + 1j * rng.normal(size=s)  # noqa: E731
+    for Lambda, rank in ((1j * w, 1), (1j * w[[0, 0]], 2), (1j * w[[0, 0]] * [1, -1], 1)):
+        P, inputs, outputs = draw(rank, 2), draw(2), draw(2)
+        one = s4.from_dplr(Lambda[None], P[None], inputs[None], outputs[None], [0.0], [0.1], length)
+        A = np.diag(Lambda) - P.T @ P.conj()
+        expected, _ = reference.dense_output(A, inputs, outputs, 0.0, 0.1, np.eye(1, 200)[0])
+        near(kernel(one, 200), expected[None], 1e-9)
+
+
+@pytest.mark.parametrize("length", [128, 1000])
+def test_exact_kernels_of_slow_systems_in_single_precision(length):
+    """Powers of a near 1 are computed by what they change."""
+    fout = hippo.dplr("fout", 65)
+    C = np.random.default_rng(0).normal(size=65) @ fout.V
+    row = [part[None] for part in (fout.Lambda, fout.P, fout.B, C)]
+    one = s4.from_dplr(*row, [0.0], [1e-4])
+    A = np.diag(fout.Lambda) - fout.P.T @ fout.P.conj()
+    expected, _ = reference.dense_output(A, fout.B, C, 0.0, 1e-4, np.eye(1, length)[0])
+    near(kernel(one, length), expected[None], 3e-6)
+
+
 def test_bad_lengths_signals_and_configurations_are_refused_by_name():
     one = s4.from_dplr(*numbers("legs"), D, DT, 8)
     with pytest.raises(ValueError, match="length: expected at least 1 and at most the stored 8"):

@@ -1,5 +1,7 @@
 """S5 against a loop in double precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,7 +148,7 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
     one = s5.from_diagonal(*numbers()[:5])
     with pytest.raises(ValueError, match=r"u: expected shape \[..., L, 3\]"):
         s5.apply(one, np.zeros((4, 2)))
-    with pytest.raises(ValueError, match=r"steps: expected shape \(2, 4\) or \(4,\)"):
+    with pytest.raises(ValueError, match=r"steps: .* of shape \(4,\) or \(2, 4\), got"):
         s5.apply(one, np.zeros((2, 4, 3)), np.ones(5))
     with pytest.raises(ValueError, match=r"state: expected shape \(1, 5\)"):
         s5.step(s5.prepare(one), s5.init_state(one, 2), jnp.zeros((1, 3)))
@@ -154,8 +156,30 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
         s5.Config(channels=1, modes=5, blocks=2)
     with pytest.raises(ValueError, match="method: expected one of auto, scan"):
         s5.Config(channels=1, method="loop")
-    with pytest.raises(ValueError, match=r"steps: expected positive durations, got -1\.0"):
+    with pytest.raises(ValueError, match=r"steps: expected positive, finite durations, got -1\.0"):
         s5.apply(s5.from_diagonal(*numbers()[:5]), numbers()[-1], -np.ones(L))
-    with pytest.raises(ValueError, match=r"u: expected 3 channels, got shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"u: expected shape \[B, 3\], got \(2, 4\)"):
         one = s5.from_diagonal(*numbers()[:5])
         s5.step(s5.prepare(one), s5.init_state(one, 2), jnp.zeros((2, 4)))
+
+
+@pytest.mark.parametrize("rule", DISCRETIZATIONS)
+@pytest.mark.parametrize("method", recurrence.METHODS)
+def test_slow_modes_that_turn_fast_stay_on_their_circle(method, rule):
+    """A multiplier rounded once turns them 1e-4 too far in 4096 steps."""
+    length = 4096
+    Lambda, ones = np.array([-1e-3 + 20j, -1e-2 + 3j]), np.ones((2, 1))
+    one = s5.from_diagonal(Lambda, ones, ones.T, [0.0], [0.1, 0.1], rule)
+    u = np.random.default_rng(0).normal(size=(length, 1)).astype(np.float32)
+    rounded = np.asarray(one.Lambda[0], float) + 1j * np.asarray(one.Lambda[1], float)
+    step = np.asarray(one.dt, float)
+    parts = (rounded, ones, ones.T, np.zeros(1), step, u.astype(float), rule)
+    expected, states = reference.multi_channel_output(*parts)
+    scale = np.abs(expected).max()
+    y = jax.jit(functools.partial(s5.apply, method=method))(one, u)
+    np.testing.assert_allclose(y, expected, atol=2e-6 * scale)
+    prepared = s5.prepare(one)
+    body = lambda x, now: s5.step(prepared, x, now)  # noqa: E731
+    last, y = jax.lax.scan(body, s5.init_state(one, 1), jnp.asarray(u)[:, None])
+    np.testing.assert_allclose(y[:, 0], expected, atol=2e-6 * scale)
+    np.testing.assert_allclose(last[0][0], states[-1].real, atol=5e-6 * np.abs(states).max())

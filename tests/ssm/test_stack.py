@@ -223,6 +223,11 @@ def test_bad_signals_are_refused_by_name():
     with pytest.raises(ValueError, match="lengths: only pooled heads"):
         model.apply(params, signal(), lengths=jnp.array([3, 4]))
     words = stack.model(stack.Config(D, 3, None, 5), MIXER)
+    for wrong in (5, -1):
+        tokens, weights = jnp.full((1, 3), wrong), words.init(jax.random.key(0))
+        with pytest.raises(ValueError, match=f"u: expected 0 to 4, got {wrong} to {wrong}"):
+            words.apply(weights, tokens)
+        assert np.isnan(jax.jit(words.apply)(weights, tokens)).all()
     with pytest.raises(ValueError, match="u: expected tokens, whole numbers, got float32"):
         words.apply(words.init(jax.random.key(0)), np.zeros((B, T), np.float32))
     with pytest.raises(ValueError, match="state: expected shape"):
