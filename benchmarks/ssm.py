@@ -1,12 +1,15 @@
 """Speed, memory and errors of the state-space kernels beside the usual forms, in one process.
 
     python benchmarks/ssm.py [--channels 128] [--size 64] [--lengths 1024 4096 16384] [--rounds 7]
-                             [--only kernels s5 long]
+                             [--only kernels rtf s5 long]
 
     kernels  S4 against the broadcast Cauchy form of the public JAX code (all modes and
              frequencies, the differences of all pairs in memory), S4D and DSS against
              exp(l dt lambda) of all steps and an einsum; beside the floor, one real FFT of the
              padded input there and back
+    rtf      kernels of rational transfer functions against their order, beside the same floor;
+             and 16384 steps read as a prompt, with the state for what follows, beside the same
+             convolution without it
     s5       a layer of S5, its products with B and C included, forward and with its gradient,
              by every method, against a complex associative scan
     long     kernels of 2^20 steps at 8 channels, each in a process of its own: the largest
@@ -30,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import compiled, fastest
-from ssm import diagonal, dss, hippo, recurrence, s4, s4d, s5
+from ssm import diagonal, dss, hippo, recurrence, rtf, s4, s4d, s5
 
 MEBI = 2**20
 
@@ -133,6 +136,60 @@ def kernels(channels, size, lengths, rounds):
                 f"| {length} | {name} | {1e3 * times[name]:.2f} "
                 f"| {times[name] / times['floor']:.2f} | {ratio} | {off} "
                 f"| {memory / MEBI:.1f} | {seconds:.1f} |",
+                flush=True,
+            )
+
+
+def rational_system(channels, order, length):
+    rng = np.random.default_rng(order)
+    b, a = rng.uniform(-1.0 / order, 1.0 / order, (2, channels, order)).astype(np.float32)
+    return rtf.from_coefficients(b, a, np.ones(channels, np.float32), length)
+
+
+def rational(channels, lengths, rounds, orders=(4, 64, 512)):
+    print(f"\nKernels of RTF, {channels} channels, float32\n")
+    print("| L | N | ms | floors | of N = 4 | error | temporary MiB | exact form, floors |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for length in lengths:
+        u = jnp.ones((channels, 2 * length), jnp.float32)
+        rows = [compiled(lambda u, n=2 * length: jnp.fft.irfft(jnp.fft.rfft(u), n), u)]
+        systems = [rational_system(channels, order, length) for order in orders]
+        plain = [jax.jit(rtf.exact)(one) for one in systems]
+        rows += [compiled(lambda s, n=length: rtf.kernel(s, n), one) for one in systems + plain]
+        times = fastest(rounds, *(row[0] for row in rows))
+        for i, (order, one) in enumerate(zip(orders, systems, strict=True), start=1):
+            with jax.enable_x64(True):
+                exact = rtf.kernel(jax.tree.map(lambda x: x.astype(float), one), length)
+            print(
+                f"| {length} | {order} | {1e3 * times[i]:.2f} | {times[i] / times[0]:.2f} "
+                f"| {times[i] / times[1]:.2f} | {error(rows[i][0](), exact):.1e} "
+                f"| {rows[i][2] / MEBI:.1f} | {times[i + len(orders)] / times[0]:.2f} |",
+                flush=True,
+            )
+
+
+def prompts(channels, order, rounds, length=16384, more=64, batch=4):
+    print(f"\nA prompt of {length} steps, {batch} signals, {channels} channels, N = {order}\n")
+    print(
+        "| precision | convolution ms | with the state | more time | more MiB | error of the next |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for precision in (jnp.float32, jnp.float64):
+        with jax.enable_x64(precision == jnp.float64):
+            one = rational_system(channels, order, length + more)
+            one = jax.tree.map(lambda x, p=precision: x.astype(p), one)
+            u = np.random.default_rng(0).normal(size=(batch, length + more, channels))
+            u = jnp.asarray(u, precision)
+            rows = [compiled(f, one, u[:, :length]) for f in (rtf.apply, rtf.prefill)]
+            times = fastest(rounds, *(row[0] for row in rows))
+            (state, _), whole = rows[1][0](), jax.jit(rtf.apply)(one, u)[:, length:]
+            prepared = rtf.prepare(one)
+            body = lambda x, now, p=prepared: rtf.step(p, x, now)  # noqa: E731
+            rest = jax.lax.scan(body, state, u[:, length:].swapaxes(0, 1))[1].swapaxes(0, 1)
+            print(
+                f"| {np.dtype(precision)} | {1e3 * times[0]:.1f} | {1e3 * times[1]:.1f} "
+                f"| {100 * (times[1] / times[0] - 1):.1f} % "
+                f"| {(rows[1][2] - rows[0][2]) / MEBI:.1f} | {error(rest, whole):.1e} |",
                 flush=True,
             )
 
@@ -249,7 +306,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", default=["kernels", "s5", "long"])
+    parser.add_argument("--only", nargs="+", default=["kernels", "rtf", "s5", "long"])
     parser.add_argument("--long", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.long:
@@ -257,6 +314,9 @@ if __name__ == "__main__":
         sys.exit()
     if "kernels" in arguments.only:
         kernels(arguments.channels, arguments.size, arguments.lengths, arguments.rounds)
+    if "rtf" in arguments.only:
+        rational(arguments.channels, arguments.lengths, arguments.rounds)
+        prompts(arguments.channels // 4, arguments.size, arguments.rounds)
     if "s5" in arguments.only:
         layer(arguments.channels, arguments.size, 4096, arguments.rounds)
     if "long" in arguments.only:

@@ -1,9 +1,9 @@
 """Time and memory of every kernel against length and state size, beside the floor of an FFT.
 
 Reproduces: the comparison of S4's kernel with others in arXiv 2111.00396, table 2, and the memory
-and latency against state size of RTF (arXiv 2405.06147, figure 1), with this library's kernels on
-this machine. The floor is a real FFT of the padded signal there and back, which no convolution
-avoids.
+and latency against state size of RTF (arXiv 2405.06147, figure 1, tables 6 and 7), with this
+library's kernels on this machine. The floor is a real FFT of the padded signal there and back,
+which no convolution avoids.
 """
 
 import functools
@@ -19,9 +19,9 @@ from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
-from ssm import dss, s4, s4d, s5
+from ssm import dss, rtf, s4, s4d, s5
 
-KERNELS = ("floor", "s4", "s4d", "dss", "s5")
+KERNELS = ("floor", "s4", "s4d", "dss", "s5", "rtf")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Config:
     Attributes:
         kernels: some of `KERNELS`; "s5" is a layer instead, its scan over a signal.
         lengths: L.
-        sizes: N, even.
+        sizes: N, even and below the shortest length.
         channels: H.
         rounds: of which the fastest counts.
     """
@@ -48,8 +48,10 @@ class Config:
                 raise ValueError(f"kernels: expected some of {', '.join(KERNELS)}, got {name!r}")
         if not (self.lengths and self.sizes) or min(*self.lengths, *self.sizes) < 2:
             raise ValueError("lengths, sizes: expected numbers of at least 2")
-        if any(n % 2 for n in self.sizes):
-            raise ValueError(f"sizes: expected even numbers, got {self.sizes}")
+        if any(n % 2 or n >= min(self.lengths) for n in self.sizes):
+            raise ValueError(
+                f"sizes: expected even numbers below {min(self.lengths)}, got {self.sizes}"
+            )
         if self.channels < 1 or self.rounds < 1:
             raise ValueError("channels, rounds: expected at least 1")
 
@@ -58,7 +60,7 @@ PRESETS = {
     "quick": Config(),
     "cpu": Config(lengths=tuple(2**k for k in range(10, 17)), sizes=(4, 16, 64, 256), channels=128),
     "paper": Config(
-        lengths=tuple(2**k for k in range(10, 21, 2)), sizes=(4, 16, 64, 256, 1024), channels=128
+        lengths=tuple(2**k for k in range(11, 21, 2)), sizes=(4, 16, 64, 256, 1024), channels=128
     ),
 }
 
@@ -74,6 +76,7 @@ def program(kernel: str, size: int, length: int, channels: int) -> Program:
         "s4d": lambda: (s4d, s4d.Config(channels, half)),
         "dss": lambda: (dss, dss.Config(channels, length, half, "softmax")),
         "s5": lambda: (s5, s5.Config(channels, half)),
+        "rtf": lambda: (rtf, rtf.Config(channels, length, size)),
     }[kernel]()
     params = jax.eval_shape(functools.partial(module.init_params, config), jax.random.key(0))
     if kernel == "s5":
@@ -207,6 +210,20 @@ def _memory_growth(record: Record) -> float | None:
     return product / (ends[1]["mebibytes"] / ends[0]["mebibytes"])
 
 
+def _growth(record: Record, key: str, kernel: str = "rtf") -> float | None:
+    """From the smallest to the largest size at the largest length."""
+    length = record.result["largest_length"]
+    rows = [r for r in record.rows if (r["kernel"], r["length"]) == (kernel, length)]
+    ends = [pick(rows, key=lambda r: r["n"]) for pick in (min, max)] if rows else []
+    return ends[1][key] / ends[0][key] if len({r["n"] for r in ends}) == 2 else None
+
+
+def _beside_s5(record: Record) -> float | None:
+    """How much more the time of S5's layer grows than that of RTF's kernel."""
+    ours, other = (_growth(record, "milliseconds", kernel) for kernel in ("rtf", "s5"))
+    return None if ours is None or other is None else other / ours
+
+
 CLAIMS = (
     Claim(
         id="kernel_cost.s4",
@@ -222,6 +239,34 @@ CLAIMS = (
         "smallest to the largest place, above 1: no table of all poles and frequencies",
         source="arXiv 2111.00396, theorem 3: O(N + L) memory",
         measure=_memory_growth,
+        paper=1.0,
+        kind="ordering",
+    ),
+    Claim(
+        id="kernel_cost.rtf_time",
+        statement="time of RTF's kernel at the largest size over that at the smallest, at the "
+        "largest length",
+        source="arXiv 2405.06147, table 7: 17.963 ms at e = 8 over 17.824 ms at e = 1, length 2^17",
+        measure=functools.partial(_growth, key="milliseconds"),
+        paper=17.963 / 17.824,
+        tolerance=0.1,
+        kind="value",
+    ),
+    Claim(
+        id="kernel_cost.rtf_memory",
+        statement="temporaries of RTF's kernel at the largest size over those at the smallest, at "
+        "the largest length",
+        source="arXiv 2405.06147, table 6: 7010 MB at n = 2^8 and at 2^10, length 2^17",
+        measure=functools.partial(_growth, key="mebibytes"),
+        paper=1.0,
+        tolerance=0.02,
+    ),
+    Claim(
+        id="kernel_cost.rtf_beside_s5",
+        statement="how much more the time of a layer of S5 grows from the smallest to the largest "
+        "size than that of RTF's kernel, above 1",
+        source="arXiv 2405.06147, table 7: S5 7.6 times from e = 1 to 8 at length 2^17, RTF 1.01",
+        measure=_beside_s5,
         paper=1.0,
         kind="ordering",
     ),

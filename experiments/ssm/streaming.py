@@ -18,10 +18,10 @@ from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import below
 from experiments.harness.run import Record, Run
-from ssm import dss, s4, s4d, s5, stack
+from ssm import dss, rtf, s4, s4d, s5, stack
 from ssm.mixer import Mixer
 
-KINDS = ("s4", "s4d", "dss", "s5")
+KINDS = ("s4", "s4d", "dss", "s5", "rtf")
 PRECISIONS = ("float32", "float64")
 
 
@@ -61,7 +61,7 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(),
+    "quick": Config(mixers=("s4", "s5", "rtf")),
     "cpu": Config(channels=32, layers=4, size=64),
     "paper": Config(length=65_536, channels=256, layers=6, size=64, batch=8),
 }
@@ -75,6 +75,9 @@ def model(kind: str, config: Config) -> Mixer:
         "s4d": lambda: s4d.mixer(s4d.Config(d, half, "legs")),
         "dss": lambda: dss.mixer(dss.Config(d, config.length, half, "softmax")),
         "s5": lambda: s5.mixer(s5.Config(d, half)),
+        "rtf": lambda: rtf.mixer(
+            rtf.Config(d, config.length, config.size, init="uniform", constraint="l1")
+        ),
     }[kind]()
     return stack.model(stack.Config(d, outputs=1, layers=config.layers), mixer)
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from experiments import catalog, commands
-from experiments.ssm import basis, discretisation, kernel_cost, memory, streaming, structure
+from experiments.ssm import (
+    basis,
+    discretisation,
+    kernel_cost,
+    memory,
+    streaming,
+    structure,
+)
 
 TINY = {
     "memory": [
@@ -15,8 +22,16 @@ TINY = {
     "basis": ["--sizes", "8", "16", "--shown", "8", "--points", "60"],
     "structure": ["--sizes", "4", "8", "--length", "32", "--dt", "0.03"],
     "streaming": [
-        *("--mixers", "s4", "s5", "--length", "40", "--prompt", "9"),
+        *("--mixers", "s4", "s5", "rtf", "--length", "40", "--prompt", "9"),
         *("--channels", "2", "--size", "4", "--layers", "1"),
+    ],
+    "rtf_ablation": [
+        *("--inits", "zeros", "montel", "--sizes", "2", "8", "--length", "24", "--lag", "5"),
+        *("--steps", "150", "--batch", "4", "--channels", "2", "--tests", "4"),
+    ],
+    "transfer": [
+        *("--sizes", "1", "5", "--draws", "1", "--length", "40", "--steps", "0.3"),
+        *("--orders", "2", "8", "--reduced_length", "80"),
     ],
     "kernel_cost": [
         *("--lengths", "32", "64", "--sizes", "4", "8", "--channels", "2", "--rounds", "1")
@@ -44,9 +59,18 @@ def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
         assert record.result["points_l"] > 1e-2
     elif name == "streaming":
         assert record.result["largest_float64"] < 1e-12
+    elif name == "rtf_ablation":
+        error = {(r["n"], r["init"], r["constraint"]): r["rmse"] for r in record.rows}
+        assert error[8, "zeros", "none"] < 0.5 * error[2, "zeros", "none"]
+        assert all(r["outside"] == 0 for r in record.rows if r["constraint"] == "l1")
+    elif name == "transfer":
+        assert record.result["largest_12"] < 1e-12
+        assert record.rows[-1]["own"] < 1e-3
     elif name == "kernel_cost":
-        assert len(record.rows) == 2 * (1 + 4 * 2)
+        assert len(record.rows) == 2 * (1 + 5 * 2)
         assert all(row["milliseconds"] > 0 for row in record.rows)
+        rows = [r["mebibytes"] for r in record.rows if (r["kernel"], r["length"]) == ("rtf", 64)]
+        assert rows[0] == rows[1]
     else:
         order = {(r["measure"], r["method"]): r["order"] for r in record.rows}
         assert order["legt", "trapezoid"] > 1.8 and order["legt", "bilinear"] < 1.2
