@@ -165,7 +165,7 @@ def draw(record: Record):
             axis.set(xlabel=label, ylabel=name, title=f"{names[fixed[0]]} = {fixed[1]}")
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-            axis.legend()
+    axes[1, 0].legend(loc="lower right", fontsize=8)
     return figure
 
 

@@ -227,7 +227,7 @@ def draw(record: Record):
             axis.plot(row["poles_re"], row["poles_im"], **dots)
         axis.set(title=f"poles from {init}, N = {largest}", xlabel="Re", ylabel="Im")
         axis.set_aspect("equal")
-        axis.legend(fontsize=7, loc="lower left")
+        axis.legend(fontsize=7, loc="center")
     for axis in axes[1, len(config["inits"]) :]:
         axis.set_axis_off()
     return figure

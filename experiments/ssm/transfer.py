@@ -215,12 +215,13 @@ def draw(record: Record):
     ):
         axes[1, 1].plot(*last[key], marker, markersize=5, fillstyle="none", label=label)
     axes[1, 1].set(title=f"dt = {last['dt']:g}", xlabel="Re", ylabel="Im")
-    axes[1, 1].set(xlim=(-1.6, 1.6), ylim=(-1.3, 1.3))
+    axes[1, 1].set(xlim=(-1.3, 2.7), ylim=(-1.3, 1.3))
     axes[1, 1].set_aspect("equal")
     for axis in (axes[0, 0], axes[0, 1]):
         axis.set_yscale("log")
     for axis in axes.flat:
         axis.legend(fontsize=7)
+    axes[1, 1].legend(fontsize=7, loc="right")
     return figure
 
 

@@ -244,10 +244,17 @@ def systems():
     yield "dss-softmax", dss.kernel, dss.from_weights(Lambda[:, :3], one[1][:, :3], *one[2:], 31)
     low_rank = 0.1 * draw(3, 1, 4)
     yield "s4", s4.kernel, s4.from_dplr(Lambda, low_rank, *one)
+    radii = ((0.0, 0.9), (0.9, 1.0), (1.0, 1.001))
+    turns = np.exp(1j * np.array([0.3, 2.0]))
+    pairs = [np.concatenate([r * turns, r * turns.conj()]) for r in radii]
+    a = np.array([np.poly(row).real[1:] for row in pairs])
+    for length in (None, 31):
+        b, d = rng.normal(size=(3, 4)), rng.normal(size=3)
+        yield "rtf", rtf.kernel, rtf.from_coefficients(b, a, d, length)
 
 
 @pytest.mark.parametrize("length", [30, 31])
-@pytest.mark.parametrize("index", range(7))
+@pytest.mark.parametrize("index", range(9))
 def test_gradients_at_the_edge_of_stability_are_finite_and_right(index, length, x64):
     _, kernel, one = list(systems())[index]
     scale = float(jnp.max(jnp.abs(kernel(one, length))))
