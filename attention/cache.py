@@ -1,19 +1,31 @@
-"""The key/value cache: preallocated, head-major, with a length for every example."""
+"""Caches of the tokens seen so far: preallocated, with a length for every example.
+
+Notation
+    B, K, S  batch, key/value heads, slots
+    n        tokens that an example has seen
+    p_j      position that slot j holds: the largest p < n with p = j modulo S
+
+Position p is stored in slot p modulo S. A cache with a slot for every token never wraps; that of a
+sliding window has as many slots as the window and keeps the newest tokens, a ring.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+UNROLLED = 8  # examples up to which single tokens are written one by one
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far.
+    """Keys and values.
 
     Attributes:
         keys: [B, K, S, d_k], rotated before they are stored.
         values: [B, K, S, d_v].
-        length: [B], number of live slots; slot j holds position j.
+        length: [B], tokens seen.
     """
 
     keys: Array
@@ -26,51 +38,144 @@ class KVCache(NamedTuple):
         return self.keys.shape[-2]
 
 
+class LatentCache(NamedTuple):
+    """The latents of MLA: all that is kept of a token, for all heads.
+
+    Attributes:
+        latents: [B, 1, S, d_c + d_r], normalised and rotated; in int8 when `scale` is there.
+        length: [B], tokens seen.
+        scale: [B, 1, S, 2], of the d_c and of the d_r entries of each token; None for floats.
+    """
+
+    latents: Array
+    length: Array
+    scale: Array | None = None
+
+    @property
+    def capacity(self) -> int:
+        """S: tokens that fit."""
+        return self.latents.shape[-2]
+
+
+def check_size(batch: int, capacity: int) -> None:
+    """Refuse an empty cache."""
+    for name, value in (("batch", batch), ("capacity", capacity)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+
+
 def empty(batch: int, heads: int, capacity: int, width: int, dtype: Any) -> KVCache:
-    """A cache with no live slot.
+    """A cache that has seen nothing.
 
     Raises:
         ValueError: batch or capacity < 1.
     """
-    for name, value in (("batch", batch), ("capacity", capacity)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    check_size(batch, capacity)
     shape = (batch, heads, capacity, width)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros((batch,), jnp.int32))
 
 
-def fill(cache: KVCache, keys: Array, values: Array, lengths: Int[Array, "B"]) -> KVCache:
-    """Store a whole prompt, right-padded to T, from slot 0.
+def positions(length: Int[Array, "B"], capacity: int) -> Int[Array, "B S"]:
+    """Positions in the slots, those never written below zero."""
+    newest = length[:, None] - 1
+    return newest - (newest - jnp.arange(capacity)) % capacity
+
+
+def keep(length: Int[Array, "B"], capacity: int, window: int | None = None) -> Bool[Array, "B S"]:
+    """Slots that the newest token may attend to."""
+    held = positions(length, capacity)
+    live = held >= 0
+    return live if window is None else live & (length[:, None] - held <= window)
+
+
+def check_room(length: Any, tokens: int, capacity: int, window: int | None = None) -> None:
+    """Refuse tokens that do not fit, unless the lengths are traced or a window forgets.
 
     Raises:
-        ValueError: the prompt is longer than the cache.
+        ValueError: naming the fullest example.
     """
-    if keys.shape[-2] > cache.capacity:
+    if window is not None and capacity >= window:
+        return
+    try:
+        known = np.asarray(length)
+    except jax.errors.TracerArrayConversionError:
+        return
+    if known.size and known.max() + tokens > capacity:
+        most = known.max()
         raise ValueError(
-            f"capacity: expected at least {keys.shape[-2]} slots for the prompt, "
-            f"got {cache.capacity}"
+            f"capacity: expected at least {most + tokens} slots for {most} tokens and {tokens} "
+            f"more, got {capacity}"
         )
-    start = (0, 0, 0, 0)
-    return KVCache(
-        jax.lax.dynamic_update_slice(cache.keys, keys.astype(cache.keys.dtype), start),
-        jax.lax.dynamic_update_slice(cache.values, values.astype(cache.values.dtype), start),
-        lengths.astype(jnp.int32),
-    )
 
 
-def append(cache: KVCache, keys: Array, values: Array) -> KVCache:
-    """Store one token per example, keys and values [B, K, 1, d], behind its last live slot.
+def poison(y: Array, length: Int[Array, "B"], capacity: int, window: int | None = None) -> Array:
+    """NaN for examples with more tokens than slots: those that were overwritten are missed.
 
-    The caller makes sure that a slot is free (`generation` checks on the host):
-    `dynamic_update_slice` clamps, so a full cache would lose its last token silently.
+    Args:
+        y: [B, ...].
     """
+    if window is not None and capacity >= window:
+        return y
+    full = (length > capacity).reshape(-1, *(1,) * (y.ndim - 1))
+    return jnp.where(full, jnp.nan, y)
 
-    def write(buffer: Array, update: Array, slot: Array) -> Array:
-        zero = jnp.zeros_like(slot)  # one index dtype, also in x64 mode
-        return jax.lax.dynamic_update_slice(buffer, update.astype(buffer.dtype), (zero, slot, zero))
 
-    return KVCache(
-        jax.vmap(write)(cache.keys, keys, cache.length),
-        jax.vmap(write)(cache.values, values, cache.length),
-        cache.length + 1,
-    )
+def fill(buffer: Array, entries: Array, lengths: Int[Array, "B"], ring: bool = False) -> Array:
+    """Store right-padded prompts from position 0.
+
+    Args:
+        buffer: [B, K, S, d].
+        entries: [B, K, T, d].
+        lengths: [B], tokens of each prompt that count.
+        ring: whether the newest S tokens of longer prompts are what is wanted.
+
+    Raises:
+        ValueError: more tokens than slots, without a ring.
+    """
+    entries, capacity, time = entries.astype(buffer.dtype), buffer.shape[-2], entries.shape[-2]
+    if time <= capacity:
+        return jax.lax.dynamic_update_slice(buffer, entries, (0,) * buffer.ndim)
+    if not ring:
+        raise ValueError(f"capacity: expected at least {time} slots for the prompt, got {capacity}")
+    index = jnp.maximum(positions(lengths, capacity), 0)[:, None, :, None]
+    return jnp.take_along_axis(entries, index, axis=-2)
+
+
+def append(buffer: Array, entry: Array, length: Int[Array, "B"]) -> Array:
+    """Store one token of each example, [B, K, 1, d], at its position, in place.
+
+    Example by example: one scatter for all copies the buffer on CPUs.
+    """
+    entry, slots = entry.astype(buffer.dtype), length % buffer.shape[-2]
+
+    def write(i: Any, buffer: Array) -> Array:
+        one = jax.lax.dynamic_slice_in_dim(entry, i, 1)
+        index = [jnp.asarray(x, slots.dtype) for x in (i, 0, 0)]
+        start = (index[0], index[1], jax.lax.dynamic_index_in_dim(slots, i, 0, False), index[2])
+        return jax.lax.dynamic_update_slice(buffer, one, start)
+
+    if len(entry) > UNROLLED:
+        return jax.lax.fori_loop(0, len(entry), write, buffer)
+    for i in range(len(entry)):
+        buffer = write(i, buffer)
+    return buffer
+
+
+def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
+    """Int8 entries and their scales, [..., 2], for two groups of entries of the last axis.
+
+    The error of an entry is at most half a scale: 1/254 of the largest entry of its group.
+    """
+    groups = jnp.split(x, [parts[0]], axis=-1)
+    scales = [jnp.max(jnp.abs(g), axis=-1, keepdims=True) / 127.0 for g in groups]
+    whole = [
+        jnp.round(g / jnp.where(s > 0, s, 1.0)).astype(jnp.int8)
+        for g, s in zip(groups, scales, strict=True)
+    ]
+    return jnp.concatenate(whole, axis=-1), jnp.concatenate(scales, axis=-1)
+
+
+def restore(x: Array, scale: Array, parts: tuple[int, int]) -> Array:
+    """Floats from what `quantise` gave."""
+    wide = jnp.repeat(scale, np.array(parts), axis=-1, total_repeat_length=sum(parts))
+    return x.astype(scale.dtype) * wide

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, masks, rope, scores
+from attention import cache, live, masks, rope, scores
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 
@@ -33,6 +33,8 @@ class GroupedConfig:
         head_dim: d_h; None means d / H.
         rope_base: base of the rotary frequencies; None turns rotary embedding off.
         rope_layout: "half" or "interleaved" pairs.
+        rope_dims: dimensions of a head that rotate, the first ones; None means all.
+        rope_scaling: of the frequencies, for longer contexts (`rope.Linear`, `Llama3`, `Yarn`).
         window: number of keys a query sees, itself included; None means all before it.
     """
 
@@ -42,6 +44,8 @@ class GroupedConfig:
     head_dim: int | None = None
     rope_base: float | None = 10_000.0
     rope_layout: rope.Layout = "half"
+    rope_dims: int | None = None
+    rope_scaling: rope.Scaling | None = None
     window: int | None = None
 
     def __post_init__(self):
@@ -57,12 +61,16 @@ class GroupedConfig:
                 f"n_heads: expected a divisor of d_model = {self.d_model}, got {self.n_heads}; "
                 "or give head_dim"
             )
-        if self.rope_base is not None and self.width % 2:
+        if self.rope_base is not None and self.rope_dims is None and self.width % 2:
             raise ValueError(f"head_dim: expected an even number with RoPE, got {self.width}")
         if self.rope_layout not in get_args(rope.Layout):
             raise ValueError(
                 f"rope_layout: expected one of {get_args(rope.Layout)}, got {self.rope_layout!r}"
             )
+        if self.rotated > self.width:
+            raise ValueError(f"rope_dims: expected at most {self.width}, got {self.rotated}")
+        if self.rope_base is not None:
+            rope.check(self.rotated, self.rope_layout, self.rope_scaling)
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: expected at least 1 key, got {self.window}")
 
@@ -75,6 +83,16 @@ class GroupedConfig:
     def width(self) -> int:
         """d_h, with the default resolved."""
         return self.d_model // self.n_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def rotated(self) -> int:
+        """Dimensions of a head that rotate, with the default resolved."""
+        return self.width if self.rope_dims is None else self.rope_dims
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by."""
+        return self.width**-0.5 * rope.score_factor(self.rope_scaling)
 
     @property
     def cache_elements(self) -> int:
@@ -109,9 +127,11 @@ def project(
     q, k, v = heads(params["query"]), heads(params["key"]), heads(params["value"])
     if config.rope_base is not None:
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        cos, sin = rope.tables(positions[:, None], config.width, config.rope_base, wide)
-        q = rope.rotate(q, cos, sin, config.rope_layout)
-        k = rope.rotate(k, cos, sin, config.rope_layout)
+        cos, sin = rope.tables(
+            positions[:, None], config.rotated, config.rope_base, wide, config.rope_scaling
+        )
+        q = rope.rotate_part(q, cos, sin, config.rope_layout)
+        k = rope.rotate_part(k, cos, sin, config.rope_layout)
     return q, k, v
 
 
@@ -144,13 +164,15 @@ def apply(
     if mask is not None:
         keep = keep & (mask[:, None, :] if mask.ndim == 2 else mask)
     q, k, v = project(params, x, positions, config)
-    return merge(params, scores.attend(q, k, v, keep))
+    return merge(params, scores.attend(q, k, v, keep, config.scale))
 
 
 def init_state(
     batch: int, capacity: int, dtype: Any = jnp.float32, *, config: GroupedConfig
 ) -> cache.KVCache:
-    """An empty cache for `capacity` tokens."""
+    """An empty cache for `capacity` tokens, or for those of the window if they are fewer."""
+    if config.window is not None:
+        capacity = min(capacity, config.window)
     return cache.empty(batch, config.kv_heads, capacity, config.width, dtype)
 
 
@@ -162,14 +184,18 @@ def prefill(
     *,
     config: GroupedConfig,
 ) -> tuple[cache.KVCache, Float[Array, "B T d"]]:
-    """Attend over a right-padded prompt and store its keys and values."""
+    """Attend over a right-padded prompt and store its keys and values, from position 0."""
     batch, time, _ = x.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     lengths = jnp.full((batch,), time) if lengths is None else lengths
     q, k, v = project(params, x, positions, config)
     keep = masks.causal(positions[0], positions[0], config.window)
-    y = merge(params, scores.attend(q, k, v, keep))
-    return cache.fill(state, k, v, lengths), y
+    y = merge(params, scores.attend(q, k, v, keep, config.scale))
+    lengths, ring = lengths.astype(jnp.int32), config.window is not None
+    keys, values = (
+        cache.fill(old, new, lengths, ring) for old, new in ((state.keys, k), (state.values, v))
+    )
+    return cache.KVCache(keys, values, lengths), y
 
 
 def step(
@@ -179,14 +205,18 @@ def step(
     *,
     config: GroupedConfig,
 ) -> tuple[cache.KVCache, Float[Array, "B d"]]:
-    """One token per example: append it to the cache, attend to what is live."""
-    positions = state.length[:, None]
-    q, k, v = project(params, x[:, None], positions, config)
-    state = cache.append(state, k, v)
-    slots = jnp.arange(state.capacity)
-    keep = masks.causal(positions, slots[None], config.window)
-    y = merge(params, scores.attend(q, state.keys, state.values, keep))
-    return state, y[:, 0]
+    """One token per example: append it to the cache, attend to what is live.
+
+    A cache that is full refuses it by name, or gives NaN where its length is traced.
+    """
+    cache.check_room(state.length, 1, state.capacity, config.window)
+    q, k, v = project(params, x[:, None], state.length[:, None], config)
+    keys = cache.append(state.keys, k, state.length)
+    values = cache.append(state.values, v, state.length)
+    length = state.length + 1
+    y = live.attend(q, keys, values, length, window=config.window, scale=config.scale)
+    y = cache.poison(y, length, keys.shape[-2], config.window)
+    return cache.KVCache(keys, values, length), merge(params, y)[:, 0]
 
 
 @functools.lru_cache

@@ -6,13 +6,13 @@ Notation
                    head [d, V] unless tied to the embedding
 
 The mixer (attention, or any `Mixer`) is an argument; by default it is made from
-`config.mixer`. Layers run under `lax.scan`, so a deeper model does not compile longer.
+`config.mixer`. Whole sequences run through the layers under `lax.scan`, so a deeper model does not
+compile longer. Single tokens go from layer to layer in a plain loop over parameters and caches that
+are apart: a scan would copy both, every layer of every token.
 
-Source: Zhang & Sennrich, RMSNorm (arXiv 1910.07467); Shazeer, SwiGLU (2002.05202);
-Touvron et al., Llama (2302.13971).
+Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
 
-import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -20,11 +20,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import grouped
+from attention import grouped, latent
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
+from attention.norm import rms_norm
 
 Remat = Literal["none", "matmuls", "all"]
+MixerConfig = grouped.GroupedConfig | latent.LatentConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TransformerConfig:
 
     vocab_size: int = 256
     n_layers: int = 4
-    mixer: grouped.GroupedConfig = field(default_factory=grouped.GroupedConfig)
+    mixer: MixerConfig = field(default_factory=grouped.GroupedConfig)
     d_ff: int | None = None
     tie_embeddings: bool = True
     norm_eps: float = 1e-5
@@ -69,11 +71,9 @@ class TransformerConfig:
         return -(-8 * self.d_model // 96) * 32 if self.d_ff is None else self.d_ff
 
 
-def rms_norm(x: Float[Array, "... d"], gain: Float[Array, "d"], eps: float) -> Array:
-    """X / rms(x) * gain; the mean square is taken in float32 at least."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    inverse = jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + eps)
-    return (wide * inverse).astype(x.dtype) * gain.astype(x.dtype)
+def make_mixer(config: MixerConfig) -> Mixer:
+    """The six functions that a configuration of attention stands for."""
+    return (latent if isinstance(config, latent.LatentConfig) else grouped).mixer(config)
 
 
 def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -84,7 +84,7 @@ def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "
 
 def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> dict[str, Any]:
     """Parameters in float32; residual projections are scaled down by (2 L)^(-1/2)."""
-    mixer = mixer or grouped.mixer(config.mixer)
+    mixer = mixer or make_mixer(config.mixer)
     d, hidden = config.d_model, config.hidden
     residual = (2 * config.n_layers) ** -0.5
 
@@ -137,7 +137,7 @@ def apply(
         positions, mask: passed to the mixer (see `grouped.apply`).
         dtype: dtype of the activations; that of the embedding by default.
     """
-    mixer = mixer or grouped.mixer(config.mixer)
+    mixer = mixer or make_mixer(config.mixer)
     context = {"positions": positions, "mask": mask}
     context = {name: value for name, value in context.items() if value is not None}
 
@@ -155,10 +155,15 @@ def apply(
 def prepare(
     params: dict[str, Any], config: TransformerConfig, mixer: Mixer | None = None
 ) -> dict[str, Any]:
-    """Parameters for `step`: what the mixer can compute once, outside the loop."""
-    mixer = mixer or grouped.mixer(config.mixer)
+    """Parameters for `step`: what the mixer can compute once, and every layer apart."""
+    mixer = mixer or make_mixer(config.mixer)
     layers = {**params["layers"], "mixer": jax.vmap(mixer.prepare)(params["layers"]["mixer"])}
-    return {**params, "layers": layers}
+    return {**params, "layers": _apart(layers, config)}
+
+
+def _apart(stacked: Any, config: TransformerConfig) -> tuple[Any, ...]:
+    """A tuple of the layers, from leaves stacked to [L, ...]."""
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.n_layers))
 
 
 def init_state(
@@ -169,10 +174,9 @@ def init_state(
     *,
     mixer: Mixer | None = None,
 ) -> Any:
-    """Empty states of all layers, stacked to [L, ...]."""
-    mixer = mixer or grouped.mixer(config.mixer)
-    make = functools.partial(mixer.init_state, batch, capacity, dtype)
-    return jax.vmap(lambda _: make())(jnp.arange(config.n_layers))
+    """Empty states, a tuple of those of the layers."""
+    mixer = mixer or make_mixer(config.mixer)
+    return tuple(mixer.init_state(batch, capacity, dtype) for _ in range(config.n_layers))
 
 
 def prefill(
@@ -185,7 +189,7 @@ def prefill(
     mixer: Mixer | None = None,
 ) -> tuple[Any, Float[Array, "B T V"]]:
     """Read a right-padded prompt: the filled state and the logits of every position."""
-    mixer = mixer or grouped.mixer(config.mixer)
+    mixer = mixer or make_mixer(config.mixer)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
         weights, layer_state = inputs
@@ -194,8 +198,9 @@ def prefill(
         x = x + y
         return x + _feed_forward(weights, x, config), layer_state
 
-    x, state = jax.lax.scan(layer, params["embedding"][tokens], (params["layers"], state))
-    return state, unembed(params, x, config)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
+    x, stacked = jax.lax.scan(layer, params["embedding"][tokens], (params["layers"], stacked))
+    return _apart(stacked, config), unembed(params, x, config)
 
 
 def step(
@@ -206,18 +211,22 @@ def step(
     *,
     mixer: Mixer | None = None,
 ) -> tuple[Any, Float[Array, "B V"]]:
-    """Read one token per example: the new state and the logits of the next one."""
-    mixer = mixer or grouped.mixer(config.mixer)
+    """Read one token per example: the new state and the logits of the next one.
 
-    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
-        weights, layer_state = inputs
+    Args:
+        prepared: from `prepare`, or plain parameters, which then are prepared in every call.
+    """
+    mixer = mixer or make_mixer(config.mixer)
+    if not isinstance(prepared["layers"], tuple):
+        prepared = prepare(prepared, config, mixer)
+    x, states = prepared["embedding"][tokens], []
+    for weights, layer_state in zip(prepared["layers"], state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.step(weights["mixer"], layer_state, normed)
         x = x + y
-        return x + _feed_forward(weights, x, config), layer_state
-
-    x, state = jax.lax.scan(layer, prepared["embedding"][tokens], (prepared["layers"], state))
-    return state, unembed(prepared, x, config)
+        x = x + _feed_forward(weights, x, config)
+        states.append(layer_state)
+    return tuple(states), unembed(prepared, x, config)
 
 
 def _rematerialised(layer: Any, remat: Remat) -> Any:

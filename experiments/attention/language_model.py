@@ -34,18 +34,22 @@ class ModelConfig:
     """Sizes of the decoder.
 
     Attributes:
-        mixer: mha, gqa or mqa; sets the number of key/value heads.
+        mixer: mha, gqa, mqa, which set the number of key/value heads, or mla.
         d_model, n_layers, n_heads, context: as usual.
         n_kv_heads: key/value heads of gqa.
+        latent_dim, rope_dim: of mla, whose heads have plain and value dimensions of
+            d_model / n_heads; by default four times that and half of it, as in DeepSeek-V2.
         tie_embeddings: share embedding and output head.
         remat: what the backward pass computes again (see `attention.TransformerConfig`).
     """
 
-    mixer: Literal["mha", "gqa", "mqa"] = "gqa"
+    mixer: Literal["mha", "gqa", "mqa", "mla"] = "gqa"
     d_model: int = 128
     n_layers: int = 4
     n_heads: int = 4
     n_kv_heads: int = 2
+    latent_dim: int | None = None
+    rope_dim: int | None = None
     context: int = 128
     tie_embeddings: bool = True
     remat: transformer.Remat = "matmuls"
@@ -57,8 +61,19 @@ class ModelConfig:
 
     def transformer(self) -> attention.TransformerConfig:
         """The decoder's own configuration, which validates the sizes."""
-        groups = {"mha": self.n_heads, "gqa": self.n_kv_heads, "mqa": 1}[self.mixer]
-        mixer = attention.GroupedConfig(self.d_model, self.n_heads, groups)
+        if self.mixer == "mla":
+            width = self.d_model // self.n_heads
+            mixer = attention.LatentConfig(
+                self.d_model,
+                self.n_heads,
+                4 * width if self.latent_dim is None else self.latent_dim,
+                nope_dim=width,
+                rope_dim=2 * max(1, width // 4) if self.rope_dim is None else self.rope_dim,
+                value_dim=width,
+            )
+        else:
+            groups = {"mha": self.n_heads, "gqa": self.n_kv_heads, "mqa": 1}[self.mixer]
+            mixer = attention.GroupedConfig(self.d_model, self.n_heads, groups)
         return attention.TransformerConfig(
             VOCABULARY,
             self.n_layers,
@@ -233,7 +248,8 @@ def greedy_agreement(
 def cache_elements(config: attention.TransformerConfig) -> float:
     """Cached numbers per token and layer, counted on the arrays of a real cache."""
     state = transformer.init_state(config, batch=3, capacity=7)
-    return (state.keys.size + state.values.size) / (3 * 7 * config.n_layers)
+    held = sum(x.size for one in state for x in jax.tree.leaves(one._replace(length=None)))
+    return held / (3 * 7 * config.n_layers)
 
 
 def draw(record: Record):
@@ -311,9 +327,17 @@ def _beats_bigram(record: Record) -> Measurement:
 
 
 def _cache_ratio(record: Record) -> float:
+    """Cached elements over those of Table 1: 2 n_g d_h, or d_c + d_r."""
     model = record.config["model"]
-    groups = {"mha": model["n_heads"], "gqa": model["n_kv_heads"], "mqa": 1}[model["mixer"]]
-    return record.result["cache_elements"] / (2 * groups * model["d_model"] / model["n_heads"])
+    width = model["d_model"] // model["n_heads"]
+    groups = {"mha": model["n_heads"], "gqa": model["n_kv_heads"], "mqa": 1}
+    if model["mixer"] == "mla":
+        given = model["latent_dim"], model["rope_dim"]
+        defaults = 4 * width, 2 * max(1, width // 4)
+        exact = sum(d if g is None else g for g, d in zip(given, defaults, strict=True))
+    else:
+        exact = 2 * groups[model["mixer"]] * width
+    return record.result["cache_elements"] / exact
 
 
 def _best_validation(record: Record) -> Measurement | None:
@@ -335,7 +359,7 @@ CLAIMS = (
     ),
     Claim(
         id="language_model.cache_size",
-        statement="cached elements a token and layer, divided by 2 n_g d_h",
+        statement="cached elements a token and layer, divided by 2 n_g d_h (MLA: d_c + d_r)",
         source="DeepSeek-V2 (arXiv 2405.04434), Table 1",
         measure=_cache_ratio,
         paper=1.0,

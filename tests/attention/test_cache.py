@@ -8,7 +8,12 @@ from attention_cases import decoder_config
 
 from attention import cache, transformer
 
-append = jax.jit(cache.append)
+
+@jax.jit
+def append(state, keys, values):
+    keys = cache.append(state.keys, keys, state.length)
+    values = cache.append(state.values, values, state.length)
+    return cache.KVCache(keys, values, state.length + 1)
 
 
 def tokens(time, seed=0, batch=2):
@@ -19,7 +24,11 @@ def tokens(time, seed=0, batch=2):
 def filled(lengths=(1, 4), capacity=6, dtype=jnp.float32):
     keys, values = tokens(4)
     empty = cache.empty(2, 3, capacity, 4, dtype)
-    return cache.fill(empty, keys, values, jnp.array(lengths)), keys, values
+    lengths = jnp.array(lengths)
+    stored = (
+        cache.fill(old, new, lengths) for old, new in ((empty.keys, keys), (empty.values, values))
+    )
+    return cache.KVCache(*stored, lengths), keys, values
 
 
 def test_an_empty_cache_has_no_live_slot():
@@ -60,12 +69,14 @@ def test_tokens_are_stored_in_the_dtype_of_the_cache():
     np.testing.assert_array_equal(state.keys[1, :, :4], keys[1].astype(jnp.bfloat16))
 
 
-def test_a_full_cache_overwrites_its_last_slot_as_documented():
-    state, keys, _ = filled(lengths=(4, 4), capacity=4)
-    new_keys, new_values = tokens(1, seed=1)
-    state = append(state, new_keys, new_values)
-    np.testing.assert_array_equal(state.keys[:, :, :3], keys[:, :, :3])
-    np.testing.assert_array_equal(state.keys[:, :, 3:], new_keys)
+def test_a_full_cache_is_refused_or_gives_nan():
+    cache.check_room(np.array([3, 5]), 1, 6)
+    with pytest.raises(ValueError, match="capacity: expected at least 7 slots for 5 tokens and 2"):
+        cache.check_room(np.array([3, 5]), 2, 6)
+    cache.check_room(np.array([3, 5]), 9, 6, window=6)
+    jax.jit(lambda n: cache.check_room(n, 9, 6))(np.array([3, 5]))
+    y = cache.poison(jnp.ones((2, 3)), jnp.array([6, 7]), 6)
+    assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
 
 
 @pytest.mark.parametrize(("dtype", "itemsize"), [(jnp.float32, 4), (jnp.bfloat16, 2)])
@@ -75,11 +86,11 @@ def test_cache_of_a_decoder_has_the_bytes_of_the_formula(kv_heads, head_dim, dty
     state = transformer.init_state(config, 2, 7, dtype)
     layers, batch, capacity = 3, 2, 7
     expected = 2 * kv_heads * head_dim * layers * batch * capacity * itemsize
-    assert state.keys.nbytes + state.values.nbytes == expected
+    assert sum(one.keys.nbytes + one.values.nbytes for one in state) == expected
     elements = config.mixer.cache_elements * layers * batch * capacity
     assert elements * itemsize == expected
     rest = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) - expected
-    assert rest == state.length.nbytes == layers * batch * 4
+    assert rest == sum(one.length.nbytes for one in state) == layers * batch * 4
 
 
 def test_prompts_longer_than_the_cache_are_refused():

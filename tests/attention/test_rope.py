@@ -112,3 +112,65 @@ def test_unknown_layout_is_refused():
     unchecked = inspect.unwrap(rope.rotate)  # without the type checks of the test suite
     with pytest.raises(ValueError, match="layout: "):
         unchecked(jnp.ones(4), jnp.ones(2), jnp.zeros(2), "interleave")
+
+
+def test_yarn_of_deepseek_and_llama3(x64):
+    yarn = rope.Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
+    ours = rope.frequencies(64, 10_000.0, float, yarn)
+    np.testing.assert_allclose(ours, reference.yarn_frequencies(64, 1e4, 40.0, 4096), rtol=1e-12)
+    assert rope.amplitude(yarn) == 1.0
+    assert abs(rope.score_factor(yarn) - 1.5896) < 1e-4
+    assert abs(rope.score_factor(rope.Yarn(40.0, mscale=1.0, mscale_all_dim=1.0)) - 1.8739) < 1e-4
+    plain = rope.Yarn(16.0)
+    assert rope.score_factor(plain) == 1.0
+    assert abs(rope.amplitude(plain) - (0.1 * np.log(16.0) + 1.0)) < 1e-12
+    assert rope.amplitude(rope.Yarn(1.0)) == 1.0
+    cos, sin = rope.tables(jnp.array([3]), 8, 10_000.0, float, plain)
+    np.testing.assert_allclose(cos**2 + sin**2, rope.amplitude(plain) ** 2, rtol=1e-12)
+    ours = rope.frequencies(128, 500_000.0, float, rope.Llama3())
+    exact = reference.llama3_frequencies(128, 5e5, 8.0, 1.0, 4.0, 8192)
+    np.testing.assert_allclose(ours, exact, rtol=1e-12)
+    half = rope.frequencies(8, 100.0, float, rope.Linear(2.0))
+    np.testing.assert_allclose(half, 0.5 * rope.frequencies(8, 100.0, float), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 4), (2, 8)])
+def test_layouts_are_converted_without_changing_scores(start, stop, x64):
+    rng = np.random.default_rng(0)
+    x, weights = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 5), (2, 5, 24)))
+    cos, sin = tables(jnp.array([3, 8]), (stop or 8) - start)
+
+    def scores(weights, layout):
+        q, k = (
+            rope.rotate((row @ w).reshape(3, 8)[:, start:stop], cos[i], sin[i], layout)
+            for i, (row, w) in enumerate(zip(x, weights, strict=True))
+        )
+        return jnp.sum(q * k, axis=-1)
+
+    turned = rope.convert(weights, 8, "half", "interleaved", start, stop)
+    np.testing.assert_allclose(scores(weights, "half"), scores(turned, "interleaved"), atol=1e-12)
+    back = rope.convert(turned, 8, "interleaved", "half", start, stop)
+    np.testing.assert_array_equal(back, weights)
+
+
+def test_part_of_a_head_rotates():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8)), jnp.float32)
+    cos, sin = tables(jnp.array([1, 2, 3]), 4)
+    y = rope.rotate_part(x, cos, sin)
+    np.testing.assert_array_equal(y[:, 4:], x[:, 4:])
+    np.testing.assert_array_equal(y[:, :4], rope.rotate(x[:, :4], cos, sin))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rope.Linear(0.0), "factor: expected more than 0, got 0"),
+        (lambda: rope.Yarn(2.0, beta_fast=1.0), "beta_fast: expected more than beta_slow"),
+        (lambda: rope.Llama3(high=1.0), "high: expected more than low"),
+        (lambda: rope.check(8, "half", "yarn"), "scaling: expected Linear, Llama3, Yarn or None"),
+        (lambda: rope.convert(jnp.ones((2, 9)), 4, "half", "interleaved"), "width: expected a div"),
+    ],
+)
+def test_bad_scalings_are_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -135,3 +135,78 @@ def greedy(params, prompt, count, config):
         logits = decoder(params, np.array([tokens]), config)[0, -1]
         tokens.append(int(np.argmax(logits)))
     return tokens[len(prompt) :]
+
+
+def yarn_frequencies(dim, base, factor, original, fast=32.0, slow=1.0):
+    """YaRN's frequencies, one after the other, as its paper states them (NTK by parts)."""
+    out = []
+
+    def place(turns):
+        return dim * np.log(original / (turns * 2 * np.pi)) / (2 * np.log(base))
+
+    low, high = max(np.floor(place(fast)), 0), min(np.ceil(place(slow)), dim - 1)
+    for k in range(dim // 2):
+        theta = base ** (-2.0 * k / dim)
+        ramp = min(max((k - low) / max(high - low, 1e-3), 0.0), 1.0)
+        out.append(theta / factor * ramp + theta * (1.0 - ramp))
+    return np.array(out)
+
+
+def llama3_frequencies(dim, base, factor, low, high, original):
+    """The frequencies of Llama 3.1, by wavelength."""
+    out = []
+    for k in range(dim // 2):
+        theta = base ** (-2.0 * k / dim)
+        length = 2 * np.pi / theta
+        if length < original / high:
+            out.append(theta)
+        elif length > original / low:
+            out.append(theta / factor)
+        else:
+            smooth = (original / length - low) / (high - low)
+            out.append((1 - smooth) * theta / factor + smooth * theta)
+    return np.array(out)
+
+
+def latent_layer(params, x, config, positions=None, mask=None):
+    """Multi-head latent attention of [B,T,d], token by token and head by head."""
+    batch, time, _ = x.shape
+    if positions is None:
+        positions = np.tile(np.arange(time), (batch, 1))
+    heads, plain, turned, wide = (
+        config.n_heads, config.nope_dim, config.rope_dim, config.value_dim,
+    )  # fmt: skip
+
+    def turn(vector, position):
+        if config.rope_base is None:
+            return vector
+        return rotate(vector, position, config.rope_base, config.rope_layout)
+
+    q = np.zeros((batch, heads, time, plain + turned))
+    k = np.zeros_like(q)
+    v = np.zeros((batch, heads, time, wide))
+    for b in range(batch):
+        for t in range(time):
+            hidden = x[b, t]
+            if config.query_dim is None:
+                query = hidden @ params["query"]
+            else:
+                short = rms_norm(
+                    hidden @ params["query_down"], params["query_norm"], config.norm_eps
+                )
+                query = short @ params["query_up"]
+            down = hidden @ params["down"]
+            latent = rms_norm(down[: config.latent_dim], params["norm"], config.norm_eps)
+            key = turn(down[config.latent_dim :], positions[b, t])
+            both = latent @ params["up"]
+            for h in range(heads):
+                own = query[h * (plain + turned) : (h + 1) * (plain + turned)]
+                q[b, h, t] = np.append(own[:plain], turn(own[plain:], positions[b, t]))
+                part = both[h * (plain + wide) : (h + 1) * (plain + wide)]
+                k[b, h, t] = np.append(part[:plain], key)
+                v[b, h, t] = part[plain:]
+    keep = np.stack([causal(p, p, config.window) for p in positions])
+    keep = keep if mask is None else keep & mask
+    out = attend(q, k, v, keep, (plain + turned) ** -0.5)
+    joined = np.concatenate([out[:, h] for h in range(heads)], axis=-1)
+    return joined @ params["output"]

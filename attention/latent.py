@@ -1,0 +1,378 @@
+"""Multi-head latent attention (MLA): one short latent per token, for all heads.
+
+Notation
+    d              model dimension
+    H              heads
+    d_c, d_q       width of the latent of keys and values, of that of queries
+    d_n, d_r, d_v  per head: plain and rotated dimensions of queries and keys, values
+    c, k^R         latent [d_c] and rotated key [d_r] of a token: all that is cached
+    w              d_c + d_r, width of that
+    W_UK, W_UV     of head i, [d_c, d_n] and [d_c, d_v]
+    params         query [d, H (d_n + d_r)], or query_down [d, d_q], query_norm [d_q] and query_up;
+                   down [d, d_c + d_r], norm [d_c], up [d_c, H (d_n + d_v)], output [H d_v, d];
+                   of each head the plain dimensions first, then the rotated ones or the values
+
+    score = (q^C . W_UK^T c + q^R . k^R) scale       o = sum_j p_j W_UV^T c_j
+
+Three computations of it. *Materialised*: keys and values of all heads from the latents of the
+sequence, then multi-head attention. *Absorbed*: W_UK moves to the query and W_UV behind the sum,
+q^C . W_UK^T c = (W_UK q^C) . c, so that attention runs on the cached latents themselves, as
+multi-query attention with one wide head. *Re-expanded*: as the first, but from a cache. The first
+costs 2 H (d_n + d_r + d_v) operations for a pair of tokens, the second 2 H (2 d_c + d_r): sequences
+are materialised, single tokens absorbed. Between them lies `LatentConfig.crossover`.
+
+The rotation depends on the position and cannot stand between W_Q and W_UK: hence the dimensions of
+their own, with one key for all heads.
+
+Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1 and appendix C;
+https://kexue.fm/archives/10091. The two norms are named in its section 3.1.2.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attention import cache, latent_cache, masks, rope, scores
+from attention.linear import fan_in_normal, linear
+from attention.mixer import Mixer
+from attention.norm import rms_norm
+
+FORMS = ("materialised", "absorbed")
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Sizes of one layer.
+
+    Attributes:
+        d_model: d, width of the residual stream.
+        n_heads: H.
+        latent_dim: d_c.
+        query_dim: d_q; None projects queries directly.
+        nope_dim, rope_dim, value_dim: d_n, d_r, d_v.
+        rope_base: base of the rotary frequencies; None turns rotary embedding off.
+        rope_layout: "interleaved" (DeepSeek) or "half" pairs.
+        rope_scaling: of the frequencies, for longer contexts.
+        norm_eps: of the norms of both latents.
+        window: number of keys a query sees, itself included; None means all before it.
+        form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
+            length (see `crossover`). Single tokens are absorbed.
+        quantised: keep the cache in int8, with two scales for each token.
+    """
+
+    d_model: int = 128
+    n_heads: int = 4
+    latent_dim: int = 64
+    query_dim: int | None = None
+    nope_dim: int = 32
+    rope_dim: int = 16
+    value_dim: int = 32
+    rope_base: float | None = 10_000.0
+    rope_layout: rope.Layout = "interleaved"
+    rope_scaling: rope.Scaling | None = None
+    norm_eps: float = 1e-6
+    window: int | None = None
+    form: str | None = None
+    quantised: bool = False
+
+    def __post_init__(self):
+        names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "rope_dim")
+        for name in (*names, "value_dim"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.rope_dim % 2:
+            raise ValueError(f"rope_dim: expected an even number, got {self.rope_dim}")
+        rope.check(self.rope_dim, self.rope_layout, self.rope_scaling)
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window: expected at least 1 key, got {self.window}")
+        if self.form not in (None, *FORMS):
+            raise ValueError(f"form: expected one of {FORMS} or None, got {self.form!r}")
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """d_c and d_r."""
+        return self.latent_dim, self.rope_dim
+
+    @property
+    def cache_elements(self) -> int:
+        """Elements cached per token and layer, d_c + d_r (DeepSeek-V2, table 1)."""
+        return sum(self.parts)
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: (d_n + d_r)^(-1/2), also absorbed, and YaRN's factor."""
+        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
+
+    @property
+    def crossover(self) -> float:
+        """Query tokens above which expanding the cached latents costs less than absorbing.
+
+        Expanding costs 2 d_c (d_n + d_v) operations for a head and a cached token, once; a query
+        token then saves 2 (2 d_c - d_n - d_v) for each. Infinite if it saves nothing.
+        """
+        saved = 2 * self.latent_dim - self.nope_dim - self.value_dim
+        full = self.latent_dim * (self.nope_dim + self.value_dim)
+        return full / saved if saved > 0 else float("inf")
+
+    def choose(self, queries: int) -> str:
+        """The form for so many query tokens."""
+        if self.form is not None:
+            return self.form
+        return "materialised" if queries > self.crossover else "absorbed"
+
+
+def init(key: Array, config: LatentConfig) -> dict[str, Array]:
+    """Normal projections of standard deviation fan-in^(-1/2); gains of one."""
+    c, d, heads = config, config.d_model, config.n_heads
+    wide = heads * (c.nope_dim + c.rope_dim)
+    shapes = {
+        "down": (d, c.cache_elements),
+        "up": (c.latent_dim, heads * (c.nope_dim + c.value_dim)),
+        "output": (heads * c.value_dim, d),
+    }
+    gains = {"norm": jnp.ones(c.latent_dim)}
+    if c.query_dim is None:
+        shapes["query"] = (d, wide)
+    else:
+        shapes |= {"query_down": (d, c.query_dim), "query_up": (c.query_dim, wide)}
+        gains["query_norm"] = jnp.ones(c.query_dim)
+    return fan_in_normal(key, shapes) | gains
+
+
+def _rotated(x: Array, positions: Array, config: LatentConfig) -> Array:
+    """The vectors [..., T, d_r] at positions [..., T]."""
+    if config.rope_base is None:
+        return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rule = (config.rope_dim, config.rope_base, wide, config.rope_scaling)
+    return rope.rotate(x, *rope.tables(positions, *rule), config.rope_layout)
+
+
+def queries(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    positions: Int[Array, "B T"],
+    config: LatentConfig,
+) -> tuple[Array, Array]:
+    """Plain and rotated parts, [B, H, T, d_n] and [B, H, T, d_r]."""
+    if config.query_dim is not None:
+        x = rms_norm(linear(x, params["query_down"]), params["query_norm"], config.norm_eps)
+    q = linear(x, params["query_up" if config.query_dim is not None else "query"])
+    q = q.reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
+    plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
+    return plain, _rotated(rotated, positions[:, None], config)
+
+
+def latents(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    positions: Int[Array, "B T"],
+    config: LatentConfig,
+) -> Float[Array, "B T w"]:
+    """What is cached of each token: the normalised latent, then the rotated key."""
+    c, k = jnp.split(linear(x, params["down"]), [config.latent_dim], axis=-1)
+    c = rms_norm(c, params["norm"], config.norm_eps)
+    return jnp.concatenate([c, _rotated(k, positions, config)], axis=-1)
+
+
+def expand(
+    params: dict[str, Array], entries: Float[Array, "B S w"], config: LatentConfig
+) -> tuple[Array, Array]:
+    """Keys [B, H, S, d_n + d_r] and values [B, H, S, d_v] of all heads."""
+    c, k = jnp.split(entries, [config.latent_dim], axis=-1)
+    both = linear(c, params["up"]).reshape(*c.shape[:2], config.n_heads, -1).swapaxes(1, 2)
+    plain, values = jnp.split(both, [config.nope_dim], axis=-1)
+    rotated = jnp.broadcast_to(k[:, None], (*plain.shape[:3], config.rope_dim))
+    return jnp.concatenate([plain, rotated], axis=-1), values
+
+
+def halves(params: dict[str, Array], config: LatentConfig) -> tuple[Array, Array]:
+    """W_UK [H, d_n, d_c] and W_UV [H, d_c, d_v]."""
+    up = params["up"].reshape(config.latent_dim, config.n_heads, -1)
+    keys, values = jnp.split(up, [config.nope_dim], axis=-1)
+    return jnp.transpose(keys, (1, 2, 0)), jnp.swapaxes(values, 0, 1)
+
+
+def absorb(q: tuple[Array, Array], keys: Float[Array, "H d_n d_c"]) -> Array:
+    """Queries for the latents themselves, [B, H, T, d_c + d_r]."""
+    plain = jnp.einsum("bhtn,hnc->bhtc", q[0], keys.astype(q[0].dtype))
+    return jnp.concatenate([plain, q[1]], axis=-1)
+
+
+def release(o: Float[Array, "B H T d_c"], values: Float[Array, "H d_c d_v"]) -> Array:
+    """Sums of latents as sums of values, [B, H, T, d_v]."""
+    return jnp.einsum("bhtc,hcv->bhtv", o, values.astype(o.dtype))
+
+
+def attend(
+    params: dict[str, Array],
+    q: tuple[Array, Array],
+    entries: Float[Array, "B S w"],
+    keep: Array,
+    config: LatentConfig,
+    form: str,
+) -> Float[Array, "B H T d_v"]:
+    """Attention of queries to latents, of their own sequence or of a cache.
+
+    Args:
+        keep: True where a query may attend to a token, broadcast to [B, T, S].
+        form: "materialised" (of a cache: re-expanded) or "absorbed".
+    """
+    if form == "materialised":
+        keys, values = expand(params, entries, config)
+        whole = jnp.concatenate(q, axis=-1)
+        return scores.attend(whole, keys, values, keep, config.scale)
+    keys, values = halves(params, config)
+    entries = entries[:, None]
+    sums = scores.attend(
+        absorb(q, keys), entries, entries[..., : config.latent_dim], keep, config.scale
+    )
+    return release(sums, values)
+
+
+def merge(params: dict[str, Array], heads: Float[Array, "B H T d_v"]) -> Float[Array, "B T d"]:
+    """Concatenate the heads and project back to the model dimension."""
+    batch, _, time, _ = heads.shape
+    return linear(heads.swapaxes(1, 2).reshape(batch, time, -1), params["output"])
+
+
+def apply(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    config: LatentConfig,
+    positions: Int[Array, "B T"] | None = None,
+    mask: Array | None = None,
+) -> Float[Array, "B T d"]:
+    """Causal self-attention over a whole sequence.
+
+    Args:
+        positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
+        mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
+            causal one.
+    """
+    if positions is None:
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        keep = masks.causal(positions[0], positions[0], config.window)
+    else:
+        keep = masks.causal(positions, positions, config.window)
+    if mask is not None:
+        keep = keep & (mask[:, None, :] if mask.ndim == 2 else mask)
+    q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
+    # Of its own sequence every token is expanded anyway: materialising costs least.
+    form = config.form or "materialised"
+    return merge(params, attend(params, q, entries, keep, config, form))
+
+
+def init_state(
+    batch: int, capacity: int, dtype: Any = jnp.float32, *, config: LatentConfig
+) -> cache.LatentCache:
+    """An empty cache for `capacity` tokens, or for those of the window if they are fewer."""
+    if config.window is not None:
+        capacity = min(capacity, config.window)
+    return latent_cache.empty(batch, capacity, config.parts, dtype, config.quantised)
+
+
+def prefill(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    state: cache.LatentCache,
+    lengths: Int[Array, "B"] | None = None,
+    *,
+    config: LatentConfig,
+) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
+    """Attend over a right-padded prompt and store its latents, from position 0."""
+    batch, time, _ = x.shape
+    positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
+    lengths = jnp.full((batch,), time) if lengths is None else lengths
+    lengths = lengths.astype(jnp.int32)
+    q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
+    keep = masks.causal(positions[0], positions[0], config.window)
+    y = attend(params, q, entries, keep, config, config.form or "materialised")
+    store = functools.partial(cache.fill, lengths=lengths, ring=config.window is not None)
+    state = latent_cache.write(state, entries[:, None], lengths, config.parts, store)
+    return state, merge(params, y)
+
+
+def prepare(params: dict[str, Array], config: LatentConfig) -> dict[str, Array]:
+    """Parameters for `step`: W_UK and W_UV apart, laid out for their products."""
+    keys, values = halves(params, config)
+    rest = {name: value for name, value in params.items() if name != "up"}
+    return rest | {"absorb": keys, "release": values}
+
+
+def step(
+    prepared: dict[str, Array],
+    state: cache.LatentCache,
+    x: Float[Array, "B d"],
+    *,
+    config: LatentConfig,
+) -> tuple[cache.LatentCache, Float[Array, "B d"]]:
+    """One token per example, absorbed: append its latent, attend to those that are live.
+
+    A cache that is full refuses it by name, or gives NaN where its length is traced.
+    """
+    if "up" in prepared:
+        prepared = prepare(prepared, config)
+    cache.check_room(state.length, 1, state.capacity, config.window)
+    positions, old = state.length[:, None], state.length
+    q = absorb(queries(prepared, x[:, None], positions, config), prepared["absorb"])
+    entries = latents(prepared, x[:, None], positions, config)[:, None]
+    store = functools.partial(cache.append, length=old)
+    state = latent_cache.write(state, entries, old + 1, config.parts, store)
+    sums = latent_cache.read(q, state, config.parts, config.window, config.scale)
+    sums = cache.poison(sums, state.length, state.capacity, config.window)
+    return state, merge(prepared, release(sums, prepared["release"]))[:, 0]
+
+
+def extend(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    state: cache.LatentCache,
+    *,
+    config: LatentConfig,
+) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
+    """Read a further chunk of every example behind what the cache holds: chunked prefill.
+
+    The chunk attends to the cache as well; `LatentConfig.choose` decides by its length whether the
+    cached latents are expanded for it or its queries absorbed.
+
+    Raises:
+        ValueError: the chunk does not fit (where the lengths are known), a window.
+    """
+    if config.window is not None:
+        raise ValueError("window: chunks of a sliding window are not read at once; use `step`")
+    time = x.shape[1]
+    cache.check_room(state.length, time, state.capacity)
+    positions = state.length[:, None] + jnp.arange(time)
+    q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
+
+    def store(buffer: Array, new: Array) -> Array:
+        def write(row: Array, new: Array, start: Array) -> Array:
+            zero = jnp.zeros_like(start)
+            return jax.lax.dynamic_update_slice(row, new.astype(row.dtype), (zero, start, zero))
+
+        return jax.vmap(write)(buffer, new, state.length)
+
+    state = latent_cache.write(state, entries[:, None], state.length + time, config.parts, store)
+    keep = masks.causal(positions, jnp.arange(state.capacity)[None])
+    stored = latent_cache.stored(state, config.parts).astype(x.dtype)
+    y = attend(params, q, stored, keep, config, config.choose(time))
+    y = cache.poison(y, state.length, state.capacity)
+    return state, merge(params, y)
+
+
+@functools.lru_cache
+def mixer(config: LatentConfig) -> Mixer:
+    """The six functions of multi-head latent attention for one configuration."""
+    return Mixer(
+        init=functools.partial(init, config=config),
+        apply=functools.partial(apply, config=config),
+        prepare=functools.partial(prepare, config=config),
+        prefill=functools.partial(prefill, config=config),
+        init_state=functools.partial(init_state, config=config),
+        step=functools.partial(step, config=config),
+    )

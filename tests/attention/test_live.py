@@ -1,0 +1,140 @@
+"""Attention to a cache block by block: its values, rings, and no copies of the cache."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import attention as reference
+
+from attention import GroupedConfig, LatentConfig, TransformerConfig, cache, live, transformer
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float)
+
+
+@pytest.mark.parametrize("block", [3, 4, 8, 100])
+@pytest.mark.parametrize("window", [None, 1, 4])
+def test_blocks_equal_the_reference(block, window, kv_heads, precision):
+    q, keys, values = draw(3, 4, 1, 6), draw(3, kv_heads, 11, 6), draw(3, kv_heads, 11, 5, seed=1)
+    length = jnp.array([1, 7, 11])
+    keep = np.zeros((3, 1, 11), bool)
+    for i, n in enumerate((1, 7, 11)):
+        keep[i, 0, max(0, n - (window or n)) : n] = True
+    attend = jax.jit(functools.partial(live.attend, window=window, block=block))
+    expected = reference.attend(q, keys, values, keep)
+    bound = 1e-13 if precision == "float64" else 3e-6
+    np.testing.assert_allclose(attend(q, keys, values, length), expected, atol=bound)
+    shared = functools.partial(live.attend, window=window, block=block, value_dim=5)
+    expected = reference.attend(q, keys, keys[..., :5], keep)
+    np.testing.assert_allclose(jax.jit(shared)(q, keys, None, length), expected, atol=bound)
+
+
+def test_derivatives_are_those_of_the_masked_softmax(x64):
+    q, keys, values = draw(2, 4, 1, 6), draw(2, 2, 9, 6), draw(2, 2, 9, 5, seed=1)
+    length = jnp.array([4, 9])
+    loop = lambda *x: jnp.sum(live.attend(*x, length, block=4) ** 2)  # noqa: E731
+    keep = cache.keep(length, 9)[:, None]
+    dense = lambda *x: jnp.sum(live.scores.attend(*x, keep) ** 2)  # noqa: E731
+    ours, exact = (jax.jit(jax.grad(f, (0, 1, 2)))(q, keys, values) for f in (loop, dense))
+    for first, second in zip(ours, exact, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-12)
+
+
+@pytest.mark.parametrize("capacity", [3, 5])
+def test_a_ring_holds_the_newest_positions(capacity):
+    length = jnp.array([0, 1, 3, 5, 12])
+    held = np.asarray(cache.positions(length, capacity))
+    for row, n in zip(held, (0, 1, 3, 5, 12), strict=True):
+        assert sorted(p for p in row if p >= 0) == list(range(max(0, n - capacity), n))
+        assert all(p % capacity == j for j, p in enumerate(row) if p >= 0)
+
+
+@pytest.mark.parametrize("kind", ["grouped", "latent"])
+@pytest.mark.parametrize("prompt", [2, 9])
+def test_a_window_needs_no_more_slots_than_its_size(kind, prompt, x64):
+    """Longer prompts, and many steps round the ring, against the whole sequence at once."""
+    layer = (
+        GroupedConfig(16, 4, 2, window=4)
+        if kind == "grouped"
+        else LatentConfig(16, 4, 6, None, 4, 4, 4, window=4)
+    )
+    config = TransformerConfig(11, 2, layer, d_ff=24)
+    params = jax.tree.map(lambda x: x.astype(float), transformer.init(jax.random.key(0), config))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 20)))
+    whole = transformer.apply(params, tokens, config)
+    lengths = jnp.array([prompt, prompt - 1])
+    state = transformer.init_state(config, 2, 20, float)
+    assert state[0].capacity == 4
+    state, first = transformer.prefill(params, tokens[:, :prompt], state, config, lengths)
+    np.testing.assert_allclose(first[0], whole[0, :prompt], atol=1e-10)
+    prepared = transformer.prepare(params, config)
+    step = jax.jit(functools.partial(transformer.step, config=config))
+    for k in range(20 - prompt):
+        now = jnp.stack([tokens[0, prompt + k], tokens[1, prompt - 1 + k]])
+        state, logits = step(prepared, state, now)
+        np.testing.assert_allclose(logits[0], whole[0, prompt + k], atol=1e-10)
+        np.testing.assert_allclose(logits[1], whole[1, prompt - 1 + k], atol=1e-10)
+
+
+MIXERS = {
+    "mha": GroupedConfig(64, 4, 4),
+    "gqa": GroupedConfig(64, 4, 2),
+    "mqa": GroupedConfig(64, 4, 1),
+    "mla": LatentConfig(64, 4, 32, None, 16, 8, 16),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 12])
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_compiled_step_copies_no_cache(name, batch):
+    """Donated caches are written in place: no copy of their size, little memory beside them."""
+    slots = 8192
+    config = TransformerConfig(32, 4, MIXERS[name], d_ff=64)
+    params = jax.eval_shape(lambda key: transformer.init(key, config), jax.random.key(0))
+    prepared = jax.eval_shape(functools.partial(transformer.prepare, config=config), params)
+    make = functools.partial(transformer.init_state, config, batch, slots)
+    state = jax.eval_shape(make)
+    tokens = jax.ShapeDtypeStruct((batch,), jnp.int32)
+
+    def many(prepared, state, tokens):
+        def body(carry, _):
+            state, tokens = carry
+            state, logits = transformer.step(prepared, state, tokens, config)
+            return (state, jnp.argmax(logits, axis=-1).astype(jnp.int32)), tokens
+
+        return jax.lax.scan(body, (state, tokens), None, 5)
+
+    single = jax.jit(functools.partial(transformer.step, config=config), donate_argnums=1)
+    for program in (single, jax.jit(many, donate_argnums=1)):
+        compiled = program.lower(prepared, state, tokens).compile()
+        buffers = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim == 4]
+        size = sum(leaf.size * 4 for leaf in buffers)
+        assert compiled.memory_analysis().temp_size_in_bytes <= 0.05 * size
+        shapes = {
+            ",".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(state) if leaf.ndim == 4
+        }
+        for line in compiled.as_text().splitlines():
+            found = re.search(r"= f32\[([0-9,]*)\]\S* (copy|transpose)\(", line)
+            assert found is None or found.group(1) not in shapes, line
+
+
+def test_bytes_of_caches():
+    from attention import cache_bytes
+
+    for name, layer in MIXERS.items():
+        config = TransformerConfig(32, 3, layer)
+        for dtype in (jnp.float32, jnp.bfloat16):
+            state = transformer.init_state(config, 2, 7, dtype)
+            held = sum(
+                x.nbytes for one in state for x in jax.tree.leaves(one._replace(length=None))
+            )
+            expected = layer.cache_elements * 3 * 2 * 7 * jnp.dtype(dtype).itemsize
+            assert cache_bytes(config, 2, 7, dtype) == held == expected, name
+    windowed = TransformerConfig(32, 3, GroupedConfig(64, 4, window=5))
+    assert cache_bytes(windowed, 1, 100, jnp.float32) == 3 * 5 * 128 * 4
+    small = TransformerConfig(32, 3, LatentConfig(64, 4, 32, None, 16, 8, 16, quantised=True))
+    assert cache_bytes(small, 1, 10, jnp.float32) == 3 * 10 * (40 + 2 * 4)
