@@ -47,6 +47,20 @@ def test_identities_hold_at_any_size(trained):
     assert claims["nanogpt"].measure(trained) is None  # not on tiny Shakespeare
 
 
+def test_latent_attention_is_another_value_of_one_field(tmp_path):
+    from experiments.__main__ import main
+
+    directory = tmp_path / "run"
+    assert main(["run", *TINY_LM, "--model.mixer", "mla", "--workdir", str(directory)]) == 0
+    record = load(directory)
+    claims = {claim.id.split(".")[1]: claim for claim in language_model.CLAIMS}
+    assert claims["cached_decoding"].measure(record) == 1.0
+    assert claims["cache_size"].measure(record) == 1.0
+    model = record.config["model"]
+    width = model["d_model"] // model["n_heads"]
+    assert record.result["cache_elements"] == 4 * width + width // 2
+
+
 def test_bigram_reference_against_counting_by_hand():
     train = np.frombuffer(b"ababac" * 200, np.uint8)
     text = datasets.Text(train, np.frombuffer(b"abc", np.uint8), "t", "")
