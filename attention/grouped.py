@@ -156,14 +156,13 @@ def apply(
         mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
             causal one.
     """
+    plain = positions is None and mask is None
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        keep = masks.causal(positions[0], positions[0], config.window)
-    else:
-        keep = masks.causal(positions, positions, config.window)
-    if mask is not None:
-        keep = keep & (mask[:, None, :] if mask.ndim == 2 else mask)
     q, k, v = project(params, x, positions, config)
+    if plain:
+        return merge(params, scores.causal(q, k, v, config.window, config.scale))
+    keep = masks.combined(positions, mask, config.window)
     return merge(params, scores.attend(q, k, v, keep, config.scale))
 
 
@@ -189,8 +188,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     lengths = jnp.full((batch,), time) if lengths is None else lengths
     q, k, v = project(params, x, positions, config)
-    keep = masks.causal(positions[0], positions[0], config.window)
-    y = merge(params, scores.attend(q, k, v, keep, config.scale))
+    y = merge(params, scores.causal(q, k, v, config.window, config.scale))
     lengths, ring = lengths.astype(jnp.int32), config.window is not None
     keys, values = (
         cache.fill(old, new, lengths, ring) for old, new in ((state.keys, k), (state.values, v))

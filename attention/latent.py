@@ -212,26 +212,30 @@ def attend(
     params: dict[str, Array],
     q: tuple[Array, Array],
     entries: Float[Array, "B S w"],
-    keep: Array,
+    keep: Array | None,
     config: LatentConfig,
     form: str,
 ) -> Float[Array, "B H T d_v"]:
     """Attention of queries to latents, of their own sequence or of a cache.
 
     Args:
-        keep: True where a query may attend to a token, broadcast to [B, T, S].
+        keep: True where a query may attend to a token, broadcast to [B, T, S]; None for a
+            sequence itself, causally.
         form: "materialised" (of a cache: re-expanded) or "absorbed".
     """
     if form == "materialised":
         keys, values = expand(params, entries, config)
-        whole = jnp.concatenate(q, axis=-1)
-        return scores.attend(whole, keys, values, keep, config.scale)
+        return _scores(jnp.concatenate(q, axis=-1), keys, values, keep, config)
     keys, values = halves(params, config)
     entries = entries[:, None]
-    sums = scores.attend(
-        absorb(q, keys), entries, entries[..., : config.latent_dim], keep, config.scale
-    )
+    sums = _scores(absorb(q, keys), entries, entries[..., : config.latent_dim], keep, config)
     return release(sums, values)
+
+
+def _scores(q: Array, k: Array, v: Array, keep: Array | None, config: LatentConfig) -> Array:
+    if keep is None:
+        return scores.causal(q, k, v, config.window, config.scale)
+    return scores.attend(q, k, v, keep, config.scale)
 
 
 def merge(params: dict[str, Array], heads: Float[Array, "B H T d_v"]) -> Float[Array, "B T d"]:
@@ -254,14 +258,11 @@ def apply(
         mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
             causal one.
     """
+    plain = positions is None and mask is None
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-        keep = masks.causal(positions[0], positions[0], config.window)
-    else:
-        keep = masks.causal(positions, positions, config.window)
-    if mask is not None:
-        keep = keep & (mask[:, None, :] if mask.ndim == 2 else mask)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
+    keep = None if plain else masks.combined(positions, mask, config.window)
     # Of its own sequence every token is expanded anyway: materialising costs least.
     form = config.form or "materialised"
     return merge(params, attend(params, q, entries, keep, config, form))
@@ -290,8 +291,7 @@ def prefill(
     lengths = jnp.full((batch,), time) if lengths is None else lengths
     lengths = lengths.astype(jnp.int32)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
-    keep = masks.causal(positions[0], positions[0], config.window)
-    y = attend(params, q, entries, keep, config, config.form or "materialised")
+    y = attend(params, q, entries, None, config, config.form or "materialised")
     store = functools.partial(cache.fill, lengths=lengths, ring=config.window is not None)
     state = latent_cache.write(state, entries[:, None], lengths, config.parts, store)
     return state, merge(params, y)

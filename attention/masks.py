@@ -23,6 +23,16 @@ def causal(
     return keep if window is None else keep & (distance < window)
 
 
+def combined(
+    positions: Int[Array, "B T"], mask: Array | None, window: int | None = None
+) -> Bool[Array, "B T T"]:
+    """The causal mask of a sequence and a further one, [B, S] over keys or [B, T, S]."""
+    keep = causal(positions, positions, window)
+    if mask is None:
+        return keep
+    return keep & (mask[:, None, :] if mask.ndim == 2 else mask)
+
+
 def valid(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch size"]:
     """The first `lengths` of `size` slots: right-padded prompts, live slots of a cache."""
     return jnp.arange(size) < lengths[..., None]

@@ -10,6 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from attention import masks
+
+BLOCK = 512  # queries at once of a long sequence
+
 
 def attend(
     q: Float[Array, "B H T d_k"],
@@ -57,3 +61,34 @@ def attend(
     if mask is not None:  # a query without keys: its softmax is uniform, its answer zero
         out = jnp.where(mask.any(axis=-1)[..., None], out, 0.0)
     return out.reshape(batch, heads, queries, -1)
+
+
+def causal(
+    q: Float[Array, "B H T d_k"],
+    k: Float[Array, "B K T d_k"],
+    v: Float[Array, "B K T d_v"],
+    window: int | None = None,
+    scale: float | None = None,
+    block: int = BLOCK,
+) -> Float[Array, "B H T d_v"]:
+    """Causal attention of a sequence to itself, positions 0..T-1.
+
+    Beyond two blocks queries are taken block by block, each with the keys that it may see: half
+    of the products are never computed, and the scores of one block are all that is in memory.
+
+    Args:
+        window: number of keys a query sees, itself included.
+        scale, block: as in `attend`; queries at once.
+    """
+    time = q.shape[2]
+    steps = jnp.arange(time)
+    if time <= 2 * block:
+        return attend(q, k, v, masks.causal(steps, steps, window), scale)
+    parts = []
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        first = 0 if window is None else max(0, start - window + 1)
+        keep = masks.causal(steps[start:stop], steps[first:stop], window)
+        keys, values = (part[:, :, first:stop] for part in (k, v))
+        parts.append(attend(q[:, :, start:stop], keys, values, keep, scale))
+    return jnp.concatenate(parts, axis=2)

@@ -93,6 +93,7 @@ def draw(record: Record):
         axis.barh(names, [row[key] for row in rows], color=colors)
         axis.set(xlabel=label)
         axis.set_xscale("log")
+        axis.set_xlim(left=min(row[key] for row in rows) / 10)
     axes[0, 1].set_yticklabels([])
     return figure
 

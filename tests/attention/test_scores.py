@@ -1,5 +1,6 @@
 """Grouped scaled dot-product attention against loops over batch, head and query."""
 
+import functools
 import inspect
 
 import jax
@@ -121,3 +122,30 @@ def test_shapes_that_do_not_fit_are_refused(shapes, message):
     unchecked = inspect.unwrap(scores.attend)  # without the type checks of the test suite
     with pytest.raises(ValueError, match=message):
         unchecked(*(jnp.ones(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 9])
+@pytest.mark.parametrize("time", [7, 8, 9, 13])
+def test_causal_blocks_skip_what_no_query_sees(time, window, kv_heads, x64):
+    rng = np.random.default_rng(time)
+    q, k, v = (jnp.asarray(rng.normal(size=(2, n, time, 6))) for n in (4, kv_heads, kv_heads))
+    steps = np.arange(time)
+    keep = np.tile(reference.causal(steps, steps, window), (2, 1, 1))
+    attend = jax.jit(functools.partial(scores.causal, window=window, block=4))
+    np.testing.assert_allclose(attend(q, k, v), reference.attend(q, k, v, keep), atol=1e-13)
+    dense = lambda *x: jnp.sum(scores.attend(*x, jnp.asarray(keep)) ** 2)  # noqa: E731
+    blocked = lambda *x: jnp.sum(attend(*x) ** 2)  # noqa: E731
+    for first, second in zip(
+        *(jax.jit(jax.grad(f, (0, 1, 2)))(q, k, v) for f in (dense, blocked)), strict=True
+    ):
+        np.testing.assert_allclose(first, second, atol=1e-11)
+
+
+def test_causal_blocks_take_half_the_operations():
+    shape = jax.ShapeDtypeStruct((1, 2, 4096, 32), jnp.float32)
+
+    def flops(block):
+        function = functools.partial(scores.causal, block=block)
+        return jax.jit(function).lower(shape, shape, shape).compile().cost_analysis()["flops"]
+
+    assert flops(512) < 0.6 * flops(4096)
