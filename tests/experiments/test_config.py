@@ -44,7 +44,7 @@ def test_overrides_take_hyphens_equals_signs_none_and_flags():
         (["--model.d_modle", "8"], "no such field; nearest: --model.d_model"),
         (["--training.steps", "many"], "invalid"),
         (["--training.steps"], "training.steps"),
-        (["--model.mixer", "mla"], "mla"),
+        (["--model.mixer", "rnn"], "rnn"),
         (["--training.steps", "0"], "training.steps: expected at least 1, got 0"),
         (["--training.steps", "-5"], "training.steps: expected at least 1, got -5"),
         (["--model.n_heads", "5"], "n_heads"),
