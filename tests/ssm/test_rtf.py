@@ -38,8 +38,7 @@ def near(value, exact, bound):
     np.testing.assert_allclose(value, exact, atol=bound * np.abs(exact).max(), rtol=0)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("size", [1, 2, 7, 64, 100])
+@pytest.mark.parametrize(("size", "groups"), [(1, 4), (2, 4), (7, 1), (7, 2), (64, 4), (100, 2)])
 def test_the_infinite_response_is_lfilter(size, groups, precision):
     b, a, d = draw(size, size, groups)
     one = rtf.from_coefficients(b, a, d)
