@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 FORMS = ("companion", "observable")
-TINY = 1e-10  # relative size of what counts as zero in tests of minimality
+TINY = 1e-13  # relative size of a numerator that counts as zero at a pole
 CLOSE = 1e-7  # relative distance of poles that count as one: rounding parts double ones as far
 
 Coefficients = tuple[np.ndarray, np.ndarray, Any]
@@ -225,24 +225,37 @@ def _coefficients(numerator: Any, denominator: Any, direct: Any) -> Coefficients
 
 
 def _check_minimal(A: np.ndarray, B: np.ndarray, C: np.ndarray) -> None:
-    """By the rank of [A - p, B] and of its transpose at every pole (Popov, Belevitch, Hautus)."""
-    size = len(B)
-    for pole in np.linalg.eigvals(A):
-        shifted = A - pole * np.eye(size)
-        for name, matrix, verb in (
-            ("B", np.column_stack([shifted, B]), "reached by no input"),
-            ("C", np.column_stack([shifted.T, C]), "shown by no output"),
-        ):
-            # Scales of B and C mean nothing: a column as large as the matrix.
-            norm = np.linalg.norm(matrix[:, -1])
-            scale = max(np.linalg.norm(A, 2), 1e-300)
-            matrix = matrix.astype(complex)
-            matrix[:, -1] *= 0.0 if norm == 0 else scale / norm
-            if np.linalg.svd(matrix, compute_uv=False)[-1] < TINY * scale:
-                raise ValueError(
-                    f"{name}: the system is not minimal, its mode at {complex(pole):.6g} is "
-                    f"{verb}; minimal=False converts it nevertheless"
-                )
+    """By what reaches and shows each eigenvector, if those are independent enough to tell.
+
+    Otherwise by the rank of [A - p, B] and of its transpose (Popov, Belevitch, Hautus). Bases like
+    the companion's make minimal systems look almost as if they were not: only what is zero to
+    rounding is refused.
+    """
+    poles, V = np.linalg.eig(A)
+    if np.linalg.cond(V) < 1e10:
+        reach, show = np.abs(np.linalg.solve(V, B.astype(V.dtype))), np.abs(C @ V)
+        weak = [part <= 1e-12 * part.max() for part in (reach, show)]
+    else:
+        weak = [_deficient(A, B, poles), _deficient(A.T, C, poles)]
+    for name, zero, verb in (
+        ("B", weak[0], "reached by no input"),
+        ("C", weak[1], "shown by no output"),
+    ):
+        if zero.any():
+            raise ValueError(
+                f"{name}: the system is not minimal, its mode at "
+                f"{complex(poles[np.argmax(zero)]):.6g} is {verb}; minimal=False converts it "
+                "nevertheless"
+            )
+
+
+def _deficient(A: np.ndarray, column: np.ndarray, poles: np.ndarray) -> np.ndarray:
+    """Whether [A - p, column] has a rank below N, for each pole."""
+    scale, norm = max(np.linalg.norm(A, 2), 1e-300), np.linalg.norm(column)
+    last = column * (0.0 if norm == 0 else scale / norm)
+    matrices = [np.column_stack([A - p * np.eye(len(A)), last]) for p in poles]
+    least = [np.linalg.svd(matrix, compute_uv=False)[-1] for matrix in matrices]
+    return np.array(least) < 1e-14 * scale
 
 
 def _check_coprime(b: np.ndarray, a: np.ndarray) -> None:

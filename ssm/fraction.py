@@ -113,24 +113,34 @@ def from_values(system: System, whole: Array) -> System:
     return System(flat(b), system.denominator, whole[:, 0])
 
 
-def truncated(system: System, length: int, radius: float = 1.0) -> System:
-    """The stored form of an exact system: b~ for kernels up to `length`, O(N log N log L).
+def truncated(system: System, length: int, radius: float = 1.0, method: str = "steps") -> System:
+    """The stored form of an exact system: b~ for kernels up to `length`.
+
+    With a delay of 1, `direct` is less by the value that wraps, so that kernels are the same.
 
     Args:
         radius: r. The points lie on |z| = 1/r; with r^L = 0.1, for instance, poles on the unit
             circle do no harm and one digit is lost. 1: the unit circle, as in the paper.
+        method: "steps", the state of the recurrence after L steps, O(N L) and accurate; or
+            "squaring", z^L modulo the denominator, O(N log N log L), which clustered poles ruin.
 
     Raises:
-        ValueError: a system with a length of its own, length <= N, a radius outside (0, 1].
+        ValueError: a system with a length of its own, length <= N, a radius outside (0, 1],
+            another method.
     """
     if system.length is not None:
         raise ValueError(f"system: expected exact coefficients, got those for {system.length}")
+    if method not in ("steps", "squaring"):
+        raise ValueError(f"method: expected steps or squaring, got {method!r}")
     check_form(system.numerator.shape[1], length, system.delay, radius)
     b, a = grouped(system)
-    wrap = radius**length
-    before = rational.after(b, a, length - system.delay)  # leads with the value that wraps
+    wrap, count = radius**length, length - system.delay
+    if method == "steps":
+        before = rational.steps(b, a, count)[1]
+    else:
+        before = rational.after(b, a, count)
     direct = system.direct
-    if system.delay:
+    if system.delay:  # the state leads with the value that wraps
         direct = direct - wrap * flat(before[..., 0])
         before = rational.times_z(before, a)
     b = flat(b - wrap * before)

@@ -13,8 +13,9 @@ b_1 z^(N-1) + ... + b_N of degree below that of z^N + a_1 z^(N-1) + ... + a_N, a
     t_L + t_(L+1) w + ... = (z^L b mod a) / a:
 
 what is left of the series after L terms is another fraction with the same denominator. Its
-numerator comes from the binary digits of L by squaring modulo a, O(N log N log L). With it the
-first L terms have a generating function without the rest, which L points on a circle determine:
+numerator is the state of the recurrence after L terms, O(N L), or comes from the binary digits of L
+by squaring modulo a, O(N log N log L). With it the first L terms have a generating function without
+the rest, which L points on a circle determine:
 
     t_0 + ... + t_(L-1) w^(L-1) = (b - w^L (z^L b mod a)) / a,    w^L = r^L there.
 
@@ -27,11 +28,6 @@ import numpy as np
 from jaxtyping import Array
 
 from ssm.convolution import fast
-
-DENSE = 64  # largest N for which `response` follows the recurrence
-SHRINK = 0.1  # r^L of `response`: poles on the circle stay away, and a digit is the most it costs
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def multiply(p: Array, q: Array) -> Array:
@@ -87,7 +83,11 @@ def power(a: Array, exponent: int) -> Array:
 
 
 def after(b: Array, a: Array, terms: int) -> Array:
-    """Numerator of the series from its term number `terms` on, z^terms b modulo a."""
+    """Numerator of the series from its term number `terms` on, z^terms b modulo a, by squaring.
+
+    Squares amplify rounding by the square of the largest power: fit for poles that are spread over
+    angles, worthless for poles that stand together (see `steps`).
+    """
     return remainder(multiply(b, power(a, terms)), a)
 
 
@@ -112,41 +112,36 @@ def scale(r: float, count: int, dtype: jnp.dtype, first: int = 0) -> Array:
 
 
 def response(b: Array, a: Array, length: int) -> Array:
-    """The first terms t_0..t_(length-1) of b / a, [..., length], for poles in any place.
+    """The first terms t_0..t_(length-1) of b / a, [..., length], for poles in any place."""
+    return steps(b, a, length)[0]
 
-    Up to `DENSE` coefficients the terms are those of the recurrence, in blocks of sqrt(length):
-    O(N length). Beyond, they come from their generating function, O(length log length), which
-    loses the digits by which the denominator's spectrum varies. Clustered poles cost digits
-    either way: their coefficients are large and cancel.
+
+def steps(b: Array, a: Array, length: int) -> tuple[Array, Array]:
+    """The first terms and the numerator of the rest, by the recurrence, term by term: O(N length).
+
+    Each term is t = s_1 and leaves s_i <- s_(i+1) - a_i t, from s = b. No other way is as accurate:
+    powers of the companion matrix, squares modulo a and spectra of a all vary by many orders where
+    poles stand together, as those of a low-pass do. Gradients keep sqrt(length) of the states.
+
+    Returns:
+        t [..., length] and s [..., N] after them.
     """
-    size, dtype = a.shape[-1], jnp.result_type(a, b)
+    dtype = jnp.result_type(a, b)
     a, b = a.astype(dtype), b.astype(dtype)
-    if size <= DENSE:
-        return _by_blocks(b, a, length)
-    period = fast(max(length, size + 1))
-    r = SHRINK ** (1.0 / period)
-    shrunken = (b - SHRINK * after(b, a, period)) * scale(r, size, b.dtype)
-    folded = periodic(shrunken, a * scale(r, size, a.dtype, 1), period)
-    return folded[..., :length] * scale(1.0 / r, length, b.dtype)
+    b = jnp.broadcast_to(b, jnp.broadcast_shapes(a.shape, b.shape))
 
+    def one(s: Array, _: None) -> tuple[Array, Array]:
+        shifted = jnp.concatenate([s[..., 1:], jnp.zeros_like(s[..., :1])], axis=-1)
+        return shifted - a * s[..., :1], s[..., 0]
 
-def _by_blocks(b: Array, a: Array, length: int) -> Array:
-    """Terms T j + i from the state before block j, s_j = M^j b, and its first T outputs."""
-    size = a.shape[-1]
     width = 2 ** ((length - 1).bit_length() + 1 >> 1)
+    whole, rest = divmod(length, width)
 
-    def one(S: Array, _: None) -> tuple[Array, Array]:
-        first = S[..., :1, :]
-        shifted = jnp.concatenate([S[..., 1:, :], jnp.zeros_like(first)], axis=-2)
-        return shifted - a[..., None] * first, first[..., 0, :]
+    @jax.checkpoint
+    def several(s: Array, _: None) -> tuple[Array, Array]:
+        return jax.lax.scan(one, s, None, width, unroll=8)
 
-    start = jnp.broadcast_to(jnp.eye(size, dtype=a.dtype), (*a.shape, size))
-    M, outputs = jax.lax.scan(one, start, None, width)
-
-    def block(s: Array, _: None) -> tuple[Array, Array]:
-        return jnp.einsum("...ij,...j->...i", M, s, precision=_HIGHEST), s
-
-    shape = jnp.broadcast_shapes(a.shape, b.shape)
-    _, states = jax.lax.scan(block, jnp.broadcast_to(b, shape), None, -(-length // width))
-    rows = jnp.einsum("j...n,i...n->...ji", states, outputs, precision=_HIGHEST)
-    return rows.reshape(*rows.shape[:-2], -1)[..., :length]
+    s, terms = jax.lax.scan(several, b, None, whole)
+    terms = terms.reshape(-1, *b.shape[:-1])
+    s, last = jax.lax.scan(one, s, None, rest)
+    return jnp.moveaxis(jnp.concatenate([terms, last]), 0, -1), s

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.signal
 
 from ssm import conversions, dss, fraction, rtf, s4, s4d, s5
 
@@ -105,7 +104,7 @@ class Reduction(NamedTuple):
     Attributes:
         system: its rows are the channels; for S5 the pairs of channels, H_in to each output.
         error: largest difference of the impulse responses over the largest value, [rows], of the
-            coefficients as they are stored.
+            kernels that the stored coefficients give.
         order: of each row, [rows]; rows of fewer are filled up with zeros.
     """
 
@@ -180,8 +179,14 @@ def _best(
 
 
 def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.ndarray]:
-    """Numerator and denominator [order] for an impulse response K [L], K_0 the direct term."""
-    K = np.asarray(K, np.float64)
+    """Numerator and denominator for an impulse response K [L], K_0 the direct term.
+
+    Of `order` entries, or fewer where the Hankel matrix has no more singular values.
+    """
+    K = np.asarray(K)
+    if np.iscomplexobj(K) or not np.isfinite(K).all():
+        raise ValueError("K: expected finite real values")
+    K = K.astype(np.float64)
     if K.ndim != 1 or not 1 <= order <= (len(K) - 1) // 2:
         raise ValueError(f"order: expected 1 to half the length of K, got {order} for {K.shape}")
     if method == "pade":
@@ -207,11 +212,14 @@ def _from_values(K: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 
 def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> float:
-    """Of the coefficients as they are stored, relative to the largest value."""
-    kind = jnp.result_type(float)
-    b, a = (part.astype(kind).astype(np.float64) for part in (b, a))
-    impulse = np.eye(1, len(K))[0]
+    """Of the kernel that the coefficients give in JAX's default precision, to the largest value."""
     with np.errstate(all="ignore"):
-        values = scipy.signal.lfilter(np.append(0.0, b), np.append(1.0, a), impulse)
-        worst = np.abs(values[1:] - K[1:]).max() / max(np.abs(K).max(), 1e-300)
+        if not (np.isfinite(b).all() and np.isfinite(a.astype(jnp.result_type(float))).all()):
+            return float("inf")
+        one = rtf.from_coefficients(b[None], a[None], K[:1])
+        values = np.asarray(_kernel(one, len(K)), np.float64)[0]
+        worst = np.abs(values - K).max() / max(np.abs(K).max(), 1e-300)
     return float(worst) if np.isfinite(worst) else float("inf")
+
+
+_kernel = jax.jit(rtf.kernel, static_argnums=1)

@@ -170,7 +170,8 @@ class Config:
         constraint: "none", or "l1": a / (sum |a| + |slack| + 1e-6) is the denominator, whose sum
             of moduli below 1 keeps all poles inside the circle (Montel). It costs accuracy in
             the paper's ablation, table 5.
-        numerator: "truncated", b~, as in the paper, or "exact", b: kernels then cost O(N L).
+        numerator: "truncated", b~, as in the paper, or "exact", b: kernels then cost
+            O(N L), step by step.
         delay: of the numerator's first coefficient: 1 as in the paper, 0 as in the post.
         radius: r of the circle for b~ (see `truncated`); 1 is the paper's.
         bidirectional: a second kernel from the end; no streaming then.
@@ -248,7 +249,8 @@ def system(config: Config, params: dict[str, Any]) -> System:
     """The system that the parameters stand for; of a bidirectional mixer, its forward one."""
     a = params["denominator"]
     if config.constraint == "l1":
-        size = jnp.sum(jnp.abs(a), axis=-1) + jnp.abs(params["slack"]) + 1e-6
+        # The first 1e-6 is ours: without it rounding may leave a sum of moduli of 1.
+        size = (1.0 + 1e-6) * jnp.sum(jnp.abs(a), axis=-1) + jnp.abs(params["slack"]) + 1e-6
         a = a / size[:, None]
     stored = config.numerator == "truncated"
     return System(

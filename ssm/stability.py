@@ -24,8 +24,10 @@ def spectral_margin(system: System, length: int | None = None) -> tuple[np.ndarr
         The least modulus over the sum of those of its coefficients, and the bin, both [G].
     """
     count = system.length or length
-    if count is None:
-        raise ValueError("length: expected one, the system has none of its own")
+    if count is None or count < 1:
+        raise ValueError(
+            f"length: expected at least 1, the system has none of its own, got {length}"
+        )
     a = np.asarray(system.denominator, np.float64)
     a = np.concatenate(
         [np.ones_like(a[:, :1]), a * system.radius ** np.arange(1, a.shape[1] + 1)], 1
@@ -97,9 +99,10 @@ class Aliasing(NamedTuple):
         margin: least modulus of the denominator at the L points over the sum of those of its
             coefficients; next to zero a pole lies beside the point, and digits are lost.
         bin: where, 0..L/2.
-        wrap: the value l = L, which lands on l = 0.
-        folded: largest sum of the values l + L, l + 2 L, ... that a numerator for the infinite
-            response would add, relative to the kernel's largest; infinite for unstable poles.
+        wrap: r^L times the value l = L, which lands on l = 0; 0 with a delay of 0.
+        folded: largest sum of the values l + L, l + 2 L, ..., times r^L, r^2L, ..., that a
+            numerator for the infinite response would add, relative to the kernel's largest;
+            infinite for poles outside of the circle.
     """
 
     margin: np.ndarray
@@ -114,18 +117,23 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
     Args:
         length: L for a system without one of its own.
     """
+    if system.length is not None and length not in (None, system.length):
+        raise ValueError(f"length: the system has its own, {system.length}, got {length}")
     margin, where = spectral_margin(system, length)
-    count = system.length or length
+    count, r = system.length or length, system.radius
     assert count is not None
     plain = exact(system)
     b, a = (np.asarray(part, np.float64) for part in (plain.numerator, plain.denominator))
-    repeat = len(b) // len(a)
+    repeat, size = len(b) // len(a), b.shape[1]
+    a = np.repeat(a, repeat, axis=0)
     with jax.enable_x64(True):
-        values = np.asarray(kernel(jax.tree.map(lambda x: jnp.asarray(x, float), plain), count + 1))
-        b, a = jnp.asarray(b), jnp.asarray(np.repeat(a, repeat, axis=0))
-        folded = np.array(rational.periodic(b, a, count))  # of l = 1..L
-    folded = np.abs(folded - values[:, 1:]).max(axis=1) / np.abs(values[:, :-1]).max(axis=1)
-    unstable = np.repeat(np.abs(poles(system)).max(axis=1) >= 1, repeat)
-    wrap = system.radius**count * values[:, -1]
-    folded = np.where(unstable, np.inf, folded)
+        wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), float), plain)
+        values = np.asarray(kernel(wide, count + 1))
+        scaled = jnp.asarray(b * r ** np.arange(size)), jnp.asarray(a * r ** np.arange(1, size + 1))
+        folded = np.array(rational.periodic(*scaled, count)) / r ** np.arange(count)  # l = 1..L
+    largest = np.abs(values[:, :-1]).max(axis=1)
+    folded = np.abs(folded - values[:, 1:]).max(axis=1) / np.where(largest > 0, largest, 1.0)
+    outside = np.repeat(r * np.abs(poles(system)).max(axis=1) >= 1, repeat)
+    wrap = r**count * values[:, -1] * system.delay
+    folded = np.where(outside, np.inf, folded)
     return Aliasing(np.repeat(margin, repeat), np.repeat(where, repeat), wrap, folded)

@@ -78,7 +78,9 @@ def test_the_stored_form_is_the_quotient_of_two_ffts(length, groups, x64):
 @pytest.mark.parametrize("length", [32, 33])
 def test_the_truncated_numerator_is_that_of_matrix_powers(length, x64):
     b, a, d = draw(4, 6, radius=1.0)
-    one = rtf.truncated(rtf.from_coefficients(b, a, d), length)
+    plain = rtf.from_coefficients(b, a, d)
+    one = rtf.truncated(plain, length)
+    near(rtf.truncated(plain, length, method="squaring").numerator, one.numerator, 1e-12)
     exact = [reference.truncated_numerator(*row, length) for row in zip(b, a, strict=True)]
     near(one.numerator, exact, 1e-12)
     near(rtf.kernel(one, length), reference.fraction_response(b, a, d, length), 1e-12)
@@ -139,6 +141,14 @@ def test_aliasing_is_measured(x64):
     size = np.abs(np.fft.rfft(np.concatenate([np.ones((H, 1)), every(a)], 1), 20))
     near(report.margin, size.min(1) / (1 + np.abs(every(a)).sum(1)), 1e-13)
     assert np.array_equal(report.bin, size.argmin(1))
+    early = rtf.truncated(rtf.from_coefficients(b, a, d, delay=0), 20)
+    assert not rtf.aliasing(early).wrap.any()
+    shrunk = rtf.aliasing(rtf.truncated(plain, 20, 0.9))
+    weights = 0.9 ** (20 * np.arange(1, 199))
+    folded = (exact[:, 21:3981].reshape(H, -1, 20) * weights[:, None]).sum(axis=1)
+    near(shrunk.folded, np.abs(folded).max(1) / np.abs(exact[:, :20]).max(1), 1e-9)
+    with pytest.raises(ValueError, match="length: the system has its own, 20, got 30"):
+        rtf.aliasing(early, 30)
     unstable = rtf.from_coefficients([[1.0]], [[-1.1]], [0.0])
     assert rtf.aliasing(unstable, 8).folded == np.inf
 
@@ -233,8 +243,10 @@ def test_the_l1_constraint_keeps_poles_inside(config):
     loud = {**params, "denominator": 100 * params["denominator"]}
     system = rtf.system(one, loud)
     assert np.abs(rtf.poles(system)).max() < 1
+    tight = {**loud, "denominator": -jnp.abs(loud["denominator"]), "slack": jnp.zeros(2)}
+    rtf.prepare(rtf.system(one, tight))
     a = np.asarray(loud["denominator"], float)
-    size = np.abs(a).sum(1) + np.abs(params["slack"]) + 1e-6
+    size = (1 + 1e-6) * np.abs(a).sum(1) + np.abs(params["slack"]) + 1e-6
     np.testing.assert_allclose(system.denominator, a / size[:, None], rtol=1e-6)
 
 
