@@ -1,4 +1,4 @@
-"""What a decoder costs: bytes of its cache, numbers of parameters, operations.
+"""What a decoder costs: bytes of its cache, numbers of parameters.
 
 Notation as in `transformer`. Counts come from the shapes of the real arrays, never from formulas
 beside them; the formulas are in the tests.

@@ -24,7 +24,7 @@ are materialised, single tokens absorbed. Between them lies `LatentConfig.crosso
 The rotation depends on the position and cannot stand between W_Q and W_UK: hence the dimensions of
 their own, with one key for all heads.
 
-Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1 and appendix C;
+Source: DeepSeek-V2 (arXiv 2405.04434), equations 9 to 19;
 https://kexue.fm/archives/10091. The two norms are named in its section 3.1.2.
 """
 
@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attention import cache, latent_cache, masks, rope, scores
+from attention.grouped import merge
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 from attention.norm import rms_norm
@@ -236,12 +237,6 @@ def _scores(q: Array, k: Array, v: Array, keep: Array | None, config: LatentConf
     if keep is None:
         return scores.causal(q, k, v, config.window, config.scale)
     return scores.attend(q, k, v, keep, config.scale)
-
-
-def merge(params: dict[str, Array], heads: Float[Array, "B H T d_v"]) -> Float[Array, "B T d"]:
-    """Concatenate the heads and project back to the model dimension."""
-    batch, _, time, _ = heads.shape
-    return linear(heads.swapaxes(1, 2).reshape(batch, time, -1), params["output"])
 
 
 def apply(

@@ -6,7 +6,7 @@ Notation
     m, l, o  running maximum of the scores, sum of their exponentials, weighted sum of values
 
 A masked softmax over all slots costs what the cache could hold, not what it holds; and in a program
-that also writes the cache XLA lays it out anew for that product, copying all of it. A loop over
+that also writes the cache XLA may lay it out anew for that product, copying all of it. A loop over
 blocks of slots, as many as are live, reads each block once where it stands.
 
 Source: Milakov & Gimelshein, online softmax (arXiv 1805.02867); FlashAttention (2205.14135).

@@ -54,7 +54,7 @@ def to_transfer_function(A: Any, B: Any, C: Any, D: Any, *, minimal: bool = True
     if minimal:
         _check_minimal(A, B, C)
     a = np.poly(A)[1:]
-    return _numerator(_markov(A, B, C, len(B)), a), a, D
+    return numerator(_markov(A, B, C, len(B)), a), a, D
 
 
 def to_state_space(
@@ -139,7 +139,7 @@ def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
     K = np.array([residues @ poles**k for k in range(len(poles))])
     if np.isrealobj(a) and np.abs(np.imag(K)).max() <= 1e-12 * np.abs(K).max():
         K = np.real(K)
-    return _numerator(K, a), a, direct
+    return numerator(K, a), a, direct
 
 
 def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int) -> np.ndarray:
@@ -172,9 +172,9 @@ def zeros(numerator: Any, denominator: Any, direct: Any) -> np.ndarray:
     return np.roots(np.concatenate([[d], d * a + b])).astype(complex)
 
 
-def _numerator(K: np.ndarray, a: np.ndarray) -> np.ndarray:
+def numerator(K: np.ndarray, a: np.ndarray) -> np.ndarray:
     """The b of K_1..K_N: the product of that series with the denominator ends there."""
-    return np.convolve(np.concatenate([[1.0], a]), K)[: len(a)]
+    return np.convolve(np.append(1.0, a), K[: len(a)])[: len(a)]
 
 
 def _markov(A: np.ndarray, B: np.ndarray, C: np.ndarray, count: int) -> np.ndarray:

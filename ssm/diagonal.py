@@ -165,10 +165,10 @@ def signal(u: Any, channels: int) -> Array:
     return u
 
 
-def filtered(u: Array, kernel: Array, D: Array) -> Array:
+def filtered(u: Array, kernel: Array, D: Array | None = None) -> Array:
     """Convolution of each channel of u [..., L, H] with its kernel [H, L], and D u."""
-    rows = convolution.causal(jnp.moveaxis(u, -1, -2), kernel)
-    return jnp.moveaxis(rows, -2, -1) + D * u
+    rows = jnp.moveaxis(convolution.causal(jnp.moveaxis(u, -1, -2), kernel), -2, -1)
+    return rows if D is None else rows + D * u
 
 
 def at_rest(*shape: int, dtype: Any = None) -> Pair:

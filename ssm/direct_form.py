@@ -22,11 +22,6 @@ from ssm.fraction import System, exact, from_values, kernel
 from ssm.stability import check_stable
 
 
-def filtered(u: Array, kernel: Array) -> Array:
-    """Convolution of each channel of u [..., L, H] with its kernel [H, L]."""
-    return jnp.moveaxis(convolution.causal(jnp.moveaxis(u, -1, -2), kernel), -2, -1)
-
-
 @struct.dataclass
 class Step:
     """A system ready for `step`.
@@ -106,7 +101,7 @@ def prefill(
         plain = exact(system)
         values = kernel(plain, length)
     one = step_of(plain)
-    v = filtered(u, values.at[:, 0].set(0.0))
+    v = diagonal.filtered(u, values.at[:, 0].set(0.0))
     if state is not None:
         diagonal.check_state((state, state), (u.shape[0], *system.numerator.shape))
         v = v + jnp.moveaxis(_free(state, one.a, length), -1, -2)

@@ -3,7 +3,7 @@
 Notation as in `rtf`. A numerator b stands for the whole, infinite response b / a; the numerator b~
 that RTF trains for its first L values alone, folded to a period.
 
-Source: arXiv 2405.06147, sections 3.1 to 3.4.
+Source: arXiv 2405.06147.
 """
 
 import jax.numpy as jnp

@@ -19,7 +19,7 @@ the rest, which L points on a circle determine:
 
     t_0 + ... + t_(L-1) w^(L-1) = (b - w^L (z^L b mod a)) / a,    w^L = r^L there.
 
-Source: arXiv 2405.06147 (RTF), sections 3.1 and 3.4, whose matrix powers cost O(N^3 log L).
+Source: arXiv 2405.06147 (RTF), whose matrix powers cost O(N^3 log L).
 """
 
 import jax

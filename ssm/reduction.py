@@ -13,7 +13,7 @@ are binomials in size, and no precision holds them. Two ways to fewer poles:
              are exact
 
 Source: Ho, Kalman (1966); Kung, "A new identification and model reduction algorithm via singular
-value decompositions" (1978); arXiv 2405.06147, section 4.4, which distills into small RTFs.
+value decompositions" (1978); arXiv 2405.06147, which distills into small RTFs (table 3).
 """
 
 from typing import Any, NamedTuple
@@ -192,7 +192,7 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
     if method == "pade":
         rows = scipy.linalg.hankel(K[1 : order + 1], K[order : 2 * order])
         a, *_ = np.linalg.lstsq(rows[:, ::-1], -K[order + 1 : 2 * order + 1], rcond=None)
-        return _from_values(K[1:], a), a
+        return conversions.numerator(K[1:], a), a
     count = min(ROWS, (len(K) - 1) // 2)
     gamma = scipy.linalg.hankel(K[1 : count + 1], K[count : 2 * count])
     later = scipy.linalg.hankel(K[2 : count + 2], K[count + 1 : 2 * count + 1])
@@ -205,10 +205,6 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
     A = (U.T @ later @ V) / root[:, None] / root
     b, a, _ = conversions.to_transfer_function(A, root * V[0], U[0] * root, 0.0, minimal=False)
     return b, a
-
-
-def _from_values(K: np.ndarray, a: np.ndarray) -> np.ndarray:
-    return np.convolve(np.append(1.0, a), K[: len(a)])[: len(a)]
 
 
 def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> float:

@@ -40,7 +40,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ssm import convolution, diagonal
-from ssm.direct_form import Step, filtered, init_state, prefill, prepare, step
+from ssm.direct_form import Step, init_state, prefill, prepare, step
 from ssm.fraction import System, check_form, exact, kernel, truncated
 from ssm.mixer import Mixer, over_systems
 from ssm.stability import aliasing, damped, poles, spectral_margin
@@ -152,7 +152,7 @@ def apply(system: System, u: Any) -> Array:
         ValueError: no steps or more than the stored length, other channels, complex values.
     """
     u = diagonal.signal(u, system.direct.shape[0])
-    return filtered(u, kernel(system, u.shape[-2]))
+    return diagonal.filtered(u, kernel(system, u.shape[-2]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where the poles of rational transfer functions lie, and what they do: on the host, in float64.
 
-Source: arXiv 2405.06147, section 3.4; the step-down recursion: Kailath, "Linear Systems" (1980).
+Source: arXiv 2405.06147; the step-down recursion: Kailath, "Linear Systems" (1980).
 """
 
 import dataclasses

@@ -16,8 +16,8 @@ from experiments.harness import figures
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 
-# Sizes from the reports: DeepSeek-V2 (2405.04434), sections 3.1 and appendices B to D; V3
-# (2412.19437), section 4.2; DeepSeek LLM (2401.02954), Table 2.
+# Sizes of DeepSeek-V2 (2405.04434), V3 (2412.19437) and DeepSeek LLM (2401.02954); those of the
+# small and the large MoE are the ones whose products are the numbers of Table 9.
 MODELS: dict[str, tuple[Any, int]] = {
     "small MoE, MHA": (GroupedConfig(2048, 16, 16, 128), 27),
     "small MoE, MLA": (LatentConfig(2048, 16, 512, None, 128, 64, 128), 27),
@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[Any, int]] = {
     "V2 as GQA-8": (GroupedConfig(5120, 128, 8, 128), 60),
     "V2 as MQA": (GroupedConfig(5120, 128, 1, 128), 60),
 }
-BITS = 6  # an element of the deployed V2's cache, on average (section 3.2.3)
+BITS = 6  # an element of the deployed V2's cache, on average (2405.04434)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ CLAIMS = (
         id="cache.saved",
         statement="per cent of the cache of DeepSeek 67B that V2 saves, 16 bits an element there "
         "and 6 here",
-        source="arXiv 2405.04434, abstract: 93.3 %; section 3.2.3: 6 bits",
+        source="arXiv 2405.04434, abstract: 93.3 %, with 6 bits an element",
         measure=functools.partial(_saved, bits=BITS / 16),
         paper=93.3,
         tolerance=0.05,

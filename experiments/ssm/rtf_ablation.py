@@ -291,7 +291,7 @@ CLAIMS = (
         id="rtf_ablation.constraint",
         statement="RMSE with the l1 constraint over that without, both from zeros and at the "
         "largest order, above 1: the constraint costs accuracy",
-        source="arXiv 2405.06147, table 5 and section 3.4, on WikiText-103 and LRA Image",
+        source="arXiv 2405.06147, table 5, on WikiText-103 and LRA Image",
         measure=lambda record: _ratio(
             record,
             {"n": max(record.config["sizes"]), "init": "zeros", "constraint": "l1"},

@@ -1,6 +1,6 @@
 """One impulse response in every form of a system, and what a smaller order costs.
 
-Reproduces: no figure; the correspondence of arXiv 2405.06147, section 3, and of
+Reproduces: no figure; the correspondence of arXiv 2405.06147 and of
 https://kexue.fm/archives/10180: state space, companion form, coefficients, poles and residues, and
 the kernel that RTF computes by two FFTs are one and the same. Then S4D layers are turned into RTFs
 of growing order: short steps have poles next to 1, and coefficients that no precision holds.

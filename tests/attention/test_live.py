@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from reference import attention as reference
 
-from attention import GroupedConfig, LatentConfig, TransformerConfig, cache, live, transformer
+from attention import (
+    GroupedConfig,
+    LatentConfig,
+    TransformerConfig,
+    accounting,
+    cache,
+    cache_bytes,
+    live,
+    transformer,
+)
 
 
 def draw(*shape, seed=0):
@@ -123,8 +132,6 @@ def test_a_compiled_step_copies_no_cache(name, batch):
 
 
 def test_bytes_of_caches():
-    from attention import cache_bytes
-
     for name, layer in MIXERS.items():
         config = TransformerConfig(32, 3, layer)
         for dtype in (jnp.float32, jnp.bfloat16):
@@ -138,3 +145,17 @@ def test_bytes_of_caches():
     assert cache_bytes(windowed, 1, 100, jnp.float32) == 3 * 5 * 128 * 4
     small = TransformerConfig(32, 3, LatentConfig(64, 4, 32, None, 16, 8, 16, quantised=True))
     assert cache_bytes(small, 1, 10, jnp.float32) == 3 * 10 * (40 + 2 * 4)
+
+
+def test_numbers_of_parameters_are_those_of_the_formulas():
+    d, heads, hidden, layers = 64, 4, 64, 3
+    latent = LatentConfig(d, heads, 32, 24, 16, 8, 12)
+    compressed = d * 24 + 24 * heads * 24 + d * 40 + 32 * heads * 28 + heads * 12 * d + 32 + 24
+    for mixer, expected in (
+        (GroupedConfig(d, heads, 2), 2 * d * heads * 16 + 2 * d * 2 * 16),
+        (latent, compressed),
+    ):
+        counts = accounting.parameters(TransformerConfig(32, layers, mixer, d_ff=hidden))
+        assert counts["attention"] == layers * expected
+        assert counts["feed_forward"] == layers * (3 * d * hidden + 2 * d)
+        assert counts["rest"] == 32 * d + d
