@@ -61,12 +61,13 @@ def read(q: Array, state: LatentCache, parts: Parts, window: int | None, scale: 
         return live.attend(q, state.latents, None, state.length, **rule)
     buffers, block = (state.latents, state.scale), min(live.BLOCK, state.capacity)
 
-    def piece(start: Array) -> tuple[Array, Array]:
-        whole, size = (
-            jax.lax.dynamic_slice_in_dim(buffer, start, block, axis=2) for buffer in buffers
+    def piece(start: Array, size: int) -> tuple[Array, Array]:
+        whole, steps = (
+            jax.lax.dynamic_slice_in_dim(buffer, start, size, axis=2) for buffer in buffers
         )
-        k = cache.restore(whole, size, parts)
+        k = cache.restore(whole, steps, parts)
         return k, k
 
-    place = (1, state.capacity)
-    return live.over_blocks(q, piece, place, state.length, window, scale, block)[..., : parts[0]]
+    rule = {"window": window, "scale": scale, "block": block, "whole": False}
+    sums = live.over_blocks(q, piece, (1, state.capacity), state.length, **rule)
+    return sums[..., : parts[0]]

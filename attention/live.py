@@ -6,8 +6,10 @@ Notation
     m, l, o  running maximum of the scores, sum of their exponentials, weighted sum of values
 
 A masked softmax over all slots costs what the cache could hold, not what it holds; and in a program
-that also writes the cache XLA may lay it out anew for that product, copying all of it. A loop over
-blocks of slots, as many as are live, reads each block once where it stands.
+that also writes the cache XLA lays it out anew for that product, copying all of it. Two ways round
+both: a loop over blocks of slots, as many as are live, which copies one block at a time; and, when
+more than half of the slots are live, all of them at once inside a branch, whose borders the new
+layout does not cross. The branch reads memory once, the loop twice: they meet near one half.
 
 Source: Milakov & Gimelshein, online softmax (arXiv 1805.02867); FlashAttention (2205.14135).
 """
@@ -24,6 +26,7 @@ from attention import cache, scores
 
 BLOCK = 1024
 LOW = -1e30  # below every score
+Sums = tuple[Array, Array, Array]  # m, l, o
 
 
 def attend(
@@ -58,14 +61,17 @@ def attend(
 def _attend(q: Array, keys: Array, values: Array | None, length: Array, static: Any) -> Array:
     window, scale, value_dim, block = static
 
-    def read(start: Array) -> tuple[Array, Array]:
-        k = jax.lax.dynamic_slice_in_dim(keys, start, block, axis=2)
+    def read(start: Array, size: int) -> tuple[Array, Array]:
+        k = jax.lax.dynamic_slice_in_dim(keys, start, size, axis=2)
         if values is None:
             return k, k  # some columns too many cost less than a copy of the others
-        return k, jax.lax.dynamic_slice_in_dim(values, start, block, axis=2)
+        return k, jax.lax.dynamic_slice_in_dim(values, start, size, axis=2)
 
     sizes = (keys.shape[1], keys.shape[2])
-    return over_blocks(q, read, sizes, length, window, scale, block)[..., :value_dim]
+    # On CPUs half precision is widened first, all that is read at once; and one copy of a block
+    # serves both products where the keys are the values.
+    whole = jax.default_backend() != "cpu" or (values is not None and keys.dtype.itemsize >= 4)
+    return over_blocks(q, read, sizes, length, window, scale, block, whole)[..., :value_dim]
 
 
 @_attend.defjvp
@@ -83,54 +89,61 @@ def _attend_jvp(static: Any, primals: Any, tangents: Any) -> tuple[Array, Array]
 
 def over_blocks(
     q: Array,
-    read: Callable[[Array], tuple[Array, Array]],
+    read: Callable[[Array, int], tuple[Array, Array]],
     sizes: tuple[int, int],
     length: Array,
     window: int | None,
     scale: float,
     block: int,
+    whole: bool,
 ) -> Array:
-    """The loop itself.
+    """The branch and the loop.
 
     Args:
         q: [B, H, 1, d_k].
-        read: first slot -> keys [B, K, block, d_k] and values [B, K, block, d_v].
+        read: first slot and number of slots -> keys [B, K, slots, d_k], values [B, K, slots, d_v].
         sizes: K and S.
+        whole: whether all slots may be read at once.
     """
     groups, slots = sizes
     batch, heads, _, width = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
     folded = (q * scale).reshape(batch, groups, heads // groups, width)
     held = cache.keep(length, slots, window)
+    live = jnp.minimum(jnp.max(length), slots).astype(jnp.int32)
 
-    def body(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        largest, total, out = carry
+    def piece(i: Array, sums: Sums) -> Sums:
         start = jnp.minimum(i * block, slots - block)  # the last block may overlap the one before
-        k, v = read(start)
-        s = jnp.einsum("bkgd,bksd->bkgs", folded, k.astype(q.dtype), preferred_element_type=wide)
-        live = jax.lax.dynamic_slice_in_dim(held, start, block, axis=1)
-        live = live & (start + jnp.arange(block) >= i * block)
-        s = jnp.where(live[:, None, None], s, LOW)
-        new = jnp.maximum(largest, jnp.max(s, axis=-1))
-        weights = jnp.where(live[:, None, None], jnp.exp(s - new[..., None]), 0.0)
-        fade = jnp.exp(largest - new)
-        total = total * fade + jnp.sum(weights, axis=-1)
-        update = jnp.einsum(
-            "bkgs,bksd->bkgd", weights.astype(v.dtype), v, preferred_element_type=wide
-        )
-        return new, total, out * fade[..., None] + update
+        keep = jax.lax.dynamic_slice_in_dim(held, start, block, axis=1)
+        keep = keep & (start + jnp.arange(block) >= i * block)
+        return _add(sums, folded, *read(start, block), keep)
 
-    value_shape = jax.eval_shape(read, jnp.zeros((), jnp.int32))[1].shape
+    def pieces(sums: Sums) -> Sums:
+        return jax.lax.fori_loop(0, (live + block - 1) // block, piece, sums)
+
+    def at_once(sums: Sums) -> Sums:
+        return _add(sums, folded, *read(jnp.zeros((), jnp.int32), slots), held)
+
+    width = jax.eval_shape(functools.partial(read, size=block), live)[1].shape[-1]
     shape = folded.shape[:3]
-    start = (
-        jnp.full(shape, LOW, wide),
-        jnp.zeros(shape, wide),
-        jnp.zeros((*shape, value_shape[-1]), wide),
-    )
-    if slots <= block:
-        _, total, out = body(jnp.zeros((), jnp.int32), start)
-    else:
-        live = jnp.minimum(jnp.max(length), slots).astype(jnp.int32)
-        _, total, out = jax.lax.fori_loop(0, (live + block - 1) // block, body, start)
+    sums = jnp.full(shape, LOW, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, width), wide)
+    sums = jax.lax.cond(2 * live > slots, at_once, pieces, sums) if whole else pieces(sums)
+    _, total, out = sums
     out = out / jnp.where(total > 0, total, 1.0)[..., None]
     return out.reshape(batch, heads, 1, -1).astype(q.dtype)
+
+
+def _add(sums: Sums, q: Array, k: Array, v: Array, keep: Array) -> Sums:
+    """The sums m, l, o with further slots; q [B, K, G, d_k], keep [B, slots]."""
+    largest, total, out = sums
+    keep = keep[:, None, None]
+    # Slots first: on CPUs many rows times few columns are faster than few rows times many.
+    s = jnp.einsum("bksd,bkgd->bksg", k.astype(q.dtype), q, preferred_element_type=out.dtype)
+    s = jnp.where(keep, jnp.swapaxes(s, 2, 3), -jnp.inf)
+    new = jnp.maximum(largest, jnp.max(s, axis=-1))  # finite, as m is from the start
+    weights = jnp.exp(s - new[..., None])
+    fade = jnp.exp(largest - new)
+    total = total * fade + jnp.sum(weights, axis=-1)
+    weights = weights.astype(v.dtype)
+    update = jnp.einsum("bkgs,bksd->bkgd", weights, v, preferred_element_type=out.dtype)
+    return new, total, out * fade[..., None] + update

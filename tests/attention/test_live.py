@@ -90,10 +90,10 @@ def test_a_window_needs_no_more_slots_than_its_size(kind, prompt, x64):
 
 
 MIXERS = {
-    "mha": GroupedConfig(64, 4, 4),
-    "gqa": GroupedConfig(64, 4, 2),
-    "mqa": GroupedConfig(64, 4, 1),
-    "mla": LatentConfig(64, 4, 32, None, 16, 8, 16),
+    "mha": GroupedConfig(64, 4, 4, head_dim=64),
+    "gqa": GroupedConfig(64, 4, 2, head_dim=64),
+    "mqa": GroupedConfig(64, 4, 1, head_dim=64),
+    "mla": LatentConfig(64, 4, 64, None, 16, 16, 16),
 }
 
 
