@@ -1,7 +1,8 @@
-"""What a decoder costs: bytes of its cache, numbers of parameters.
+"""What a decoder costs: bytes of its cache, numbers of parameters, operations.
 
-Notation as in `transformer`. Counts come from the shapes of the real arrays, never from formulas
-beside them; the formulas are in the tests.
+Notation as in `transformer`. Bytes and parameters come from the shapes of the real arrays, never
+from formulas beside them; the formulas are in the tests. Operations are those of matrix products,
+two for a multiplication and its addition, and are compared with the traced program there.
 """
 
 import functools
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attention import transformer
+from attention import latent, transformer
 from attention.transformer import TransformerConfig
 
 
@@ -42,3 +43,65 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     attention, layers = count(shapes["layers"]["mixer"]), count(shapes["layers"])
     total = count(shapes)
     return {"attention": attention, "feed_forward": layers - attention, "rest": total - layers}
+
+
+def operations(
+    config: TransformerConfig, tokens: int = 1, context: int = 0, form: str | None = None
+) -> dict[str, int]:
+    """Operations to read tokens of one example behind a context, by what they are for.
+
+    Args:
+        tokens: read at once; 1 is a step of decoding.
+        context: tokens in the cache before them.
+        form: of MLA, "materialised" or "absorbed"; by default absorbed for single tokens,
+            materialised without a context, else by `LatentConfig.choose`.
+
+    Returns:
+        projections, attention (scores and sums of values, over the pairs that attend), expansion
+        (of latents, to keys and values or of queries and sums), feed_forward, unembedding.
+
+    Raises:
+        ValueError: tokens < 1, context < 0, an unknown form.
+    """
+    if tokens < 1 or context < 0:
+        raise ValueError(f"tokens, context: expected >= 1 and >= 0, got {tokens} and {context}")
+    mixer, d, layers = config.mixer, config.d_model, config.n_layers
+    seen = [min(context + t + 1, mixer.window or context + tokens) for t in range(tokens)]
+    pairs = sum(seen)
+    if isinstance(mixer, latent.LatentConfig):
+        parts = _latent(mixer, tokens, context, pairs, form)
+    else:
+        wide, narrow = mixer.n_heads * mixer.width, mixer.kv_heads * mixer.width
+        parts = {
+            "projections": 2 * tokens * d * 2 * (wide + narrow),
+            "attention": 4 * pairs * wide,
+            "expansion": 0,
+        }
+    parts["feed_forward"] = 2 * tokens * 3 * d * config.hidden
+    whole = {name: layers * value for name, value in parts.items()}
+    return whole | {"unembedding": 2 * tokens * d * config.vocab_size}
+
+
+def _latent(
+    c: latent.LatentConfig, tokens: int, context: int, pairs: int, form: str | None
+) -> dict[str, int]:
+    if form not in (None, *latent.FORMS):
+        raise ValueError(f"form: expected one of {latent.FORMS} or None, got {form!r}")
+    if form is None:
+        whole = c.form or ("materialised" if context == 0 else c.choose(tokens))
+        form = "absorbed" if tokens == 1 else whole
+    query = c.n_heads * (c.nope_dim + c.rope_dim)
+    query = c.d_model * query if c.query_dim is None else c.query_dim * (c.d_model + query)
+    rest = c.d_model * (c.cache_elements + c.n_heads * c.value_dim)
+    up = 2 * c.n_heads * c.latent_dim * (c.nope_dim + c.value_dim)
+    one = c.nope_dim + c.rope_dim + c.value_dim
+    if form == "absorbed":
+        one = 2 * c.latent_dim + c.rope_dim
+    expanded = tokens
+    if form == "materialised":
+        expanded += min(context, c.window or context)
+    return {
+        "projections": 2 * tokens * (query + rest),
+        "attention": 2 * pairs * c.n_heads * one,
+        "expansion": up * expanded,
+    }

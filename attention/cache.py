@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from attention import masks
+
 UNROLLED = 8  # examples up to which single tokens are written one by one
 
 
@@ -81,11 +83,24 @@ def positions(length: Int[Array, "B"], capacity: int) -> Int[Array, "B S"]:
     return newest - (newest - jnp.arange(capacity)) % capacity
 
 
-def keep(length: Int[Array, "B"], capacity: int, window: int | None = None) -> Bool[Array, "B S"]:
-    """Slots that the newest token may attend to."""
+def keep(
+    length: Int[Array, "B"],
+    capacity: int,
+    window: int | None = None,
+    queries: Int[Array, "B T"] | None = None,
+) -> Bool[Array, "B T S"]:
+    """Slots that tokens at given positions may attend to; the newest one by default."""
     held = positions(length, capacity)
-    live = held >= 0
-    return live if window is None else live & (length[:, None] - held <= window)
+    queries = length[:, None] - 1 if queries is None else queries
+    return masks.causal(queries, held, window) & (held >= 0)[:, None]
+
+
+def keep_chunk(
+    length: Int[Array, "B"], capacity: int, chunk: Int[Array, "B T"], window: int | None
+) -> Bool[Array, "B T slots_and_chunk"]:
+    """What the tokens of a chunk may attend to: the slots as they were before it, then itself."""
+    before = keep(length, capacity, window, chunk)
+    return jnp.concatenate([before, masks.causal(chunk, chunk, window)], axis=-1)
 
 
 def check_room(length: Any, tokens: int, capacity: int, window: int | None = None) -> None:
@@ -142,9 +157,10 @@ def fill(buffer: Array, entries: Array, lengths: Int[Array, "B"], ring: bool = F
 
 
 def append(buffer: Array, entry: Array, length: Int[Array, "B"]) -> Array:
-    """Store one token of each example, [B, K, 1, d], at its position, in place.
+    """Store tokens of each example, [B, K, T, d], from its position on, in place.
 
-    Example by example: one scatter for all copies the buffer on CPUs.
+    They must fit behind it; a single token goes round a ring. Example by example: one scatter for
+    all copies the buffer on CPUs.
     """
     entry, slots = entry.astype(buffer.dtype), length % buffer.shape[-2]
 
@@ -159,6 +175,19 @@ def append(buffer: Array, entry: Array, length: Int[Array, "B"]) -> Array:
     for i in range(len(entry)):
         buffer = write(i, buffer)
     return buffer
+
+
+def turn(buffer: Array, entries: Array, length: Int[Array, "B"], added: Int[Array, "B"]) -> Array:
+    """Store the newest of `added` further tokens of each example in a ring.
+
+    Args:
+        entries: [B, K, T, d].
+        length: tokens seen before.
+    """
+    index = positions(length + added, buffer.shape[-2]) - length[:, None]
+    index = index[:, None, :, None]
+    new = jnp.take_along_axis(entries.astype(buffer.dtype), jnp.maximum(index, 0), axis=-2)
+    return jnp.where(index >= 0, new, buffer)
 
 
 def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, live, masks, rope, scores
+from attention import cache, kernels, live, masks, rope, scores
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 
@@ -36,6 +36,8 @@ class GroupedConfig:
         rope_dims: dimensions of a head that rotate, the first ones; None means all.
         rope_scaling: of the frequencies, for longer contexts (`rope.Linear`, `Llama3`, `Yarn`).
         window: number of keys a query sees, itself included; None means all before it.
+        kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
+            `kernels`).
     """
 
     d_model: int = 128
@@ -47,6 +49,7 @@ class GroupedConfig:
     rope_dims: int | None = None
     rope_scaling: rope.Scaling | None = None
     window: int | None = None
+    kernel: str | None = None
 
     def __post_init__(self):
         for name in ("d_model", "n_heads", "n_kv_heads", "head_dim"):
@@ -73,6 +76,7 @@ class GroupedConfig:
             rope.check(self.rotated, self.rope_layout, self.rope_scaling)
         if self.window is not None and self.window < 1:
             raise ValueError(f"window: expected at least 1 key, got {self.window}")
+        kernels.check(self.kernel)
 
     @property
     def kv_heads(self) -> int:
@@ -161,7 +165,9 @@ def apply(
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
     q, k, v = project(params, x, positions, config)
     if plain:
-        return merge(params, scores.causal(q, k, v, config.window, config.scale))
+        y = kernels.causal(q, k, v, config.window, config.scale, config.kernel)
+        return merge(params, y)
+    kernels.refuse_masks(config.kernel)
     keep = masks.combined(positions, mask, config.window)
     return merge(params, scores.attend(q, k, v, keep, config.scale))
 
@@ -188,7 +194,7 @@ def prefill(
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     lengths = jnp.full((batch,), time) if lengths is None else lengths
     q, k, v = project(params, x, positions, config)
-    y = merge(params, scores.causal(q, k, v, config.window, config.scale))
+    y = merge(params, kernels.causal(q, k, v, config.window, config.scale, config.kernel))
     lengths, ring = lengths.astype(jnp.int32), config.window is not None
     keys, values = (
         cache.fill(old, new, lengths, ring) for old, new in ((state.keys, k), (state.values, v))
@@ -217,6 +223,40 @@ def step(
     return cache.KVCache(keys, values, length), merge(params, y)[:, 0]
 
 
+def extend(
+    params: dict[str, Array],
+    x: Float[Array, "B T d"],
+    state: cache.KVCache,
+    lengths: Int[Array, "B"] | None = None,
+    *,
+    config: GroupedConfig,
+) -> tuple[cache.KVCache, Float[Array, "B T d"]]:
+    """Read a further chunk of every example behind what the cache holds: chunked prefill.
+
+    Args:
+        lengths: tokens of the chunk that count, all T by default; all T need room.
+
+    A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
+    """
+    time, old = x.shape[1], state.length
+    cache.check_room(old, time, state.capacity, config.window)
+    added = jnp.full_like(old, time) if lengths is None else lengths.astype(jnp.int32)
+    positions = old[:, None] + jnp.arange(time)
+    q, k, v = project(params, x, positions, config)
+    if config.window is None:
+        keys, values = (cache.append(*pair, old) for pair in ((state.keys, k), (state.values, v)))
+        length = old + added
+        y = live.attend(q, keys, values, length, positions, scale=config.scale)
+        y = cache.poison(y, old + time, state.capacity)
+        return cache.KVCache(keys, values, length), merge(params, y)
+    keep = cache.keep_chunk(old, state.capacity, positions, config.window)
+    pairs = ((state.keys, k), (state.values, v))
+    known_k, known_v = (jnp.concatenate([one.astype(new.dtype), new], axis=2) for one, new in pairs)
+    y = merge(params, scores.attend(q, known_k, known_v, keep, config.scale))
+    keys, values = (cache.turn(*pair, old, added) for pair in pairs)
+    return cache.KVCache(keys, values, old + added), y
+
+
 @functools.lru_cache
 def mixer(config: GroupedConfig) -> Mixer:
     """The six functions of grouped-query attention for one configuration."""
@@ -227,4 +267,5 @@ def mixer(config: GroupedConfig) -> Mixer:
         prefill=functools.partial(prefill, config=config),
         init_state=functools.partial(init_state, config=config),
         step=functools.partial(step, config=config),
+        extend=functools.partial(extend, config=config),
     )

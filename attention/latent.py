@@ -32,11 +32,10 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, latent_cache, masks, rope, scores
+from attention import cache, kernels, latent_cache, masks, rope, scores
 from attention.grouped import merge
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
@@ -63,6 +62,8 @@ class LatentConfig:
         form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
             length (see `crossover`). Single tokens are absorbed.
         quantised: keep the cache in int8, with two scales for each token.
+        kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
+            `kernels`).
     """
 
     d_model: int = 128
@@ -79,6 +80,7 @@ class LatentConfig:
     window: int | None = None
     form: str | None = None
     quantised: bool = False
+    kernel: str | None = None
 
     def __post_init__(self):
         names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "rope_dim")
@@ -92,6 +94,7 @@ class LatentConfig:
             raise ValueError(f"window: expected at least 1 key, got {self.window}")
         if self.form not in (None, *FORMS):
             raise ValueError(f"form: expected one of {FORMS} or None, got {self.form!r}")
+        kernels.check(self.kernel)
 
     @property
     def parts(self) -> tuple[int, int]:
@@ -235,7 +238,7 @@ def attend(
 
 def _scores(q: Array, k: Array, v: Array, keep: Array | None, config: LatentConfig) -> Array:
     if keep is None:
-        return scores.causal(q, k, v, config.window, config.scale)
+        return kernels.causal(q, k, v, config.window, config.scale, config.kernel)
     return scores.attend(q, k, v, keep, config.scale)
 
 
@@ -257,6 +260,8 @@ def apply(
     if positions is None:
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
+    if not plain:
+        kernels.refuse_masks(config.kernel)
     keep = None if plain else masks.combined(positions, mask, config.window)
     # Of its own sequence every token is expanded anyway: materialising costs least.
     form = config.form or "materialised"
@@ -327,6 +332,7 @@ def extend(
     params: dict[str, Array],
     x: Float[Array, "B T d"],
     state: cache.LatentCache,
+    lengths: Int[Array, "B"] | None = None,
     *,
     config: LatentConfig,
 ) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
@@ -335,29 +341,47 @@ def extend(
     The chunk attends to the cache as well; `LatentConfig.choose` decides by its length whether the
     cached latents are expanded for it or its queries absorbed.
 
-    Raises:
-        ValueError: the chunk does not fit (where the lengths are known), a window.
+    Args:
+        lengths: tokens of the chunk that count, all T by default; all T need room.
+
+    A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
     """
-    if config.window is not None:
-        raise ValueError("window: chunks of a sliding window are not read at once; use `step`")
-    time = x.shape[1]
-    cache.check_room(state.length, time, state.capacity)
-    positions = state.length[:, None] + jnp.arange(time)
+    time, old = x.shape[1], state.length
+    cache.check_room(old, time, state.capacity, config.window)
+    added = jnp.full_like(old, time) if lengths is None else lengths.astype(jnp.int32)
+    positions = old[:, None] + jnp.arange(time)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
-
-    def store(buffer: Array, new: Array) -> Array:
-        def write(row: Array, new: Array, start: Array) -> Array:
-            zero = jnp.zeros_like(start)
-            return jax.lax.dynamic_update_slice(row, new.astype(row.dtype), (zero, start, zero))
-
-        return jax.vmap(write)(buffer, new, state.length)
-
-    state = latent_cache.write(state, entries[:, None], state.length + time, config.parts, store)
-    keep = masks.causal(positions, jnp.arange(state.capacity)[None])
-    stored = latent_cache.stored(state, config.parts).astype(x.dtype)
-    y = attend(params, q, stored, keep, config, config.choose(time))
-    y = cache.poison(y, state.length, state.capacity)
+    form = config.choose(time)
+    if config.window is None:
+        store = functools.partial(cache.append, length=old)
+        state = latent_cache.write(state, entries[:, None], old + added, config.parts, store)
+        y = _to_cache(params, q, state, positions, config, form)
+        y = cache.poison(y, old + time, state.capacity)
+        return state, merge(params, y)
+    keep = cache.keep_chunk(old, state.capacity, positions, config.window)
+    known = latent_cache.stored(state, config.parts).astype(x.dtype)
+    y = attend(params, q, jnp.concatenate([known, entries], axis=1), keep, config, form)
+    store = functools.partial(cache.turn, length=old, added=added)
+    state = latent_cache.write(state, entries[:, None], old + added, config.parts, store)
     return state, merge(params, y)
+
+
+def _to_cache(
+    params: dict[str, Array],
+    q: tuple[Array, Array],
+    state: cache.LatentCache,
+    positions: Array,
+    config: LatentConfig,
+    form: str,
+) -> Array:
+    """Attention to the live latents, [B, H, T, d_v], no more than a block of them expanded."""
+    rule = (config.parts, config.window, config.scale, positions)
+    if form == "materialised":
+        both = lambda found: expand(params, found[:, 0].astype(q[0].dtype), config)  # noqa: E731
+        whole = jnp.concatenate(q, axis=-1)
+        return latent_cache.over_blocks(whole, state, both, config.n_heads, *rule)
+    keys, values = halves(params, config)
+    return release(latent_cache.read(absorb(q, keys), state, *rule), values)
 
 
 @functools.lru_cache
@@ -370,4 +394,5 @@ def mixer(config: LatentConfig) -> Mixer:
         prefill=functools.partial(prefill, config=config),
         init_state=functools.partial(init_state, config=config),
         step=functools.partial(step, config=config),
+        extend=functools.partial(extend, config=config),
     )

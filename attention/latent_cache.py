@@ -54,20 +54,51 @@ def stored(state: LatentCache, parts: Parts) -> Array:
     return cache.restore(state.latents, state.scale, parts)[:, 0]
 
 
-def read(q: Array, state: LatentCache, parts: Parts, window: int | None, scale: float) -> Array:
-    """Weighted sums of the live latents for queries [B, H, 1, w]: [B, H, 1, d_c]."""
+def read(
+    q: Array,
+    state: LatentCache,
+    parts: Parts,
+    window: int | None,
+    scale: float,
+    positions: Array | None = None,
+) -> Array:
+    """Weighted sums of the live latents for queries [B, H, T, w]: [B, H, T, d_c].
+
+    Args:
+        positions: of the queries; that of the newest token by default.
+    """
     if state.scale is None:
         rule = {"window": window, "scale": scale, "value_dim": parts[0]}
-        return live.attend(q, state.latents, None, state.length, **rule)
-    buffers, block = (state.latents, state.scale), min(live.BLOCK, state.capacity)
+        return live.attend(q, state.latents, None, state.length, positions, **rule)
+
+    def both(entries: Array) -> tuple[Array, Array]:
+        return entries, entries
+
+    return over_blocks(q, state, both, 1, parts, window, scale, positions)[..., : parts[0]]
+
+
+def over_blocks(
+    q: Array,
+    state: LatentCache,
+    expand: Callable[[Array], tuple[Array, Array]],
+    heads: int,
+    parts: Parts,
+    window: int | None,
+    scale: float,
+    positions: Array | None = None,
+) -> Array:
+    """Attention to what `expand` makes of the latents, block by block.
+
+    Args:
+        expand: [B, 1, slots, w] -> keys and values of `heads` heads.
+    """
+    buffers = [state.latents] if state.scale is None else [state.latents, state.scale]
+    block = min(live.BLOCK, state.capacity)
+    positions = state.length[:, None] - 1 if positions is None else positions
 
     def piece(start: Array, size: int) -> tuple[Array, Array]:
-        whole, steps = (
-            jax.lax.dynamic_slice_in_dim(buffer, start, size, axis=2) for buffer in buffers
-        )
-        k = cache.restore(whole, steps, parts)
-        return k, k
+        found = [jax.lax.dynamic_slice_in_dim(one, start, size, axis=2) for one in buffers]
+        return expand(cache.restore(found[0], found[1], parts) if len(found) > 1 else found[0])
 
-    rule = {"window": window, "scale": scale, "block": block, "whole": False}
-    sums = live.over_blocks(q, piece, (1, state.capacity), state.length, **rule)
-    return sums[..., : parts[0]]
+    place = (heads, state.capacity, window)
+    return live.over_blocks(q, piece, place, state.length, positions, scale, block, whole=False)

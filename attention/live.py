@@ -1,7 +1,8 @@
-"""Attention of one new token to a cache, in blocks of slots: it costs what is live.
+"""Attention of new tokens to a cache, in blocks of slots: it costs what is live.
 
 Notation
     B, H, K  batch, query heads, key/value heads
+    T        queries: one in decoding, a chunk of a prompt
     S, n     slots of the cache, tokens that an example has seen
     m, l, o  running maximum of the scores, sum of their exponentials, weighted sum of values
 
@@ -30,22 +31,24 @@ Sums = tuple[Array, Array, Array]  # m, l, o
 
 
 def attend(
-    q: Float[Array, "B H 1 d_k"],
+    q: Float[Array, "B H T d_k"],
     keys: Float[Array, "B K S d_k"],
     values: Array | None,
     length: Int[Array, "B"],
+    positions: Int[Array, "B T"] | None = None,
     *,
     window: int | None = None,
     scale: float | None = None,
     value_dim: int | None = None,
     block: int = BLOCK,
-) -> Float[Array, "B H 1 d_v"]:
+) -> Float[Array, "B H T d_v"]:
     """softmax(scale q k^T) v over the live slots.
 
     Args:
         keys: of a cache in which the newest token stands already.
         values: [B, K, S, d_v], or None: the first `value_dim` entries of the keys.
         length: tokens seen, the newest included.
+        positions: of the queries; that of the newest token by default.
         window: positions a query sees, itself included.
         scale: d_k^(-1/2) by default.
         block: slots at once.
@@ -54,11 +57,14 @@ def attend(
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     static = (window, scale, value_dim, min(block, keys.shape[-2]))
-    return _attend(q, keys, values, length, static)
+    positions = length[:, None] - 1 if positions is None else positions
+    return _attend(q, keys, values, length, positions, static)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _attend(q: Array, keys: Array, values: Array | None, length: Array, static: Any) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
+def _attend(
+    q: Array, keys: Array, values: Array | None, length: Array, positions: Array, static: Any
+) -> Array:
     window, scale, value_dim, block = static
 
     def read(start: Array, size: int) -> tuple[Array, Array]:
@@ -67,18 +73,20 @@ def _attend(q: Array, keys: Array, values: Array | None, length: Array, static: 
             return k, k  # some columns too many cost less than a copy of the others
         return k, jax.lax.dynamic_slice_in_dim(values, start, size, axis=2)
 
-    sizes = (keys.shape[1], keys.shape[2])
-    # On CPUs half precision is widened first, all that is read at once; and one copy of a block
-    # serves both products where the keys are the values.
-    whole = jax.default_backend() != "cpu" or (values is not None and keys.dtype.itemsize >= 4)
-    return over_blocks(q, read, sizes, length, window, scale, block, whole)[..., :value_dim]
+    place = (keys.shape[1], keys.shape[2], window)
+    # For many queries a copy of the block costs nothing beside its products. On CPUs half precision
+    # is widened first, all that is read at once; and one copy serves both products where the keys
+    # are the values.
+    fits = jax.default_backend() != "cpu" or (values is not None and keys.dtype.itemsize >= 4)
+    whole = q.shape[2] == 1 and fits
+    return over_blocks(q, read, place, length, positions, scale, block, whole)[..., :value_dim]
 
 
 @_attend.defjvp
 def _attend_jvp(static: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
     window, scale, value_dim, _ = static
-    *_, length = primals
-    keep = cache.keep(length, primals[1].shape[2], window)[:, None]
+    *_, length, positions = primals
+    keep = cache.keep(length, primals[1].shape[2], window, positions)
 
     def dense(q: Array, keys: Array, values: Array | None) -> Array:
         v = keys[..., :value_dim] if values is None else values
@@ -90,31 +98,32 @@ def _attend_jvp(static: Any, primals: Any, tangents: Any) -> tuple[Array, Array]
 def over_blocks(
     q: Array,
     read: Callable[[Array, int], tuple[Array, Array]],
-    sizes: tuple[int, int],
+    place: tuple[int, int, int | None],
     length: Array,
-    window: int | None,
+    positions: Array,
     scale: float,
     block: int,
     whole: bool,
 ) -> Array:
-    """The branch and the loop.
+    """The branch and the loop; of `attend`, but without its derivatives.
 
     Args:
-        q: [B, H, 1, d_k].
+        q: [B, H, T, d_k].
         read: first slot and number of slots -> keys [B, K, slots, d_k], values [B, K, slots, d_v].
-        sizes: K and S.
+        place: K, S and the window.
+        positions: of the queries, [B, T].
         whole: whether all slots may be read at once.
     """
-    groups, slots = sizes
+    groups, slots, window = place
     batch, heads, _, width = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    folded = (q * scale).reshape(batch, groups, heads // groups, width)
-    held = cache.keep(length, slots, window)
+    folded = (q * scale).reshape(batch, groups, -1, width)
+    held = cache.keep(length, slots, window, positions)
     live = jnp.minimum(jnp.max(length), slots).astype(jnp.int32)
 
     def piece(i: Array, sums: Sums) -> Sums:
         start = jnp.minimum(i * block, slots - block)  # the last block may overlap the one before
-        keep = jax.lax.dynamic_slice_in_dim(held, start, block, axis=1)
+        keep = jax.lax.dynamic_slice_in_dim(held, start, block, axis=2)
         keep = keep & (start + jnp.arange(block) >= i * block)
         return _add(sums, folded, *read(start, block), keep)
 
@@ -124,22 +133,23 @@ def over_blocks(
     def at_once(sums: Sums) -> Sums:
         return _add(sums, folded, *read(jnp.zeros((), jnp.int32), slots), held)
 
-    width = jax.eval_shape(functools.partial(read, size=block), live)[1].shape[-1]
+    out_width = jax.eval_shape(lambda start: read(start, block), live)[1].shape[-1]
     shape = folded.shape[:3]
-    sums = jnp.full(shape, LOW, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, width), wide)
+    sums = jnp.full(shape, LOW, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, out_width), wide)
     sums = jax.lax.cond(2 * live > slots, at_once, pieces, sums) if whole else pieces(sums)
     _, total, out = sums
     out = out / jnp.where(total > 0, total, 1.0)[..., None]
-    return out.reshape(batch, heads, 1, -1).astype(q.dtype)
+    return out.reshape(batch, heads, -1, out_width).astype(q.dtype)
 
 
 def _add(sums: Sums, q: Array, k: Array, v: Array, keep: Array) -> Sums:
-    """The sums m, l, o with further slots; q [B, K, G, d_k], keep [B, slots]."""
+    """The sums m, l, o with further slots; q [B, K, G T, d_k], keep [B, T, slots]."""
     largest, total, out = sums
-    keep = keep[:, None, None]
     # Slots first: on CPUs many rows times few columns are faster than few rows times many.
     s = jnp.einsum("bksd,bkgd->bksg", k.astype(q.dtype), q, preferred_element_type=out.dtype)
-    s = jnp.where(keep, jnp.swapaxes(s, 2, 3), -jnp.inf)
+    s = jnp.swapaxes(s, 2, 3)
+    grouped = s.reshape(*s.shape[:2], -1, *keep.shape[1:])
+    s = jnp.where(keep[:, None, None], grouped, -jnp.inf).reshape(s.shape)
     new = jnp.maximum(largest, jnp.max(s, axis=-1))  # finite, as m is from the start
     weights = jnp.exp(s - new[..., None])
     fade = jnp.exp(largest - new)

@@ -1,4 +1,4 @@
-"""The interface every sequence mixer offers: six pure functions over a frozen config."""
+"""The interface every sequence mixer offers: pure functions over a frozen config."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ class Mixer(NamedTuple):
         prefill: (params, x, state, lengths=None) -> (state, y): a whole right-padded prompt.
         init_state: (batch, capacity, dtype) -> state.
         step: (prepared, state, x_t[B,d]) -> (state, y_t[B,d]), a `lax.scan` body.
+        extend: (params, x[B,T,d], state, lengths=None) -> (state, y): a further chunk behind what
+            the state holds; None for mixers without it.
     """
 
     init: Callable[[Array], Params]
@@ -28,3 +30,4 @@ class Mixer(NamedTuple):
     prefill: Callable[..., tuple[State, Array]]
     init_state: Callable[..., State]
     step: Callable[[Params, State, Array], tuple[State, Array]]
+    extend: Callable[..., tuple[State, Array]] | None = None

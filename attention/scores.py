@@ -6,6 +6,9 @@ Notation
     d_k, d_v head dimension of queries and keys, of values
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -13,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 from attention import masks
 
 BLOCK = 512  # queries at once of a long sequence
+Static = tuple[int | None, float | None, int]  # window, scale, block
 
 
 def attend(
@@ -81,14 +85,64 @@ def causal(
         scale, block: as in `attend`; queries at once.
     """
     time = q.shape[2]
-    steps = jnp.arange(time)
     if time <= 2 * block:
+        steps = jnp.arange(time)
         return attend(q, k, v, masks.causal(steps, steps, window), scale)
+    static = (window, scale, block)
+    # On CPUs XLA computes independent blocks together, and keeps the scores of all of them.
+    return (_in_turn if jax.default_backend() == "cpu" else _blocks)(q, k, v, static)
+
+
+def _blocks(q: Array, k: Array, v: Array, static: Static) -> Array:
+    """Block by block, in whatever order."""
+    window, scale, block = static
+    time, parts = q.shape[2], []
+    for start in range(0, time, block):
+        stop = min(start + block, time)
+        parts.append(_block(q[:, :, start:stop], k, v, (start, stop), window, scale))
+    return jnp.concatenate(parts, axis=2)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _in_turn(q: Array, k: Array, v: Array, static: Static) -> Array:
+    """One block after the other, and four parts of it. Derivatives are those of `_blocks`."""
+    window, scale, block = static
+    time, size = q.shape[2], max(block // 4, 1)
     parts = []
     for start in range(0, time, block):
         stop = min(start + block, time)
-        first = 0 if window is None else max(0, start - window + 1)
-        keep = masks.causal(steps[start:stop], steps[first:stop], window)
-        keys, values = (part[:, :, first:stop] for part in (k, v))
-        parts.append(attend(q[:, :, start:stop], keys, values, keep, scale))
+        rows = q[:, :, start:stop]
+        rows = jnp.pad(rows, ((0, 0), (0, 0), (0, (start - stop) % size), (0, 0)))
+        count = rows.shape[2] // size
+        rows = jnp.moveaxis(rows.reshape(*q.shape[:2], count, size, -1), 2, 0)
+
+        def part(row: tuple[Array, Array], start: int = start, stop: int = stop) -> Array:
+            queries, first = row
+            return _block(queries, k, v, (start, stop), window, scale, first)
+
+        y = jax.lax.map(part, (rows, size * jnp.arange(count)))
+        y = jnp.moveaxis(y, 0, 2).reshape(*q.shape[:2], count * size, -1)
+        parts.append(y[:, :, : stop - start])
     return jnp.concatenate(parts, axis=2)
+
+
+@_in_turn.defjvp
+def _in_turn_jvp(static: Static, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    return jax.jvp(functools.partial(_blocks, static=static), primals, tangents)
+
+
+def _block(
+    q: Array,
+    k: Array,
+    v: Array,
+    place: tuple[int, int],
+    window: int | None,
+    scale: float | None,
+    shift: Array | int = 0,
+) -> Array:
+    """Queries from `shift` behind the start of a block on, with the keys that it may see."""
+    start, stop = place
+    first = 0 if window is None else max(0, start - window + 1)
+    queries = start + shift + jnp.arange(q.shape[2])
+    keep = masks.causal(queries, jnp.arange(first, stop), window)
+    return attend(q, k[:, :, first:stop], v[:, :, first:stop], keep, scale)

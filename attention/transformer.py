@@ -187,8 +187,14 @@ def prefill(
     lengths: Int[Array, "B"] | None = None,
     *,
     mixer: Mixer | None = None,
-) -> tuple[Any, Float[Array, "B T V"]]:
-    """Read a right-padded prompt: the filled state and the logits of every position."""
+    last: bool = False,
+) -> tuple[Any, Array]:
+    """Read a right-padded prompt: the filled state and the logits.
+
+    Args:
+        lengths: live tokens of each prompt, all T by default.
+        last: logits [B, V] of the last live token instead of those of every position, [B, T, V].
+    """
     mixer = mixer or make_mixer(config.mixer)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
@@ -200,7 +206,49 @@ def prefill(
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
     x, stacked = jax.lax.scan(layer, params["embedding"][tokens], (params["layers"], stacked))
+    x = _final(x, lengths) if last else x
     return _apart(stacked, config), unembed(params, x, config)
+
+
+def extend(
+    params: dict[str, Any],
+    tokens: Int[Array, "B T"],
+    state: Any,
+    config: TransformerConfig,
+    lengths: Int[Array, "B"] | None = None,
+    *,
+    mixer: Mixer | None = None,
+    last: bool = False,
+) -> tuple[Any, Array]:
+    """Read a further chunk behind what the state holds, of every example: chunked prefill.
+
+    Args:
+        lengths: live tokens of each chunk, 0..T; all T by default.
+        last: as in `prefill`; of an example without live tokens, anything.
+
+    Raises:
+        ValueError: the chunk does not fit, or the mixer reads no chunks.
+    """
+    mixer = mixer or make_mixer(config.mixer)
+    reader = getattr(mixer, "extend", None)
+    if reader is None:
+        raise ValueError("mixer: expected one that reads chunks (`extend`), got one without")
+    x, states = params["embedding"][tokens], []
+    for weights, layer_state in zip(_apart(params["layers"], config), state, strict=True):
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        layer_state, y = reader(weights["mixer"], normed, layer_state, lengths)
+        x = x + y
+        x = x + _feed_forward(weights, x, config)
+        states.append(layer_state)
+    x = _final(x, lengths) if last else x
+    return tuple(states), unembed(params, x, config)
+
+
+def _final(x: Array, lengths: Array | None) -> Array:
+    """The last live one of [B, T, d], [B, d]."""
+    if lengths is None:
+        return x[:, -1]
+    return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
 
 
 def step(

@@ -51,6 +51,8 @@ def build() -> Parser:
     one = add("estimate", "memory and arithmetic before any training")
     one.add_argument("name")
     one.add_argument("--preset", default="quick")
+    one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
+    one.add_argument("name", nargs="?", default="gqa", help="mha, gqa, mqa or mla (default: gqa)")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     one.add_argument("--output", type=Path, default=Path("comparison.png"))
@@ -72,7 +74,7 @@ def dispatch(arguments: Sequence[str]) -> None:
     parser = build()
     _suggest_command(parser, arguments)
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "estimate"):
+    if rest and options.command not in ("run", "estimate", "costs"):
         raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
 
     _configure_jax()
@@ -98,6 +100,8 @@ def dispatch(arguments: Sequence[str]) -> None:
             commands.report(options.workdir, options.json)
         case "estimate":
             commands.show_estimate(options.name, options.preset, rest)
+        case "costs":
+            commands.show_costs(options.name, rest)
         case "compare":
             commands.compare(options.runs, options.output)
         case "new":

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import catalog
+from experiments import catalog, costs
 from experiments.harness import config as configs
 from experiments.harness import datasets, estimate, figures, ledger
 from experiments.harness import run as runs
@@ -148,6 +148,11 @@ def show_estimate(name: str, preset: str, overrides: list[str]) -> None:
     experiment = catalog.get(name)
     config = configs.parse(experiment.preset(preset), overrides)
     _print_estimate(experiment, config)
+
+
+def show_costs(name: str, overrides: list[str]) -> None:
+    """Cache, parameters and operations of a decoder."""
+    print(costs.table(configs.parse(costs.preset(name), overrides)))
 
 
 def compare(directories: list[Path], output: Path) -> None:

@@ -179,22 +179,6 @@ def test_prompts_of_different_lengths_continue_as_if_alone(x64):
         np.testing.assert_allclose(y[i, 5:], expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", [None, *latent.FORMS])
-def test_chunks_behind_a_cache_equal_the_whole(form, x64):
-    config = LatentConfig(**SMALL, form=form)
-    params, x = layer_params(config), signal(11)
-    layer = latent.mixer(config)
-    state, first = layer.prefill(params, x[:, :3], layer.init_state(2, 11, x.dtype))
-    outputs = [first]
-    for start, stop in ((3, 4), (4, 9), (9, 11)):
-        state, y = latent.extend(params, x[:, start:stop], state, config=config)
-        outputs.append(y)
-    whole = latent.apply(params, x, config)
-    np.testing.assert_allclose(jnp.concatenate(outputs, axis=1), whole, atol=1e-12)
-    with pytest.raises(ValueError, match="capacity: expected at least 12 slots for 11 tokens"):
-        latent.extend(params, x[:, :1], state, config=config)
-
-
 def test_the_form_follows_the_length_of_the_queries():
     v2 = LatentConfig(5120, 128, 512, 1536, 128, 64, 128)
     assert v2.cache_elements == 576
@@ -285,5 +269,3 @@ def test_full_caches_are_refused_or_give_nan():
     assert np.isnan(y).all()
     with pytest.raises(ValueError, match="capacity: expected at least 4 slots"):
         layer.prefill(params, x, layer.init_state(2, 3, x.dtype))
-    with pytest.raises(ValueError, match="window: chunks of a sliding window"):
-        latent.extend(params, x, state, config=CONFIGS["window"])

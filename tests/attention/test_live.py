@@ -13,7 +13,6 @@ from attention import (
     GroupedConfig,
     LatentConfig,
     TransformerConfig,
-    accounting,
     cache,
     cache_bytes,
     live,
@@ -25,13 +24,14 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float)
 
 
-@pytest.mark.parametrize("block", [3, 4, 8, 100])
+@pytest.mark.parametrize("lengths", [(1, 7, 11), (1, 3, 5)])  # all slots at once, a loop
+@pytest.mark.parametrize("block", [3, 4, 100])
 @pytest.mark.parametrize("window", [None, 1, 4])
-def test_blocks_equal_the_reference(block, window, kv_heads, precision):
+def test_blocks_equal_the_reference(lengths, block, window, kv_heads, precision):
     q, keys, values = draw(3, 4, 1, 6), draw(3, kv_heads, 11, 6), draw(3, kv_heads, 11, 5, seed=1)
-    length = jnp.array([1, 7, 11])
+    length = jnp.array(lengths)
     keep = np.zeros((3, 1, 11), bool)
-    for i, n in enumerate((1, 7, 11)):
+    for i, n in enumerate(lengths):
         keep[i, 0, max(0, n - (window or n)) : n] = True
     attend = jax.jit(functools.partial(live.attend, window=window, block=block))
     expected = reference.attend(q, keys, values, keep)
@@ -42,11 +42,22 @@ def test_blocks_equal_the_reference(block, window, kv_heads, precision):
     np.testing.assert_allclose(jax.jit(shared)(q, keys, None, length), expected, atol=bound)
 
 
+@pytest.mark.parametrize("lengths", [(3, 9), (3, 5)])
+@pytest.mark.parametrize("window", [None, 2])
+def test_several_queries_see_what_their_positions_allow(lengths, window, kv_heads, x64):
+    q, keys, values = draw(2, 4, 3, 6), draw(2, kv_heads, 11, 6), draw(2, kv_heads, 11, 5, seed=1)
+    positions = np.stack([np.arange(n - 3, n) for n in lengths])
+    keep = np.stack([reference.causal(row, np.arange(11), window) for row in positions])
+    attend = jax.jit(functools.partial(live.attend, window=window, block=4))
+    y = attend(q, keys, values, jnp.array(lengths), jnp.asarray(positions))
+    np.testing.assert_allclose(y, reference.attend(q, keys, values, keep), atol=1e-13)
+
+
 def test_derivatives_are_those_of_the_masked_softmax(x64):
     q, keys, values = draw(2, 4, 1, 6), draw(2, 2, 9, 6), draw(2, 2, 9, 5, seed=1)
     length = jnp.array([4, 9])
     loop = lambda *x: jnp.sum(live.attend(*x, length, block=4) ** 2)  # noqa: E731
-    keep = cache.keep(length, 9)[:, None]
+    keep = cache.keep(length, 9)
     dense = lambda *x: jnp.sum(live.scores.attend(*x, keep) ** 2)  # noqa: E731
     ours, exact = (jax.jit(jax.grad(f, (0, 1, 2)))(q, keys, values) for f in (loop, dense))
     for first, second in zip(ours, exact, strict=True):
@@ -145,17 +156,3 @@ def test_bytes_of_caches():
     assert cache_bytes(windowed, 1, 100, jnp.float32) == 3 * 5 * 128 * 4
     small = TransformerConfig(32, 3, LatentConfig(64, 4, 32, None, 16, 8, 16, quantised=True))
     assert cache_bytes(small, 1, 10, jnp.float32) == 3 * 10 * (40 + 2 * 4)
-
-
-def test_numbers_of_parameters_are_those_of_the_formulas():
-    d, heads, hidden, layers = 64, 4, 64, 3
-    latent = LatentConfig(d, heads, 32, 24, 16, 8, 12)
-    compressed = d * 24 + 24 * heads * 24 + d * 40 + 32 * heads * 28 + heads * 12 * d + 32 + 24
-    for mixer, expected in (
-        (GroupedConfig(d, heads, 2), 2 * d * heads * 16 + 2 * d * 2 * 16),
-        (latent, compressed),
-    ):
-        counts = accounting.parameters(TransformerConfig(32, layers, mixer, d_ff=hidden))
-        assert counts["attention"] == layers * expected
-        assert counts["feed_forward"] == layers * (3 * d * hidden + 2 * d)
-        assert counts["rest"] == 32 * d + d
