@@ -2,6 +2,7 @@
 
     python benchmarks/attention.py [--contexts 1000 2000 8000] [--slots 8192] [--rounds 5]
     python benchmarks/attention.py --only decoding capacity prompts skipping memory
+    python benchmarks/attention.py --only peers --torch path/to/python  # with transformers
 
 The decoders of the experiment attention/decoding at preset cpu: 4 layers, d = 512, 8 heads of 64,
 SwiGLU of 1408, batch 1, float32 (MLA: d_c = 256, d_r = 32), and its roofline. `taskset -c 0` in
@@ -11,6 +12,7 @@ against MHA, of a causal prompt against all pairs, and the memory of a prompt of
 
 import argparse
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -106,7 +108,30 @@ def peak(name, length, chunk):
     print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9)
 
 
-PARTS = {f.__name__: f for f in (decoding, capacity, prompts, skipping, memory)}
+def peers(options):
+    if options.torch is None:
+        return
+    script = Path(__file__).with_name("torch_decoding.py")
+    contexts = [str(context) for context in options.contexts]
+    print("\n| | context | Transformers, ms/token | ours | ratio | elements cached there |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in NAMES:
+        command = [options.torch, str(script), name.split()[0], *contexts]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        for row in map(json.loads, done.stdout.splitlines()):
+            context, theirs = row["context"], row["seconds"]
+            slots = max(context, options.slots)
+            (ours,) = fastest(
+                options.rounds, experiment.Decoding(CONFIG, name, context, slots), turn=0.5
+            )
+            print(
+                f"| {name} | {context} | {1e3 * theirs:.1f} | {1e3 * ours:.2f} "
+                f"| {theirs / ours:.1f} | {row['elements']} |",
+                flush=True,
+            )
+
+
+PARTS = {f.__name__: f for f in (decoding, capacity, prompts, skipping, memory, peers)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,6 +139,7 @@ if __name__ == "__main__":
     parser.add_argument("--slots", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--torch", help="a Python with torch and transformers, to compare with")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
