@@ -124,6 +124,15 @@ def test_padding_on_the_left_changes_nothing(name, x64):
     np.testing.assert_allclose(y[:, :6], alone, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen"])
+def test_positions_in_any_order_mean_the_same_sequence(name, x64):
+    config, params = decoder(name)
+    tokens, order = draw(1, 7), np.array([3, 0, 6, 1, 5, 2, 4])
+    whole = logits(config)(params, tokens)
+    mixed = logits(config)(params, tokens[:, order], positions=jnp.asarray(order)[None])
+    np.testing.assert_allclose(mixed, whole[:, order], atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["gqa", "chosen"])
 def test_a_row_of_padding_is_finite_and_leaves_the_others_alone(name, x64):
     config, params = decoder(name)

@@ -123,6 +123,27 @@ def test_estimate_counts_memory_and_arithmetic(cli):
     assert code == 0 and "log_prob" in out
 
 
+def test_costs_of_a_decoder_are_printed_and_changed_by_fields(cli):
+    arguments = ("--decoder.n_layers", "2", "--context", "1024", "--dtype", "float32")
+    code, out, _ = cli("costs", "mla", *arguments, "--decoder.mixer.latent_dim", "256")
+    assert code == 0
+    rows = dict(line[2:-2].split(" | ") for line in out.splitlines()[2:])
+    assert rows["cache of a token, elements a layer"] == str(256 + 64)
+    assert rows["cache of a token, bytes"] == str(2 * 320 * 4)
+    assert rows["cache of 1 x 1024 tokens, GiB"] == f"{1024 * 2 * 320 * 4 / 2**30:.3f}"
+    heads = 2 * 2 * 32 * (2 * 256 + 64) * 1024  # 2 layers, absorbed
+    assert rows["GFLOP, a token behind 1023, attention"] == f"{heads / 1e9:.6g}"
+    assert rows["kernel of a prompt here"] == "xla"
+    assert "GPU" in rows["kernel cudnn, why not"]
+    assert "elements a layer | 8192 |" in cli("costs", "mha")[1]
+    code, _, error = cli("costs", "flash")
+    assert code != 0
+    assert "expected one of mha, gqa, mqa, mla, got 'flash'" in error
+    code, _, error = cli("costs", "gqa", "--context", "0")
+    assert code != 0
+    assert "context: expected at least 1, got 0" in error
+
+
 def test_dry_run_writes_nothing(cli, tmp_path):
     directory = tmp_path / "dry"
     code, out, _ = cli(
