@@ -53,8 +53,8 @@ def operations(
     Args:
         tokens: read at once; 1 is a step of decoding.
         context: tokens in the cache before them.
-        form: of MLA, "materialised" or "absorbed"; by default absorbed for single tokens,
-            materialised without a context, else by `LatentConfig.choose`.
+        form: of MLA, "materialised" or "absorbed"; by default absorbed for single tokens, which
+            are read as steps, materialised without a context, else by `LatentConfig.choose`.
 
     Returns:
         projections, attention (scores and sums of values, over the pairs that attend), expansion
@@ -65,6 +65,8 @@ def operations(
     """
     if tokens < 1 or context < 0:
         raise ValueError(f"tokens, context: expected >= 1 and >= 0, got {tokens} and {context}")
+    if form not in (None, *latent.FORMS):
+        raise ValueError(f"form: expected one of {latent.FORMS} or None, got {form!r}")
     mixer, d, layers = config.mixer, config.d_model, config.n_layers
     seen = [min(context + t + 1, mixer.window or context + tokens) for t in range(tokens)]
     pairs = sum(seen)
@@ -85,8 +87,6 @@ def operations(
 def _latent(
     c: latent.LatentConfig, tokens: int, context: int, pairs: int, form: str | None
 ) -> dict[str, int]:
-    if form not in (None, *latent.FORMS):
-        raise ValueError(f"form: expected one of {latent.FORMS} or None, got {form!r}")
     if form is None:
         whole = c.form or ("materialised" if context == 0 else c.choose(tokens))
         form = "absorbed" if tokens == 1 else whole

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from attention import masks
+from attention import checks, masks
 
 UNROLLED = 8  # examples up to which single tokens are written one by one
 
@@ -61,9 +61,8 @@ class LatentCache(NamedTuple):
 
 def check_size(batch: int, capacity: int) -> None:
     """Refuse an empty cache."""
-    for name, value in (("batch", batch), ("capacity", capacity)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    checks.whole("batch", batch)
+    checks.whole("capacity", capacity)
 
 
 def empty(batch: int, heads: int, capacity: int, width: int, dtype: Any) -> KVCache:
@@ -109,11 +108,13 @@ def check_room(length: Any, tokens: int, capacity: int, window: int | None = Non
     Raises:
         ValueError: naming the fullest example.
     """
-    if window is not None and capacity >= window:
+    if is_ring(capacity, window):
         return
+    if tokens > capacity:
+        raise ValueError(f"capacity: expected at least {tokens} slots for a chunk, got {capacity}")
     try:
         known = np.asarray(length)
-    except jax.errors.TracerArrayConversionError:
+    except checks.Untraceable:
         return
     if known.size and known.max() + tokens > capacity:
         most = known.max()
@@ -129,10 +130,21 @@ def poison(y: Array, length: Int[Array, "B"], capacity: int, window: int | None 
     Args:
         y: [B, ...].
     """
-    if window is not None and capacity >= window:
+    if is_ring(capacity, window):
         return y
-    full = (length > capacity).reshape(-1, *(1,) * (y.ndim - 1))
-    return jnp.where(full, jnp.nan, y)
+    return checks.spoil(y, length > capacity)
+
+
+def extended(
+    length: Int[Array, "B"], time: int, added: Int[Array, "B"], capacity: int
+) -> Int[Array, "B"]:
+    """Lengths after a chunk; of an example without room for all of it, one that stays too long."""
+    return jnp.where(length + time > capacity, capacity + time, length + added)
+
+
+def is_ring(capacity: int, window: int | None) -> bool:
+    """Whether a cache may forget: all that a window sees has a slot."""
+    return window is not None and capacity >= window
 
 
 def fill(buffer: Array, entries: Array, lengths: Int[Array, "B"], ring: bool = False) -> Array:
@@ -193,12 +205,14 @@ def turn(buffer: Array, entries: Array, length: Int[Array, "B"], added: Int[Arra
 def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
     """Int8 entries and their scales, [..., 2], for two groups of entries of the last axis.
 
-    The error of an entry is at most half a scale: 1/254 of the largest entry of its group.
+    The error of an entry is at most half a scale: 1/254 of the largest entry of its group. Scales
+    are float32 at least. Derivatives see the scales only.
     """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     groups = jnp.split(x, [parts[0]], axis=-1)
     scales = [jnp.max(jnp.abs(g), axis=-1, keepdims=True) / 127.0 for g in groups]
     whole = [
-        jnp.round(g / jnp.where(s > 0, s, 1.0)).astype(jnp.int8)
+        jnp.clip(jnp.round(g / jnp.where(s > 0, s, 1.0)), -127, 127).astype(jnp.int8)
         for g, s in zip(groups, scales, strict=True)
     ]
     return jnp.concatenate(whole, axis=-1), jnp.concatenate(scales, axis=-1)

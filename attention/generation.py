@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from attention import transformer
+from attention import checks, transformer
 from attention.mixer import Mixer
 
 
@@ -49,28 +49,28 @@ def generate(
     prompts = np.asarray(prompts)
     if prompts.ndim != 2 or 0 in prompts.shape:
         raise ValueError(f"prompts: expected a non-empty [B, T], got shape {prompts.shape}")
+    if not np.issubdtype(prompts.dtype, np.integer):
+        raise ValueError(f"prompts: expected integers, got {prompts.dtype}")
     if prompts.min() < 0 or prompts.max() >= config.vocab_size:
         raise ValueError(
             f"prompts: expected tokens in [0, {config.vocab_size}), "
             f"got [{prompts.min()}, {prompts.max()}]"
         )
-    if not np.issubdtype(prompts.dtype, np.integer):
-        raise ValueError(f"prompts: expected integers, got {prompts.dtype}")
     batch, time = prompts.shape
     if mask is not None:
         if lengths is not None:
             raise ValueError("mask, lengths: expected one of them, got both")
         prompts, lengths = right_padded(prompts, mask)
     lengths = np.full(batch, time) if lengths is None else np.asarray(lengths)
-    if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > time:
+    whole = np.issubdtype(lengths.dtype, np.integer)
+    if lengths.shape != (batch,) or not whole or lengths.min() < 1 or lengths.max() > time:
         raise ValueError(f"lengths: expected {batch} values in [1, {time}], got {lengths}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk: expected at least 1 token, got {chunk}")
-    if temperature < 0 or (temperature > 0 and key is None):
+    for name, value in (("max_new_tokens", max_new_tokens), ("chunk", chunk), ("top_k", top_k)):
+        if value is not None or name == "max_new_tokens":
+            checks.whole(name, value)
+    if not temperature >= 0 or (temperature > 0 and key is None):
         raise ValueError(f"temperature: expected 0, or > 0 with a key, got {temperature}")
-    if top_k is not None and not 1 <= top_k <= config.vocab_size:
+    if top_k is not None and top_k > config.vocab_size:
         raise ValueError(f"top_k: expected 1..{config.vocab_size}, got {top_k}")
     key = jax.random.key(0) if key is None else key
     chunk = None if chunk is None or chunk >= time else chunk
@@ -85,7 +85,10 @@ def right_padded(prompts: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: shapes differ, a row without live tokens or with a gap between them.
     """
-    prompts, mask = np.asarray(prompts), np.asarray(mask).astype(bool)
+    prompts, mask = np.asarray(prompts), np.asarray(mask)
+    if not np.all((mask == 0) | (mask == 1)):
+        raise ValueError("mask: expected bool, or 0 and 1, got other values")
+    mask = mask.astype(bool)
     if mask.shape != prompts.shape:
         raise ValueError(f"mask: expected the shape {prompts.shape} of prompts, got {mask.shape}")
     lengths, first = mask.sum(axis=1), mask.argmax(axis=1)

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, kernels, live, masks, rope, scores
+from attention import cache, checks, kernels, live, masks, rope, scores
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 
@@ -52,9 +52,8 @@ class GroupedConfig:
     kernel: str | None = None
 
     def __post_init__(self):
-        for name in ("d_model", "n_heads", "n_kv_heads", "head_dim"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        names = ("d_model", "n_heads", "n_kv_heads", "head_dim", "rope_dims", "window")
+        checks.sizes(self, *names)
         if self.n_heads % self.kv_heads:
             raise ValueError(
                 f"n_kv_heads: expected a divisor of n_heads = {self.n_heads}, got {self.kv_heads}"
@@ -73,9 +72,7 @@ class GroupedConfig:
         if self.rotated > self.width:
             raise ValueError(f"rope_dims: expected at most {self.width}, got {self.rotated}")
         if self.rope_base is not None:
-            rope.check(self.rotated, self.rope_layout, self.rope_scaling)
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window: expected at least 1 key, got {self.window}")
+            rope.check(self.rotated, self.rope_layout, self.rope_scaling, self.rope_base)
         kernels.check(self.kernel)
 
     @property
@@ -192,14 +189,15 @@ def prefill(
     """Attend over a right-padded prompt and store its keys and values, from position 0."""
     batch, time, _ = x.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
-    lengths = jnp.full((batch,), time) if lengths is None else lengths
+    checks.batches(x, state.length)
+    lengths, bad = checks.live(lengths, batch, time)
     q, k, v = project(params, x, positions, config)
     y = merge(params, kernels.causal(q, k, v, config.window, config.scale, config.kernel))
-    lengths, ring = lengths.astype(jnp.int32), config.window is not None
+    ring = cache.is_ring(state.capacity, config.window)
     keys, values = (
         cache.fill(old, new, lengths, ring) for old, new in ((state.keys, k), (state.values, v))
     )
-    return cache.KVCache(keys, values, lengths), y
+    return cache.KVCache(keys, values, lengths), checks.spoil(y, bad)
 
 
 def step(
@@ -213,6 +211,7 @@ def step(
 
     A cache that is full refuses it by name, or gives NaN where its length is traced.
     """
+    checks.batches(x, state.length)
     cache.check_room(state.length, 1, state.capacity, config.window)
     q, k, v = project(params, x[:, None], state.length[:, None], config)
     keys = cache.append(state.keys, k, state.length)
@@ -239,21 +238,23 @@ def extend(
     A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
     """
     time, old = x.shape[1], state.length
+    checks.batches(x, old)
     cache.check_room(old, time, state.capacity, config.window)
-    added = jnp.full_like(old, time) if lengths is None else lengths.astype(jnp.int32)
+    added, bad = checks.live(lengths, len(x), time)
     positions = old[:, None] + jnp.arange(time)
     q, k, v = project(params, x, positions, config)
     if config.window is None:
         keys, values = (cache.append(*pair, old) for pair in ((state.keys, k), (state.values, v)))
-        length = old + added
+        length = cache.extended(old, time, added, state.capacity)
         y = live.attend(q, keys, values, length, positions, scale=config.scale)
-        y = cache.poison(y, old + time, state.capacity)
+        y = checks.spoil(cache.poison(y, old + time, state.capacity), bad)
         return cache.KVCache(keys, values, length), merge(params, y)
     keep = cache.keep_chunk(old, state.capacity, positions, config.window)
     pairs = ((state.keys, k), (state.values, v))
     known_k, known_v = (jnp.concatenate([one.astype(new.dtype), new], axis=2) for one, new in pairs)
     y = merge(params, scores.attend(q, known_k, known_v, keep, config.scale))
     keys, values = (cache.turn(*pair, old, added) for pair in pairs)
+    y = checks.spoil(cache.poison(y, old + added, state.capacity, config.window), bad)
     return cache.KVCache(keys, values, old + added), y
 
 

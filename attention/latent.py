@@ -29,104 +29,18 @@ https://kexue.fm/archives/10091. The two norms are named in its section 3.1.2.
 """
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, kernels, latent_cache, masks, rope, scores
+from attention import cache, checks, kernels, latent_cache, masks, rope, scores
 from attention.grouped import merge
+from attention.latent_config import FORMS as FORMS
+from attention.latent_config import LatentConfig
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 from attention.norm import rms_norm
-
-FORMS = ("materialised", "absorbed")
-
-
-@dataclass(frozen=True)
-class LatentConfig:
-    """Sizes of one layer.
-
-    Attributes:
-        d_model: d, width of the residual stream.
-        n_heads: H.
-        latent_dim: d_c.
-        query_dim: d_q; None projects queries directly.
-        nope_dim, rope_dim, value_dim: d_n, d_r, d_v.
-        rope_base: base of the rotary frequencies; None turns rotary embedding off.
-        rope_layout: "interleaved" (DeepSeek) or "half" pairs.
-        rope_scaling: of the frequencies, for longer contexts.
-        norm_eps: of the norms of both latents.
-        window: number of keys a query sees, itself included; None means all before it.
-        form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
-            length (see `crossover`). Single tokens are absorbed.
-        quantised: keep the cache in int8, with two scales for each token.
-        kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
-            `kernels`).
-    """
-
-    d_model: int = 128
-    n_heads: int = 4
-    latent_dim: int = 64
-    query_dim: int | None = None
-    nope_dim: int = 32
-    rope_dim: int = 16
-    value_dim: int = 32
-    rope_base: float | None = 10_000.0
-    rope_layout: rope.Layout = "interleaved"
-    rope_scaling: rope.Scaling | None = None
-    norm_eps: float = 1e-6
-    window: int | None = None
-    form: str | None = None
-    quantised: bool = False
-    kernel: str | None = None
-
-    def __post_init__(self):
-        names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "rope_dim")
-        for name in (*names, "value_dim"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.rope_dim % 2:
-            raise ValueError(f"rope_dim: expected an even number, got {self.rope_dim}")
-        rope.check(self.rope_dim, self.rope_layout, self.rope_scaling)
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window: expected at least 1 key, got {self.window}")
-        if self.form not in (None, *FORMS):
-            raise ValueError(f"form: expected one of {FORMS} or None, got {self.form!r}")
-        kernels.check(self.kernel)
-
-    @property
-    def parts(self) -> tuple[int, int]:
-        """d_c and d_r."""
-        return self.latent_dim, self.rope_dim
-
-    @property
-    def cache_elements(self) -> int:
-        """Elements cached per token and layer, d_c + d_r (DeepSeek-V2, table 1)."""
-        return sum(self.parts)
-
-    @property
-    def scale(self) -> float:
-        """What scores are multiplied by: (d_n + d_r)^(-1/2), also absorbed, and YaRN's factor."""
-        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
-
-    @property
-    def crossover(self) -> float:
-        """Query tokens above which expanding the cached latents costs less than absorbing.
-
-        Expanding costs 2 d_c (d_n + d_v) operations for a head and a cached token, once; a query
-        token then saves 2 (2 d_c - d_n - d_v) for each. Infinite if it saves nothing.
-        """
-        saved = 2 * self.latent_dim - self.nope_dim - self.value_dim
-        full = self.latent_dim * (self.nope_dim + self.value_dim)
-        return full / saved if saved > 0 else float("inf")
-
-    def choose(self, queries: int) -> str:
-        """The form for so many query tokens."""
-        if self.form is not None:
-            return self.form
-        return "materialised" if queries > self.crossover else "absorbed"
 
 
 def init(key: Array, config: LatentConfig) -> dict[str, Array]:
@@ -288,13 +202,14 @@ def prefill(
     """Attend over a right-padded prompt and store its latents, from position 0."""
     batch, time, _ = x.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
-    lengths = jnp.full((batch,), time) if lengths is None else lengths
-    lengths = lengths.astype(jnp.int32)
+    checks.batches(x, state.length)
+    lengths, bad = checks.live(lengths, batch, time)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
     y = attend(params, q, entries, None, config, config.form or "materialised")
-    store = functools.partial(cache.fill, lengths=lengths, ring=config.window is not None)
+    ring = cache.is_ring(state.capacity, config.window)
+    store = functools.partial(cache.fill, lengths=lengths, ring=ring)
     state = latent_cache.write(state, entries[:, None], lengths, config.parts, store)
-    return state, merge(params, y)
+    return state, merge(params, checks.spoil(y, bad))
 
 
 def prepare(params: dict[str, Array], config: LatentConfig) -> dict[str, Array]:
@@ -317,6 +232,7 @@ def step(
     """
     if "up" in prepared:
         prepared = prepare(prepared, config)
+    checks.batches(x, state.length)
     cache.check_room(state.length, 1, state.capacity, config.window)
     positions, old = state.length[:, None], state.length
     q = absorb(queries(prepared, x[:, None], positions, config), prepared["absorb"])
@@ -347,23 +263,26 @@ def extend(
     A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
     """
     time, old = x.shape[1], state.length
+    checks.batches(x, old)
     cache.check_room(old, time, state.capacity, config.window)
-    added = jnp.full_like(old, time) if lengths is None else lengths.astype(jnp.int32)
+    added, bad = checks.live(lengths, len(x), time)
     positions = old[:, None] + jnp.arange(time)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
     form = config.choose(time)
     if config.window is None:
         store = functools.partial(cache.append, length=old)
-        state = latent_cache.write(state, entries[:, None], old + added, config.parts, store)
+        length = cache.extended(old, time, added, state.capacity)
+        state = latent_cache.write(state, entries[:, None], length, config.parts, store)
         y = _to_cache(params, q, state, positions, config, form)
         y = cache.poison(y, old + time, state.capacity)
-        return state, merge(params, y)
+        return state, merge(params, checks.spoil(y, bad))
     keep = cache.keep_chunk(old, state.capacity, positions, config.window)
     known = latent_cache.stored(state, config.parts).astype(x.dtype)
     y = attend(params, q, jnp.concatenate([known, entries], axis=1), keep, config, form)
     store = functools.partial(cache.turn, length=old, added=added)
     state = latent_cache.write(state, entries[:, None], old + added, config.parts, store)
-    return state, merge(params, y)
+    y = cache.poison(y, state.length, state.capacity, config.window)
+    return state, merge(params, checks.spoil(y, bad))
 
 
 def _to_cache(
@@ -377,11 +296,17 @@ def _to_cache(
     """Attention to the live latents, [B, H, T, d_v], no more than a block of them expanded."""
     rule = (config.parts, config.window, config.scale, positions)
     if form == "materialised":
-        both = lambda found: expand(params, found[:, 0].astype(q[0].dtype), config)  # noqa: E731
+        both, weights = functools.partial(_expand_block, config=config), {"up": params["up"]}
         whole = jnp.concatenate(q, axis=-1)
-        return latent_cache.over_blocks(whole, state, both, config.n_heads, *rule)
+        return latent_cache.over_blocks(whole, state, both, weights, config.n_heads, *rule)
     keys, values = halves(params, config)
     return release(latent_cache.read(absorb(q, keys), state, *rule), values)
+
+
+def _expand_block(
+    weights: dict[str, Array], found: Array, *, config: LatentConfig
+) -> tuple[Array, Array]:
+    return expand(weights, found[:, 0].astype(weights["up"].dtype), config)
 
 
 @functools.lru_cache

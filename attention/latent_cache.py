@@ -3,6 +3,7 @@
 Notation as in `latent`: w = d_c + d_r entries of a token.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ def empty(batch: int, capacity: int, parts: Parts, dtype: Any, quantised: bool) 
 
     Args:
         parts: d_c and d_r.
-        dtype: of the latents, or of the scales of quantised ones.
+        dtype: of the latents; scales of quantised ones are float32 at least.
 
     Raises:
         ValueError: batch or capacity < 1.
@@ -30,7 +31,8 @@ def empty(batch: int, capacity: int, parts: Parts, dtype: Any, quantised: bool) 
     shape, length = (batch, 1, capacity, sum(parts)), jnp.zeros((batch,), jnp.int32)
     if not quantised:
         return LatentCache(jnp.zeros(shape, dtype), length)
-    return LatentCache(jnp.zeros(shape, jnp.int8), length, jnp.zeros((*shape[:3], 2), dtype))
+    scales = jnp.zeros((*shape[:3], 2), jnp.promote_types(dtype, jnp.float32))
+    return LatentCache(jnp.zeros(shape, jnp.int8), length, scales)
 
 
 def write(
@@ -71,16 +73,20 @@ def read(
         rule = {"window": window, "scale": scale, "value_dim": parts[0]}
         return live.attend(q, state.latents, None, state.length, positions, **rule)
 
-    def both(entries: Array) -> tuple[Array, Array]:
-        return entries, entries
+    return over_blocks(q, state, _as_they_are, None, 1, parts, window, scale, positions)[
+        ..., : parts[0]
+    ]
 
-    return over_blocks(q, state, both, 1, parts, window, scale, positions)[..., : parts[0]]
+
+def _as_they_are(weights: None, entries: Array) -> tuple[Array, Array]:
+    return entries, entries
 
 
 def over_blocks(
     q: Array,
     state: LatentCache,
-    expand: Callable[[Array], tuple[Array, Array]],
+    expand: Callable[[Any, Array], tuple[Array, Array]],
+    weights: Any,
     heads: int,
     parts: Parts,
     window: int | None,
@@ -90,15 +96,27 @@ def over_blocks(
     """Attention to what `expand` makes of the latents, block by block.
 
     Args:
-        expand: [B, 1, slots, w] -> keys and values of `heads` heads.
+        expand: weights, [B, 1, slots, w] -> keys and values of `heads` heads; nothing traced in it.
     """
-    buffers = [state.latents] if state.scale is None else [state.latents, state.scale]
-    block = min(live.BLOCK, state.capacity)
-    positions = state.length[:, None] - 1 if positions is None else positions
-
-    def piece(start: Array, size: int) -> tuple[Array, Array]:
-        found = [jax.lax.dynamic_slice_in_dim(one, start, size, axis=2) for one in buffers]
-        return expand(cache.restore(found[0], found[1], parts) if len(found) > 1 else found[0])
-
+    read = functools.partial(_piece, expand=expand, parts=parts)
+    buffers = (state.latents, state.scale, weights)
     place = (heads, state.capacity, window)
-    return live.over_blocks(q, piece, place, state.length, positions, scale, block, whole=False)
+    return live.over_blocks(
+        q, read, buffers, place, state.length, positions, scale, live.BLOCK, whole=False
+    )
+
+
+def _piece(
+    buffers: tuple[Array, Array | None, Any],
+    start: Array,
+    size: int,
+    *,
+    expand: Callable[[Any, Array], tuple[Array, Array]],
+    parts: Parts,
+) -> tuple[Array, Array]:
+    latents, scale, weights = buffers
+    found = jax.lax.dynamic_slice_in_dim(latents, start, size, axis=2)
+    if scale is not None:
+        steps = jax.lax.dynamic_slice_in_dim(scale, start, size, axis=2)
+        found = cache.restore(found, steps, parts)
+    return expand(weights, found)

@@ -17,13 +17,13 @@ Source: Milakov & Gimelshein, online softmax (arXiv 1805.02867); FlashAttention 
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, scores
+from attention import cache, checks, scores
 
 BLOCK = 1024
 LOW = -1e30  # below every score
@@ -54,92 +54,117 @@ def attend(
         block: slots at once.
 
     Derivatives are those of `scores.attend`: a loop of unknown length has none in reverse.
+
+    Raises:
+        ValueError: shapes that do not fit, block < 1.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    static = (window, scale, value_dim, min(block, keys.shape[-2]))
-    positions = length[:, None] - 1 if positions is None else positions
-    return _attend(q, keys, values, length, positions, static)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
-def _attend(
-    q: Array, keys: Array, values: Array | None, length: Array, positions: Array, static: Any
-) -> Array:
-    window, scale, value_dim, block = static
-
-    def read(start: Array, size: int) -> tuple[Array, Array]:
-        k = jax.lax.dynamic_slice_in_dim(keys, start, size, axis=2)
-        if values is None:
-            return k, k  # some columns too many cost less than a copy of the others
-        return k, jax.lax.dynamic_slice_in_dim(values, start, size, axis=2)
-
-    place = (keys.shape[1], keys.shape[2], window)
+    batch, heads, _, width = q.shape
+    if keys.shape[0] != batch or keys.shape[3] != width or heads % keys.shape[1]:
+        raise ValueError(
+            f"keys: expected [{batch}, K, S, {width}] with K dividing {heads} heads, "
+            f"got {keys.shape}"
+        )
+    if length.shape != (batch,):
+        raise ValueError(f"length: expected {batch} numbers, got shape {length.shape}")
+    checks.whole("block", block)
     # For many queries a copy of the block costs nothing beside its products. On CPUs half precision
     # is widened first, all that is read at once; and one copy serves both products where the keys
     # are the values.
     fits = jax.default_backend() != "cpu" or (values is not None and keys.dtype.itemsize >= 4)
+    place = (keys.shape[1], keys.shape[2], window)
     whole = q.shape[2] == 1 and fits
-    return over_blocks(q, read, place, length, positions, scale, block, whole)[..., :value_dim]
+    out = over_blocks(q, _slots, (keys, values), place, length, positions, scale, block, whole)
+    return out[..., :value_dim]
 
 
-@_attend.defjvp
-def _attend_jvp(static: Any, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    window, scale, value_dim, _ = static
-    *_, length, positions = primals
-    keep = cache.keep(length, primals[1].shape[2], window, positions)
+def _slots(buffers: tuple[Array, Array | None], start: Array, size: int) -> tuple[Array, Array]:
+    keys, values = buffers
+    k = jax.lax.dynamic_slice_in_dim(keys, start, size, axis=2)
+    if values is None:
+        return k, k  # some columns too many cost less than a copy of the others
+    return k, jax.lax.dynamic_slice_in_dim(values, start, size, axis=2)
 
-    def dense(q: Array, keys: Array, values: Array | None) -> Array:
-        v = keys[..., :value_dim] if values is None else values
-        return scores.attend(q, keys, v, keep, scale)
 
-    return jax.jvp(dense, primals[:3], tangents[:3])
+class Static(NamedTuple):
+    """What the loop and its derivatives are compiled for."""
+
+    read: Callable[[Any, Array, int], tuple[Array, Array]]
+    place: tuple[int, int, int | None]
+    scale: float
+    block: int
+    whole: bool
 
 
 def over_blocks(
     q: Array,
-    read: Callable[[Array, int], tuple[Array, Array]],
+    read: Callable[[Any, Array, int], tuple[Array, Array]],
+    buffers: Any,
     place: tuple[int, int, int | None],
     length: Array,
-    positions: Array,
-    scale: float,
+    positions: Array | None,
+    scale: float | None,
     block: int,
     whole: bool,
 ) -> Array:
-    """The branch and the loop; of `attend`, but without its derivatives.
+    """The branch and the loop, over whatever `read` makes of the buffers.
 
     Args:
         q: [B, H, T, d_k].
-        read: first slot and number of slots -> keys [B, K, slots, d_k], values [B, K, slots, d_v].
+        read: buffers, first slot, number of slots -> keys [B, K, slots, d_k] and values
+            [B, K, slots, d_v]; a function of the module or a partial of one, and nothing traced
+            in it.
         place: K, S and the window.
-        positions: of the queries, [B, T].
+        positions: of the queries, [B, T]; that of the newest token by default.
         whole: whether all slots may be read at once.
     """
-    groups, slots, window = place
+    positions = length[:, None] - 1 if positions is None else positions
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    static = Static(read, place, factor, min(block, place[1]), whole)
+    return _attend(q, buffers, length, positions, static)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _attend(q: Array, buffers: Any, length: Array, positions: Array, static: Static) -> Array:
+    (groups, slots, window), block = static.place, static.block
     batch, heads, _, width = q.shape
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    folded = (q * scale).reshape(batch, groups, -1, width)
+    folded = (q * static.scale).reshape(batch, groups, -1, width)
     held = cache.keep(length, slots, window, positions)
     live = jnp.minimum(jnp.max(length), slots).astype(jnp.int32)
+    zero = jnp.zeros((), jnp.int32)
 
     def piece(i: Array, sums: Sums) -> Sums:
         start = jnp.minimum(i * block, slots - block)  # the last block may overlap the one before
         keep = jax.lax.dynamic_slice_in_dim(held, start, block, axis=2)
         keep = keep & (start + jnp.arange(block) >= i * block)
-        return _add(sums, folded, *read(start, block), keep)
+        return _add(sums, folded, *static.read(buffers, start, block), keep)
 
     def pieces(sums: Sums) -> Sums:
         return jax.lax.fori_loop(0, (live + block - 1) // block, piece, sums)
 
     def at_once(sums: Sums) -> Sums:
-        return _add(sums, folded, *read(jnp.zeros((), jnp.int32), slots), held)
+        return _add(sums, folded, *static.read(buffers, zero, slots), held)
 
-    out_width = jax.eval_shape(lambda start: read(start, block), live)[1].shape[-1]
+    out_width = jax.eval_shape(lambda start: static.read(buffers, start, block), zero)[1].shape[-1]
     shape = folded.shape[:3]
     sums = jnp.full(shape, LOW, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, out_width), wide)
-    sums = jax.lax.cond(2 * live > slots, at_once, pieces, sums) if whole else pieces(sums)
+    sums = jax.lax.cond(2 * live > slots, at_once, pieces, sums) if static.whole else pieces(sums)
     _, total, out = sums
     out = out / jnp.where(total > 0, total, 1.0)[..., None]
     return out.reshape(batch, heads, -1, out_width).astype(q.dtype)
+
+
+@_attend.defjvp
+def _attend_jvp(static: Static, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    *_, length, positions = primals
+    slots, window = static.place[1:]
+    keep = cache.keep(length, slots, window, positions)
+
+    def dense(q: Array, buffers: Any) -> Array:
+        k, v = static.read(buffers, jnp.zeros((), jnp.int32), slots)
+        return scores.attend(q, k.astype(q.dtype), v.astype(q.dtype), keep, static.scale)
+
+    return jax.jvp(dense, primals[:2], tangents[:2])
 
 
 def _add(sums: Sums, q: Array, k: Array, v: Array, keep: Array) -> Sums:

@@ -98,14 +98,20 @@ def _check_positive(scaling: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected more than 0, got {getattr(scaling, name)}")
 
 
-def check(dim: int, layout: Any, scaling: Any) -> None:
-    """Refuse odd dimensions, unknown layouts and unknown scalings."""
+def check(dim: int, layout: Any, scaling: Any, base: float | None = None) -> None:
+    """Refuse odd dimensions, unknown layouts and unknown scalings, bases that turn nothing.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if base is not None and not (math.isfinite(base) and base > 1):
+        raise ValueError(f"rope_base: expected a finite number above 1, got {base}")
     if dim <= 0 or dim % 2:
-        raise ValueError(f"dim: expected an even number > 0 of rotated dimensions, got {dim}")
+        raise ValueError(f"rope_dim: expected an even number > 0 of rotated dimensions, got {dim}")
     if layout not in get_args(Layout):
-        raise ValueError(f"layout: expected one of {get_args(Layout)}, got {layout!r}")
+        raise ValueError(f"rope_layout: expected one of {get_args(Layout)}, got {layout!r}")
     if scaling is not None and not isinstance(scaling, Scaling):
-        raise ValueError(f"scaling: expected Linear, Llama3, Yarn or None, got {scaling!r}")
+        raise ValueError(f"rope_scaling: expected Linear, Llama3, Yarn or None, got {scaling!r}")
 
 
 def frequencies(
@@ -191,7 +197,7 @@ def rotate(
         layout: which dimensions form a pair.
     """
     if layout not in get_args(Layout):
-        raise ValueError(f"layout: expected one of {get_args(Layout)}, got {layout!r}")
+        raise ValueError(f"rope_layout: expected one of {get_args(Layout)}, got {layout!r}")
     dtype = x.dtype
     cos, sin = cos.astype(dtype), sin.astype(dtype)
     if layout == "half":

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from attention import masks
+from attention import checks, masks
 
 BLOCK = 512  # queries at once of a long sequence
 Static = tuple[int | None, float | None, int]  # window, scale, block
@@ -37,7 +37,7 @@ def attend(
         scale: multiplies the scores; d_k^(-1/2) by default.
 
     Raises:
-        ValueError: H is not a multiple of K, or the shapes do not fit.
+        ValueError: H is not a multiple of K, shapes do not fit, a mask that is not bool.
 
     Source: Vaswani et al. (arXiv 1706.03762), eq. 1; GQA (arXiv 2305.13245).
     """
@@ -45,10 +45,12 @@ def attend(
     groups = k.shape[1]
     if heads % groups:
         raise ValueError(f"q: expected a multiple of {groups} key/value heads, got {heads} heads")
-    if k.shape[:3] != v.shape[:3] or k.shape[3] != width:
+    if k.shape[:3] != v.shape[:3] or k.shape[3] != width or k.shape[0] != batch:
         raise ValueError(
             f"k, v: expected matching shapes, got q {q.shape}, k {k.shape}, v {v.shape}"
         )
+    if mask is not None and mask.dtype != bool:
+        raise ValueError(f"mask: expected bool, True where a query may attend, got {mask.dtype}")
     # The heads of one group share their keys: fold them into the query axis.
     wide = jnp.promote_types(q.dtype, jnp.float32)
     factor = width**-0.5 if scale is None else scale
@@ -85,6 +87,9 @@ def causal(
         scale, block: as in `attend`; queries at once.
     """
     time = q.shape[2]
+    if k.shape[2] != time:
+        raise ValueError(f"k: expected the {time} tokens of q, got {k.shape[2]}")
+    checks.whole("block", block)
     if time <= 2 * block:
         steps = jnp.arange(time)
         return attend(q, k, v, masks.causal(steps, steps, window), scale)

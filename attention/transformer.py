@@ -18,9 +18,10 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attention import grouped, latent
+from attention import checks, grouped, latent
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 from attention.norm import rms_norm
@@ -53,10 +54,13 @@ class TransformerConfig:
     remat: Remat = "matmuls"
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_layers", "d_ff"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-
+        checks.sizes(self, "vocab_size", "n_layers", "d_ff")
+        if not isinstance(self.mixer, grouped.GroupedConfig | latent.LatentConfig):
+            raise ValueError(
+                f"mixer: expected a GroupedConfig or a LatentConfig, got {self.mixer!r}"
+            )
+        if not self.norm_eps >= 0:
+            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
         if self.remat not in get_args(Remat):
             raise ValueError(f"remat: expected one of {get_args(Remat)}, got {self.remat!r}")
 
@@ -146,7 +150,7 @@ def apply(
         x = x + mixer.apply(weights["mixer"], normed, **context)
         return x + _feed_forward(weights, x, config), None
 
-    x = params["embedding"][tokens]
+    x = embed(params, tokens, config)
     x = x if dtype is None else x.astype(dtype)
     x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params["layers"])
     return unembed(params, x, config)
@@ -161,8 +165,37 @@ def prepare(
     return {**params, "layers": _apart(layers, config)}
 
 
+def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> Array:
+    """The embeddings of tokens.
+
+    Raises:
+        ValueError: known tokens outside the vocabulary (NaN where they are traced), layers of the
+            parameters other than those of the configuration.
+    """
+    if not isinstance(params["layers"], tuple):
+        _apart_check(params["layers"], config)
+    tokens = jnp.asarray(tokens)
+    outside = (tokens < 0) | (tokens >= config.vocab_size)
+    try:
+        known = np.asarray(outside)
+    except checks.Untraceable:
+        known = np.zeros(1, bool)
+    if known.any():
+        worst = np.asarray(tokens)[known].flat[0]
+        raise ValueError(f"tokens: expected values in [0, {config.vocab_size}), got {worst}")
+    x = params["embedding"][tokens]
+    return jnp.where(outside[..., None], jnp.nan, x)
+
+
+def _apart_check(stacked: Any, config: TransformerConfig) -> None:
+    found = len(jax.tree.leaves(stacked)[0])
+    if found != config.n_layers:
+        raise ValueError(f"params: expected {config.n_layers} layers, got {found}")
+
+
 def _apart(stacked: Any, config: TransformerConfig) -> tuple[Any, ...]:
     """A tuple of the layers, from leaves stacked to [L, ...]."""
+    _apart_check(stacked, config)
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.n_layers))
 
 
@@ -205,7 +238,7 @@ def prefill(
         return x + _feed_forward(weights, x, config), layer_state
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
-    x, stacked = jax.lax.scan(layer, params["embedding"][tokens], (params["layers"], stacked))
+    x, stacked = jax.lax.scan(layer, embed(params, tokens, config), (params["layers"], stacked))
     x = _final(x, lengths) if last else x
     return _apart(stacked, config), unembed(params, x, config)
 
@@ -233,7 +266,7 @@ def extend(
     reader = getattr(mixer, "extend", None)
     if reader is None:
         raise ValueError("mixer: expected one that reads chunks (`extend`), got one without")
-    x, states = params["embedding"][tokens], []
+    x, states = embed(params, tokens, config), []
     for weights, layer_state in zip(_apart(params["layers"], config), state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = reader(weights["mixer"], normed, layer_state, lengths)
@@ -267,7 +300,7 @@ def step(
     mixer = mixer or make_mixer(config.mixer)
     if not isinstance(prepared["layers"], tuple):
         prepared = prepare(prepared, config, mixer)
-    x, states = prepared["embedding"][tokens], []
+    x, states = embed(prepared, tokens, config), []
     for weights, layer_state in zip(prepared["layers"], state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.step(weights["mixer"], layer_state, normed)

@@ -74,7 +74,9 @@ def test_a_full_cache_is_refused_or_gives_nan():
     with pytest.raises(ValueError, match="capacity: expected at least 7 slots for 5 tokens and 2"):
         cache.check_room(np.array([3, 5]), 2, 6)
     cache.check_room(np.array([3, 5]), 9, 6, window=6)
-    jax.jit(lambda n: cache.check_room(n, 9, 6))(np.array([3, 5]))
+    jax.jit(lambda n: cache.check_room(n, 6, 6))(np.array([3, 5]))
+    with pytest.raises(ValueError, match="capacity: expected at least 9 slots for a chunk, got 6"):
+        jax.jit(lambda n: cache.check_room(n, 9, 6))(np.array([3, 5]))
     y = cache.poison(jnp.ones((2, 3)), jnp.array([6, 7]), 6)
     assert np.isfinite(y[0]).all() and np.isnan(y[1]).all()
 
@@ -100,7 +102,10 @@ def test_prompts_longer_than_the_cache_are_refused():
 
 @pytest.mark.parametrize(
     ("batch", "capacity", "message"),
-    [(0, 3, "batch: expected at least 1, got 0"), (1, 0, "capacity: expected at least 1, got 0")],
+    [
+        (0, 3, "batch: expected a whole number of at least 1, got 0"),
+        (1, 0, "capacity: expected a whole number of at least 1, got 0"),
+    ],
 )
 def test_empty_sizes_are_refused_by_name(batch, capacity, message):
     with pytest.raises(ValueError, match=message):

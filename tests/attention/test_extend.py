@@ -182,7 +182,7 @@ def test_impossible_masks_are_refused(mask, message):
 def test_impossible_chunks_are_refused():
     config, params = decoder("gqa")
     tokens = draw(1, 4)
-    with pytest.raises(ValueError, match="chunk: expected at least 1 token, got 0"):
+    with pytest.raises(ValueError, match="chunk: expected a whole number of at least 1, got 0"):
         generate(params, config, tokens, 1, chunk=0)
     with pytest.raises(ValueError, match="mask, lengths: expected one of them, got both"):
         generate(params, config, tokens, 1, mask=np.ones((1, 4)), lengths=[4])

@@ -199,8 +199,8 @@ def test_sizes_and_scales_of_the_projections(head_dim):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_model": 0}, "d_model: expected at least 1, got 0"),
-        ({"n_heads": 0}, "n_heads: expected at least 1, got 0"),
+        ({"d_model": 0}, "d_model: expected a whole number of at least 1, got 0"),
+        ({"n_heads": 0}, "n_heads: expected a whole number of at least 1, got 0"),
         pytest.param(
             {"n_kv_heads": 0},
             "n_kv_heads: expected .*got 0",
@@ -216,7 +216,7 @@ def test_sizes_and_scales_of_the_projections(head_dim):
             "n_heads: expected a divisor of d_model = 16, got 32",
         ),
         ({"head_dim": 3}, "head_dim: expected an even number with RoPE, got 3"),
-        ({"window": 0}, "window: expected at least 1 key, got 0"),
+        ({"window": 0}, "window: expected a whole number of at least 1, got 0"),
         pytest.param(
             {"rope_layout": "interleave"},
             "rope_layout: .*interleave",

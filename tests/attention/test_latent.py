@@ -245,10 +245,10 @@ def test_a_decoder_of_latent_layers_generates():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_heads": 0}, "n_heads: expected at least 1, got 0"),
-        ({"query_dim": 0}, "query_dim: expected at least 1, got 0"),
+        ({"n_heads": 0}, "n_heads: expected a whole number of at least 1, got 0"),
+        ({"query_dim": 0}, "query_dim: expected a whole number of at least 1, got 0"),
         ({"rope_dim": 3}, "rope_dim: expected an even number, got 3"),
-        ({"window": 0}, "window: expected at least 1 key, got 0"),
+        ({"window": 0}, "window: expected a whole number of at least 1, got 0"),
         ({"form": "naive"}, "form: expected one of .*, got 'naive'"),
     ],
 )

@@ -227,11 +227,11 @@ def test_initial_parameters_are_stacked_and_scaled():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"vocab_size": 0}, "vocab_size: expected at least 1, got 0"),
-        ({"n_layers": 0}, "n_layers: expected at least 1, got 0"),
+        ({"vocab_size": 0}, "vocab_size: expected a whole number of at least 1, got 0"),
+        ({"n_layers": 0}, "n_layers: expected a whole number of at least 1, got 0"),
         pytest.param(
             {"d_ff": 0},
-            "d_ff: expected at least 1, got 0",
+            "d_ff: expected a whole number of at least 1, got 0",
         ),
     ],
 )

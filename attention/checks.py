@@ -1,0 +1,76 @@
+"""What every layer asks of its sizes, tokens and lengths."""
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+Untraceable = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    try:
+        good = not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def sizes(config: Any, *names: str) -> None:
+    """Refuse fields of a configuration that are neither None nor whole and positive.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for name in names:
+        if getattr(config, name) is not None:
+            whole(name, getattr(config, name))
+
+
+def batches(x: Array, length: Array) -> None:
+    """Refuse a cache of other examples than those of x.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    if length.shape != x.shape[:1]:
+        raise ValueError(
+            f"state: expected a cache of {x.shape[0]} examples, as x has, got {length.shape[0]}"
+        )
+
+
+def live(lengths: Any, batch: int, time: int) -> tuple[Array, Array]:
+    """Live tokens of each prompt or chunk, and which of them cannot be, [B] both.
+
+    Raises:
+        ValueError: another shape, or known lengths outside 0..T.
+    """
+    if lengths is None:
+        return jnp.full((batch,), time, jnp.int32), jnp.zeros((batch,), bool)
+    lengths = jnp.asarray(lengths)
+    if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"lengths: expected {batch} whole numbers, got {lengths.dtype} {lengths.shape}"
+        )
+    bad = (lengths < 0) | (lengths > time)
+    try:
+        known = np.asarray(bad)
+    except Untraceable:
+        known = np.zeros(batch, bool)
+    if known.any():
+        raise ValueError(f"lengths: expected values in [0, {time}], got {np.asarray(lengths)}")
+    return lengths.astype(jnp.int32), bad
+
+
+def spoil(y: Array, bad: Array) -> Array:
+    """NaN for the examples [B] that are bad."""
+    return jnp.where(bad.reshape(-1, *(1,) * (y.ndim - 1)), jnp.nan, y)

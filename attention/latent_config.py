@@ -1,0 +1,93 @@
+"""Sizes of multi-head latent attention, and which of its computations when.
+
+Notation as in `latent`.
+"""
+
+from dataclasses import dataclass
+
+from attention import checks, kernels, rope
+
+FORMS = ("materialised", "absorbed")
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Sizes of one layer.
+
+    Attributes:
+        d_model: d, width of the residual stream.
+        n_heads: H.
+        latent_dim: d_c.
+        query_dim: d_q; None projects queries directly.
+        nope_dim, rope_dim, value_dim: d_n, d_r, d_v.
+        rope_base: base of the rotary frequencies; None turns rotary embedding off.
+        rope_layout: "interleaved" (DeepSeek) or "half" pairs.
+        rope_scaling: of the frequencies, for longer contexts.
+        norm_eps: of the norms of both latents.
+        window: number of keys a query sees, itself included; None means all before it.
+        form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
+            length (see `crossover`). Single tokens are absorbed.
+        quantised: keep the cache in int8, with two scales for each token.
+        kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
+            `kernels`).
+    """
+
+    d_model: int = 128
+    n_heads: int = 4
+    latent_dim: int = 64
+    query_dim: int | None = None
+    nope_dim: int = 32
+    rope_dim: int = 16
+    value_dim: int = 32
+    rope_base: float | None = 10_000.0
+    rope_layout: rope.Layout = "interleaved"
+    rope_scaling: rope.Scaling | None = None
+    norm_eps: float = 1e-6
+    window: int | None = None
+    form: str | None = None
+    quantised: bool = False
+    kernel: str | None = None
+
+    def __post_init__(self):
+        names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "rope_dim")
+        checks.sizes(self, *names, "value_dim", "window")
+        if self.rope_dim % 2:
+            raise ValueError(f"rope_dim: expected an even number, got {self.rope_dim}")
+        rope.check(self.rope_dim, self.rope_layout, self.rope_scaling, self.rope_base)
+        if not self.norm_eps >= 0:
+            raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
+        if self.form not in (None, *FORMS):
+            raise ValueError(f"form: expected one of {FORMS} or None, got {self.form!r}")
+        kernels.check(self.kernel)
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """d_c and d_r."""
+        return self.latent_dim, self.rope_dim
+
+    @property
+    def cache_elements(self) -> int:
+        """Elements cached per token and layer, d_c + d_r (DeepSeek-V2, table 1)."""
+        return sum(self.parts)
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: (d_n + d_r)^(-1/2), also absorbed, and YaRN's factor."""
+        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
+
+    @property
+    def crossover(self) -> float:
+        """Query tokens above which expanding the cached latents costs less than absorbing.
+
+        Expanding costs 2 d_c (d_n + d_v) operations for a head and a cached token, once; a query
+        token then saves 2 (2 d_c - d_n - d_v) for each. Infinite if it saves nothing.
+        """
+        saved = 2 * self.latent_dim - self.nope_dim - self.value_dim
+        full = self.latent_dim * (self.nope_dim + self.value_dim)
+        return full / saved if saved > 0 else float("inf")
+
+    def choose(self, queries: int) -> str:
+        """The form for so many query tokens."""
+        if self.form is not None:
+            return self.form
+        return "materialised" if queries > self.crossover else "absorbed"

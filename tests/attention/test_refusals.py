@@ -1,0 +1,274 @@
+"""What does not fit is refused by name, or gives NaN that stays, where it cannot be known."""
+
+import functools
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attention_cases import decoder_params
+
+from attention import (
+    GroupedConfig,
+    LatentConfig,
+    TransformerConfig,
+    cache,
+    generate,
+    generation,
+    grouped,
+    latent,
+    live,
+    scores,
+    transformer,
+)
+
+LATENT = {"latent_dim": 6, "nope_dim": 4, "rope_dim": 4, "value_dim": 5}
+LAYERS = {
+    "gqa": GroupedConfig(16, 4, 2),
+    "gqa-window": GroupedConfig(16, 4, 2, window=8),
+    "mla": LatentConfig(16, 4, **LATENT),
+    "mla-window": LatentConfig(16, 4, **LATENT, window=8),
+    "int8": LatentConfig(16, 4, **LATENT, quantised=True),
+}
+
+
+LIVE = inspect.unwrap(live.attend)  # without the type checks of the suite
+
+
+def module(name):
+    return grouped if name.startswith("gqa") else latent
+
+
+def layer(name, batch=1, time=9):
+    config = LAYERS[name]
+    params = module(name).init(jax.random.key(0), config)
+    x = jax.random.normal(jax.random.key(1), (batch, time, 16))
+    return config, params, x
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("chunk", [3, 4, 6])
+def test_overflowing_chunks_are_nan_and_stay_so(name, chunk):
+    """Of four slots, behind a window of eight too, which would still see what is lost."""
+    config, params, x = layer(name, time=12)
+    whole = module(name).apply(params, x, config)
+    extend = jax.jit(functools.partial(module(name).extend, config=config))
+    step = jax.jit(functools.partial(module(name).step, config=config))
+    state, seen = module(name).init_state(1, 4, config=config), 0
+    with pytest.raises(ValueError, match="capacity: expected at least"):
+        module(name).extend(params, x[:, :5], state, config=config)
+    if chunk > 4:
+        with pytest.raises(ValueError, match="capacity: expected at least 6 slots for a chunk"):
+            extend(params, x[:, :6], state)
+        return
+    bound = 0.1 if name == "int8" else 1e-5
+    while seen + chunk <= 12:
+        state, y = extend(params, x[:, seen : seen + chunk], state)
+        if seen + chunk <= 4:
+            np.testing.assert_allclose(y, whole[:, seen : seen + chunk], atol=bound)
+        else:
+            assert np.all(np.isnan(y))
+        seen += chunk
+    _, y = step(params, state, x[:, 0])
+    assert np.all(np.isnan(y))
+
+
+@pytest.mark.parametrize("name", ["gqa", "mla"])
+def test_a_chunk_without_room_for_its_padding_spoils_what_follows(name):
+    config, params, x = layer(name)
+    extend = jax.jit(functools.partial(module(name).extend, config=config))
+    state = module(name).init_state(1, 6, config=config)
+    state, _ = extend(params, x[:, :3], state)
+    state, y = extend(params, x[:, 3:7], state, lengths=jnp.array([1]))
+    assert np.all(np.isnan(y))
+    _, y = jax.jit(functools.partial(module(name).step, config=config))(params, state, x[:, 7])
+    assert np.all(np.isnan(y))
+
+
+def test_prompts_longer_than_a_small_ring_are_refused():
+    for name in ("gqa-window", "mla-window"):
+        config, params, x = layer(name)
+        state = module(name).init_state(1, 4, config=config)
+        with pytest.raises(ValueError, match="capacity: expected at least 9 slots for the prompt"):
+            module(name).prefill(params, x, state, config=config)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("held", "given"), [(1, 3), (3, 1)])
+def test_caches_of_other_examples_are_refused(name, held, given):
+    config, params, x = layer(name, batch=given)
+    state = module(name).init_state(held, 9, config=config)
+    message = f"state: expected a cache of {given} examples, as x has, got {held}"
+    for call in (
+        lambda: module(name).prefill(params, x, state, config=config),
+        lambda: module(name).extend(params, x, state, config=config),
+        lambda: module(name).step(params, state, x[:, 0], config=config),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", ["gqa", "mla"])
+@pytest.mark.parametrize("function", ["prefill", "extend"])
+def test_lengths_that_cannot_be(name, function):
+    config, params, x = layer(name, batch=2, time=3)
+    state = module(name).init_state(2, 9, config=config)
+    unchecked = inspect.unwrap(getattr(module(name), function))  # without the suite's type checks
+    read = functools.partial(unchecked, config=config)
+    for lengths, message in (
+        ([4, 1], r"lengths: expected values in \[0, 3\], got \[4 1\]"),
+        ([1, -3], r"lengths: expected values in \[0, 3\], got \[ 1 -3\]"),
+        ([1], "lengths: expected 2 whole numbers, got int32"),
+        ([1.0, 2.0], "lengths: expected 2 whole numbers, got float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(params, x, state, jnp.array(lengths))
+    _, y = jax.jit(read)(params, x, state, jnp.array([4, 1]))
+    assert np.all(np.isnan(y[0])) and np.all(np.isfinite(y[1]))
+
+
+@pytest.mark.parametrize("form", latent.FORMS)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_chunks_and_steps_have_gradients_under_jit(form, quantised, x64):
+    """Those of the latents that are not rounded; of rounded ones finite."""
+    config = LatentConfig(16, 4, **LATENT, form=form, quantised=quantised)
+    params, x = latent.init(jax.random.key(0), config), layer("mla", time=5)[2].astype(float)
+    params = jax.tree.map(lambda leaf: leaf.astype(float), params)
+
+    def streamed(params):
+        state = latent.init_state(1, 5, float, config=config)
+        state, first = latent.extend(params, x[:, :2], state, config=config)
+        state, second = latent.extend(params, x[:, 2:4], state, config=config)
+        _, third = latent.step(latent.prepare(params, config), state, x[:, 4], config=config)
+        return jnp.sum(first**2) + jnp.sum(second**2) + jnp.sum(third**2)
+
+    gradients = jax.jit(jax.grad(streamed))(params)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
+    if not quantised:
+        whole = jax.grad(lambda p: jnp.sum(latent.apply(p, x, config) ** 2))(params)
+        for first, second in zip(*map(jax.tree.leaves, (gradients, whole)), strict=True):
+            np.testing.assert_allclose(first, second, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])
+def test_the_error_of_int8_in_every_precision(dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 11)), dtype)
+    whole, scale = cache.quantise(x, (7, 4))
+    assert scale.dtype == jnp.float32 and np.abs(np.asarray(whole, int)).max() == 127
+    error = np.abs(np.asarray(cache.restore(whole, scale, (7, 4)), float) - np.asarray(x, float))
+    for group in (np.s_[:, :7], np.s_[:, 7:]):
+        largest = np.abs(np.asarray(x, float)[group]).max(axis=1, keepdims=True)
+        assert np.all(error[group] <= largest / 254 * (1 + 1e-5))
+
+
+def test_layers_and_tokens_that_do_not_fit():
+    config = TransformerConfig(11, 3, LAYERS["gqa"], d_ff=24)
+    params = decoder_params(TransformerConfig(11, 2, LAYERS["gqa"], d_ff=24))
+    tokens = jnp.array([[1, 2, 3]])
+    for call in (
+        lambda: transformer.apply(params, tokens, config),
+        lambda: transformer.prepare(params, config),
+        lambda: generate(params, config, tokens, 2),
+        lambda: generate(params, config, tokens, 2, chunk=2),
+    ):
+        with pytest.raises(ValueError, match="params: expected 3 layers, got 2"):
+            call()
+    config = TransformerConfig(11, 2, LAYERS["gqa"], d_ff=24)
+    for bad in (11, -1):
+        wrong = tokens.at[0, 1].set(bad)
+        with pytest.raises(ValueError, match=rf"tokens: expected values in \[0, 11\), got {bad}"):
+            transformer.apply(params, wrong, config)
+        both = jnp.concatenate([wrong, tokens])
+        y = jax.jit(functools.partial(transformer.apply, config=config))(params, both)
+        assert np.all(np.isnan(y[0, 1:])) and np.all(np.isfinite(y[1]))
+
+
+def test_derivatives_cut_values_as_values_are_cut():
+    q, k, length = jnp.ones((1, 2, 1, 4)), jnp.ones((1, 2, 6, 4)), jnp.array([3])
+    attend = functools.partial(live.attend, value_dim=3)
+    y, tangent = jax.jvp(lambda q: attend(q, k, k, length), (q,), (q,))
+    assert y.shape == tangent.shape == attend(q, k, k, length).shape == (1, 2, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: inspect.unwrap(scores.attend)(x[:1], x, x), "k, v: expected matching shapes"),
+        (
+            lambda x: inspect.unwrap(scores.attend)(x, x, x, jnp.zeros((3, 3))),
+            "mask: expected bool, True where",
+        ),
+        (
+            lambda x: inspect.unwrap(scores.causal)(x, x[:, :, :2], x[:, :, :2]),
+            "k: expected the 3 tokens of q",
+        ),
+        (lambda x: scores.causal(x, x, x, block=0), "block: expected a whole number of at least"),
+        (lambda x: LIVE(x, x[:1], x[:1], jnp.array([1])), r"keys: expected \[2, K, S, 4\]"),
+        (lambda x: LIVE(x, x, x, jnp.array([1])), "length: expected 2 numbers"),
+        (
+            lambda x: live.attend(x, x, x, jnp.array([1, 1]), block=0),
+            "block: expected a whole number",
+        ),
+        (lambda x: GroupedConfig(rope_base=-5.0), "rope_base: expected a finite number above 1"),
+        (lambda x: GroupedConfig(n_heads=True), "n_heads: expected a whole number of at least 1"),
+        (lambda x: LatentConfig(norm_eps=-1.0), "norm_eps: expected at least 0, got -1.0"),
+        (lambda x: TransformerConfig(norm_eps=-1.0), "norm_eps: expected at least 0"),
+        (
+            lambda x: generation.right_padded(np.ones((1, 2), int), [[np.nan, 1.0]]),
+            "mask: expected bool, or 0 and 1",
+        ),
+    ],
+)
+def test_bad_input_is_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(jnp.ones((2, 2, 3, 4)))
+
+
+def test_types_are_refused_by_name_without_the_type_checks_of_the_suite():
+    code = """
+from attention import GroupedConfig, LatentConfig, TransformerConfig
+for make in (
+    lambda: GroupedConfig(window=2.5),
+    lambda: LatentConfig(n_heads=4.0),
+    lambda: TransformerConfig(mixer="mla"),
+    lambda: LatentConfig(rope_layout="x"),
+):
+    try:
+        make()
+    except ValueError as error:
+        print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "window: expected a whole number of at least 1, got 2.5",
+        "n_heads: expected a whole number of at least 1, got 4.0",
+        "mixer: expected a GroupedConfig or a LatentConfig, got 'mla'",
+        "rope_layout: expected one of ('half', 'interleaved'), got 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": float("nan")}, "temperature: expected 0, or > 0 with a key, got nan"),
+        ({"lengths": [True]}, r"lengths: expected 1 values in \[1, 2\]"),
+        ({"lengths": [1.0]}, r"lengths: expected 1 values in \[1, 2\]"),
+        ({"chunk": 2.5}, "chunk: expected a whole number of at least 1, got 2.5"),
+        ({"top_k": 2.5}, "top_k: expected a whole number of at least 1, got 2.5"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens: expected a whole number of at least 1"),
+        ({"prompts": np.array([["a"]])}, "prompts: expected integers"),
+    ],
+)
+def test_bad_input_to_generation_is_refused_by_name(options, message):
+    config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
+    given = {"prompts": np.array([[1, 2]]), "max_new_tokens": 1} | options
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(generate)(decoder_params(config), config, **given)
