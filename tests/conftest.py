@@ -31,7 +31,9 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).st
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 
-jaxtyping.install_import_hook(["fourier_density", "attention", "ssm"], "beartype.beartype")
+jaxtyping.install_import_hook(
+    ["fourier_density", "attention", "ssm", "diffusion"], "beartype.beartype"
+)
 
 hypothesis.settings.register_profile(
     "suite",

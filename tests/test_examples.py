@@ -23,7 +23,7 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(blocks(page))
 ]
-PACKAGES = [name for name in ("fourier_density", "attention", "ssm") if (ROOT / name).is_dir()]
+PACKAGES = ("fourier_density", "attention", "ssm", "diffusion")
 MODULES = [
     info.name
     for package in PACKAGES

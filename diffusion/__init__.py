@@ -1,0 +1,36 @@
+"""Diffusion models in log-SNR: schedules, conversions, losses, samplers, bounds, metrics, laws.
+
+Source: Su Jianlin's posts https://kexue.fm/archives/10047 and those after it.
+"""
+
+from diffusion import (
+    edm,
+    edm_samplers,
+    exact,
+    guidance,
+    likelihood,
+    losses,
+    metrics,
+    pooling,
+    process,
+    samplers,
+    schedules,
+    times,
+)
+from diffusion.schedules import Schedule
+
+__all__ = [
+    "Schedule",
+    "edm",
+    "edm_samplers",
+    "exact",
+    "guidance",
+    "likelihood",
+    "losses",
+    "metrics",
+    "pooling",
+    "process",
+    "samplers",
+    "schedules",
+    "times",
+]

@@ -1,0 +1,164 @@
+"""The coordinates of EDM: its noise levels, and its preconditioning of a network.
+
+Notation
+    y        x + s eps = z / alpha, what EDM's denoisers read
+    s        sigma of EDM, noise over signal: exp(-lambda / 2)
+    s_d      standard deviation of the data
+    F, D     network and denoiser: D = c_skip y + c_out F(c_in y, log(s) / 4)
+
+Source: Karras et al. (arXiv 2206.00364).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Array, Float
+
+from diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class LogNormal(Schedule):
+    """Uniform t gives log sigma a normal law, as EDM trains, cut at two noise levels.
+
+    Here sigma is EDM's: noise over signal, exp(-lambda / 2).
+
+    Source: Karras et al. (arXiv 2206.00364), table 1.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self):
+        if not (self.std > 0 and 0 < self.sigma_min < self.sigma_max):
+            raise ValueError(
+                "std, sigma_min, sigma_max: expected std > 0 and 0 < sigma_min < sigma_max, got "
+                f"{self.std}, {self.sigma_min}, {self.sigma_max}"
+            )
+
+    @property
+    def cuts(self) -> tuple[float, float]:
+        """Both levels in standard deviations."""
+        low, high = ((math.log(s) - self.mean) / self.std for s in (self.sigma_min, self.sigma_max))
+        return low, high
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """Those of the levels."""
+        return -2.0 * math.log(self.sigma_max), -2.0 * math.log(self.sigma_min)
+
+    def _tails(self) -> tuple[float, float, float]:
+        low, high = self.cuts
+        below, above = (0.5 * math.erfc(c / math.sqrt(2.0)) for c in (-low, high))
+        return below, above, 1.0 - below - above
+
+    def logsnr(self, t: Array) -> Array:
+        """The quantile, from the nearer tail."""
+        below, above, mass = self._tails()
+        lower, upper = below + t * mass, above + (1.0 - t) * mass
+        early = lower < 0.5
+        normal = jnp.where(early, 1.0, -1.0) * ndtri(jnp.where(early, lower, upper))
+        return -2.0 * (self.mean + self.std * normal)
+
+    def time(self, logsnr: Array) -> Array:
+        """The distribution function, from the nearer tail."""
+        below, above, mass = self._tails()
+        normal = (-0.5 * logsnr - self.mean) / self.std
+        return jnp.where(
+            normal < 0, (ndtr(normal) - below) / mass, 1.0 - (ndtr(-normal) - above) / mass
+        )
+
+    def rate(self, logsnr: Array) -> Array:
+        """The closed form."""
+        normal = (-0.5 * logsnr - self.mean) / self.std
+        peak = 1.0 / (2.0 * self.std * self._tails()[2] * math.sqrt(2.0 * math.pi))
+        return peak * jnp.exp(-0.5 * normal**2)
+
+
+def edm(
+    mean: float = -1.2, std: float = 1.2, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> LogNormal:
+    """The noise levels that EDM trains on."""
+    return LogNormal(mean, std, sigma_min, sigma_max)
+
+
+def edm_sigmas(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> np.ndarray:
+    """The noise levels that EDM samples at, [steps + 1], the last one 0, in float64.
+
+    Raises:
+        ValueError: steps < 2, or levels that do not increase.
+
+    Source: Karras et al. (arXiv 2206.00364), equation 5.
+    """
+    if steps < 2 or not (0 < sigma_min < sigma_max and rho > 0):
+        raise ValueError(
+            "steps, sigma_min, sigma_max, rho: expected at least 2 steps, 0 < sigma_min < "
+            f"sigma_max and rho > 0, got {steps}, {sigma_min}, {sigma_max}, {rho}"
+        )
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    levels = (first + np.arange(steps) / (steps - 1) * (last - first)) ** rho
+    return np.append(levels, 0.0)
+
+
+class Scalings(NamedTuple):
+    """What EDM multiplies with, for noise levels of any shape.
+
+    Attributes:
+        skip, out, inside: c_skip, c_out and c_in.
+        noise: c_noise, what the network is told.
+        weight: of the squared error of D.
+    """
+
+    skip: Array
+    out: Array
+    inside: Array
+    noise: Array
+    weight: Array
+
+
+def scalings(sigma: Any, sigma_data: float = 0.5) -> Scalings:
+    """Table 1 of EDM.
+
+    Raises:
+        ValueError: sigma_data that is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")
+    sigma = jnp.asarray(sigma, float)
+    root = jnp.hypot(sigma, jnp.asarray(sigma_data, sigma.dtype))
+    return Scalings(
+        skip=(sigma_data / root) ** 2,
+        out=sigma * sigma_data / root,
+        inside=1.0 / root,
+        noise=jnp.log(sigma) / 4.0,
+        weight=(root / (sigma * sigma_data)) ** 2,
+    )
+
+
+def precondition(
+    network: Callable[..., Array], sigma_data: float = 0.5
+) -> Callable[..., Float[Array, "B ..."]]:
+    """A denoiser (y, sigma, *more) -> x of a network (c_in y, c_noise, *more) -> F.
+
+    Args:
+        network: reads y [B, ...] and c_noise [B].
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")
+
+    def denoiser(y: Array, sigma: Any, *more: Any) -> Array:
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, y.dtype), y.shape[:1])
+        factors = scalings(sigma, sigma_data)
+        wide = [f.reshape(-1, *(1,) * (y.ndim - 1)) for f in factors[:3]]
+        return wide[0] * y + wide[1] * network(wide[2] * y, factors.noise, *more)
+
+    return denoiser

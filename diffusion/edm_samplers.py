@@ -1,0 +1,123 @@
+"""EDM's own sampler, in its coordinates: y = x + s n, from a large s to 0.
+
+Source: Karras et al. (arXiv 2206.00364), algorithms 1 and 2.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion import levels as checks
+
+Denoiser = Callable[..., Array]
+
+
+class Churn(NamedTuple):
+    """Noise that is added before each step, and taken out by it.
+
+    Attributes:
+        amount: S_churn; 0 is the deterministic flow.
+        low, high: S_min and S_max, levels between which there is any.
+        noise: S_noise, its standard deviation.
+    """
+
+    amount: float = 0.0
+    low: float = 0.0
+    high: float = float("inf")
+    noise: float = 1.0
+
+
+def sample_edm(
+    denoiser: Denoiser,
+    z: Float[Array, "B ..."],
+    sigmas: Any,
+    method: str = "heun",
+    key: Array | None = None,
+    condition: Any = None,
+    *,
+    churn: Churn | None = None,
+    trajectory: bool = False,
+) -> Any:
+    """Run EDM's sampler.
+
+    Args:
+        denoiser: (y, sigma [B][, condition]) -> x.
+        z: y at the first level, normally noise of standard deviation sigmas[0].
+        sigmas: n + 1 levels that fall, the last 0 (`schedules.edm_sigmas(n)`) or not.
+        method: "euler" or "heun"; the step to 0 is always Euler's.
+        key: needed for churn.
+        trajectory: also return y at all levels, [n + 1, B, ...].
+
+    Returns:
+        y at the last level, x if that is 0, or (y, trajectory).
+
+    Raises:
+        ValueError: unknown methods, levels that do not fall, churn without a key, a prediction that
+            is not finite.
+    """
+    if method not in ("euler", "heun"):
+        raise ValueError(f"method: expected 'euler' or 'heun', got {method!r}")
+    checks.rising(sigmas, "sigmas", -1.0)
+    churn = Churn() if churn is None else churn
+    if min(churn.amount, churn.low, churn.noise) < 0:
+        raise ValueError(f"churn: expected numbers that are not negative, got {churn}")
+    if churn.amount > 0 and key is None:
+        raise ValueError("key: expected a random key for churn, got None")
+    levels = jnp.asarray(sigmas, jnp.promote_types(z.dtype, jnp.float32))
+    key = jax.random.key(0) if key is None else key
+    (y, bad), path = _run(denoiser, z, levels, key, condition, method, churn, trajectory)
+    y = checks.report(y, bad, "sigma")
+    return (y, jnp.concatenate([z[None], path])) if trajectory else y
+
+
+@functools.partial(jax.jit, static_argnames=("denoiser", "method", "churn", "trajectory"))
+def _run(
+    denoiser: Denoiser,
+    y: Array,
+    levels: Array,
+    key: Array,
+    condition: Any,
+    method: str,
+    churn: Churn,
+    trajectory: bool,
+) -> tuple[tuple[Array, Array], Array | None]:
+    count = len(levels) - 1
+    most = min(churn.amount / count, 2**0.5 - 1)
+
+    def slope(y: Array, level: Array) -> tuple[Array, Array]:
+        wide = jnp.broadcast_to(level, y.shape[:1])
+        x = denoiser(y, wide) if condition is None else denoiser(y, wide, condition)
+        return (y - x) / level, jnp.all(jnp.isfinite(x))
+
+    def body(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[Any, Array | None]:
+        (y, bad), (index, level, after) = carry, inputs
+        here = y
+        if churn.amount > 0:
+            inside = (level >= churn.low) & (level <= churn.high)
+            raised = level * (1.0 + jnp.where(inside, most, 0.0))
+            fresh = jax.random.normal(jax.random.fold_in(key, index), y.shape, y.dtype)
+            added = jnp.sqrt(raised**2 - level**2) * churn.noise
+            here, level = y + added * fresh, raised
+        first, good = slope(here, level)
+        new = here + (after - level) * first
+        if method == "heun":
+
+            def corrected(new: Array) -> tuple[Array, Array]:
+                second, also = slope(new, jnp.where(after > 0, after, 1.0))
+                return (here + (after - level) * 0.5 * (first + second)).astype(y.dtype), also
+
+            def kept(new: Array) -> tuple[Array, Array]:
+                return new, jnp.array(True)
+
+            new, also = jax.lax.cond(after > 0, corrected, kept, new.astype(y.dtype))
+            good &= also
+        new = new.astype(y.dtype)
+        bad = jnp.where(jnp.isnan(bad) & ~good, level, bad)
+        return (new, bad), new if trajectory else None
+
+    start = (y, jnp.full((), jnp.nan, levels.dtype))
+    return jax.lax.scan(body, start, (jnp.arange(count), levels[:-1], levels[1:]))

@@ -1,0 +1,66 @@
+"""Guidance: functions from denoiser to denoiser, so that they nest.
+
+A denoiser is (z [B, ...], logsnr [B], condition) -> prediction.
+
+Source: Ho & Salimans (arXiv 2207.12598); Kynkaanniemi et al. (2404.07724) for the interval.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Denoiser = Callable[..., Array]
+
+
+def classifier_free(
+    denoiser: Denoiser,
+    scale: Any,
+    unconditional: Any,
+    interval: tuple[float, float] | None = None,
+) -> Denoiser:
+    """Unconditional + scale * (conditional - unconditional).
+
+    A scale of 1 is the conditional prediction, 0 the unconditional one. Others write 1 + w for
+    scale. Both predictions come from one call with a batch of twice the size.
+
+    Args:
+        denoiser: with a condition [B, ...], or a pytree of such arrays.
+        scale: a number.
+        unconditional: the condition without an example axis that stands for none, as trained.
+        interval: lowest and highest log-SNR between which to guide; outside, the scale is 1.
+
+    Raises:
+        ValueError: no unconditional branch, an interval that is empty.
+    """
+    if unconditional is None:
+        raise ValueError(
+            "unconditional: expected the condition that was trained as none, got None; a denoiser "
+            "without an unconditional branch cannot be guided by its condition"
+        )
+    if interval is not None and not interval[0] < interval[1]:
+        raise ValueError(f"interval: expected a lower and a higher log-SNR, got {interval}")
+
+    def guided(z: Array, logsnr: Array, condition: Any) -> Array:
+        if condition is None:
+            raise ValueError("condition: expected one to guide by, got None")
+
+        def twice(given: Any, none: Any) -> Array:
+            given = jnp.asarray(given)
+            none = jnp.broadcast_to(jnp.asarray(none, given.dtype), given.shape)
+            return jnp.concatenate([given, none])
+
+        both = jax.tree.map(twice, condition, unconditional)
+        logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
+        output = denoiser(jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), both)
+        with_, without = jnp.split(output, 2)
+        strength = jnp.asarray(scale, output.dtype)
+        if interval is not None:
+            inside = (logsnr >= interval[0]) & (logsnr <= interval[1])
+            strength = jnp.where(inside, strength, 1.0).astype(output.dtype)
+            strength = strength.reshape(-1, *(1,) * (z.ndim - 1))
+        return without + strength * (with_ - without)
+
+    return guided

@@ -1,0 +1,42 @@
+"""Checks that samplers share: their noise levels, and what a denoiser returned."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+def rising(values: Any, name: str, sign: float = 1.0) -> None:
+    """Refuse fewer than two levels, and known ones that do not rise (fall, with sign -1).
+
+    Raises:
+        ValueError: naming the place.
+    """
+    if np.ndim(values) != 1 or np.shape(values)[0] < 2:
+        raise ValueError(f"{name}: expected at least 2 levels, got shape {np.shape(values)}")
+    try:
+        known = np.asarray(values, np.float64)
+    except jax.errors.TracerArrayConversionError:
+        return
+    good = sign * np.diff(known) > 0
+    if not np.all(good):
+        place, way = int(np.argmin(good)), "rise" if sign > 0 else "fall"
+        raise ValueError(
+            f"{name}: expected values that {way}, got {known[place]:g} and then "
+            f"{known[place + 1]:g}"
+        )
+    if sign < 0 and known[-1] < 0:
+        raise ValueError(f"{name}: expected no negative level, got {known[-1]:g}")
+
+
+def report(x: Array, bad: Array, name: str) -> Array:
+    """Raise where it is known that a prediction was not finite, else make the sample NaN."""
+    try:
+        level = float(bad)
+    except (jax.errors.ConcretizationTypeError, TypeError):
+        return jnp.where(jnp.isnan(bad), x, jnp.nan)
+    if not np.isnan(level):
+        raise ValueError(f"denoiser: expected finite predictions, got others at {name} {level:g}")
+    return x

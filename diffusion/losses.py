@@ -1,0 +1,171 @@
+"""Losses, one number an example, and their weights for any prediction and any law of log-SNR.
+
+Notation
+    lambda   log-SNR of an example, drawn with density p(lambda)
+    w        weight of the squared error of eps, so that the loss is E w |eps - eps_hat|^2
+
+Errors are means over the axes of an example. Nothing here averages over the batch.
+
+    uniform   1, on the error of `space`
+    elbo      1 / (2 p): the variational bound, (1/2) int |eps - eps_hat|^2 dlambda
+    edm       EDM's, as if its own law of log-SNR had been drawn from
+    min_snr   min(snr, gamma) / snr
+    sigmoid   sigmoid(bias - lambda) / p
+
+Source: Kingma & Gao (arXiv 2303.00848) for weights against a law of log-SNR; Karras et al.
+(2206.00364); Hang et al. (2303.09556), min-SNR; Hoogeboom et al. (2301.11093), several scales.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion import edm, pooling, process
+from diffusion.schedules import LogNormal, Schedule
+
+Weighting = Literal["uniform", "elbo", "edm", "min_snr", "sigmoid"]
+
+
+def weight(
+    weighting: str,
+    logsnr: Any,
+    prediction: str = "eps",
+    schedule: Schedule | None = None,
+    *,
+    space: str = "eps",
+    gamma: float = 5.0,
+    bias: float = 0.0,
+    sigma_data: float = 0.5,
+) -> Array:
+    """What the squared error of `prediction` is multiplied by, of the shape of logsnr.
+
+    Args:
+        schedule: from which logsnr was drawn, at uniform times; needed by elbo and sigmoid. For
+            edm, None says that it was drawn from EDM's own.
+        space: of uniform, the kind of prediction whose error counts as it is.
+        gamma, bias, sigma_data: of min_snr, sigmoid and edm.
+
+    Raises:
+        ValueError: unknown names, a schedule that is missing.
+    """
+    process.check("prediction", prediction)
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting: expected one of {get_args(Weighting)}, got {weighting!r}")
+    if weighting == "uniform":
+        return process.error_factor(logsnr, prediction, space)
+    if weighting == "min_snr":
+        of_eps = jnp.minimum(1.0, gamma * jnp.exp(-logsnr))
+    elif weighting == "edm":
+        of_x = edm.scalings(jnp.exp(-0.5 * logsnr), sigma_data).weight
+        of_eps = of_x * jnp.exp(-logsnr)
+        if schedule is not None:
+            of_eps = of_eps * LogNormal().density(logsnr) / _density(schedule, logsnr, weighting)
+    else:
+        factor = 0.5 if weighting == "elbo" else jax.nn.sigmoid(bias - logsnr)
+        of_eps = factor / _density(schedule, logsnr, weighting)
+    return of_eps * process.error_factor(logsnr, prediction, "eps", sigma_data)
+
+
+def _density(schedule: Schedule | None, logsnr: Array, weighting: str) -> Array:
+    if schedule is None:
+        raise ValueError(f"schedule: expected the one of logsnr for the weighting {weighting}")
+    return schedule.density(logsnr)
+
+
+def target(
+    x: Float[Array, "B ..."],
+    eps: Float[Array, "B ..."],
+    logsnr: Any,
+    prediction: str,
+    sigma_data: float = 0.5,
+) -> Float[Array, "B ..."]:
+    """What a perfect prediction would be, from both parts of z.
+
+    Raises:
+        ValueError: an unknown prediction.
+    """
+    process.check("prediction", prediction)
+    place = process.spread(logsnr, x)
+    alpha, sigma = process.alpha_sigma(place)
+    if prediction == "v":
+        return (alpha * eps - sigma * x).astype(x.dtype)
+    if prediction == "score":
+        return (-eps / sigma).astype(x.dtype)
+    if prediction == "F":  # (x - c_skip y) / c_out with y = x + s eps, without the cancellation
+        level = jnp.exp(-0.5 * place)
+        root = jnp.hypot(level, jnp.asarray(sigma_data, level.dtype))
+        return ((level * x / sigma_data - sigma_data * eps) / root).astype(x.dtype)
+    return eps if prediction == "eps" else x
+
+
+def squared_error(
+    prediction: Float[Array, "B ..."], truth: Float[Array, "B ..."]
+) -> Float[Array, "B"]:
+    """Mean over the axes of each example.
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction: expected the shape {truth.shape}, got {prediction.shape}")
+    wide = jnp.promote_types(prediction.dtype, jnp.float32)
+    error = jnp.square(prediction.astype(wide) - truth.astype(wide))
+    return jnp.mean(error.reshape(error.shape[0], -1), axis=-1)
+
+
+def denoising(
+    output: Float[Array, "B ..."],
+    x: Float[Array, "B ..."],
+    eps: Float[Array, "B ..."],
+    logsnr: Float[Array, "B"],
+    prediction: str = "v",
+    weighting: str = "uniform",
+    schedule: Schedule | None = None,
+    *,
+    space: str = "eps",
+    gamma: float = 5.0,
+    bias: float = 0.0,
+    sigma_data: float = 0.5,
+) -> Float[Array, "B"]:
+    """The weighted error of a network's output.
+
+    Args:
+        output: of the network, of the kind `prediction`.
+        logsnr: of each example.
+        weighting, schedule, space, gamma, bias: as in `weight`.
+
+    Raises:
+        ValueError: unknown names, a schedule that is missing, shapes that differ.
+    """
+    truth = target(x, eps, logsnr, prediction, sigma_data)
+    options = {"gamma": gamma, "bias": bias, "sigma_data": sigma_data}
+    factor = weight(weighting, logsnr, prediction, schedule, space=space, **options)
+    return factor * squared_error(output, truth)
+
+
+def multi_scale(
+    eps: Float[Array, "B ..."], eps_hat: Float[Array, "B ..."], resolutions: Sequence[int]
+) -> Float[Array, "B"]:
+    """The sum over resolutions r of 1/r times the mean squared residual, pooled to r x r.
+
+    Sources differ in what they divide by; this is this library's definition.
+
+    Raises:
+        ValueError: no resolution, one that does not divide the size, images that are not square.
+
+    Source: Hoogeboom et al. (arXiv 2301.11093), section 3.2.
+    """
+    if eps.shape != eps_hat.shape:
+        raise ValueError(f"eps_hat: expected the shape {eps.shape} of eps, got {eps_hat.shape}")
+    size = eps.shape[1]
+    if eps.ndim != 4 or eps.shape[2] != size:
+        raise ValueError(f"eps: expected square images [B, H, H, C], got {eps.shape}")
+    if not resolutions or any(r < 1 or size % r for r in resolutions):
+        raise ValueError(f"resolutions: expected divisors of {size}, got {tuple(resolutions)}")
+    residual = (eps - eps_hat).astype(jnp.promote_types(eps.dtype, jnp.float32))
+    scales = (jnp.square(pooling.average(residual, size // r)) / r for r in resolutions)
+    return sum((jnp.mean(scale, axis=(1, 2, 3)) for scale in scales), jnp.zeros(len(eps)))

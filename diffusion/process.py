@@ -1,0 +1,145 @@
+"""The diffused variable, and every way to say what is in it.
+
+Notation
+    lambda, z  log-SNR; z = alpha x + sigma eps, alpha^2 = sigmoid(lambda), sigma^2 = 1 - alpha^2
+    v          alpha eps - sigma x, the angular velocity
+    score      -eps / sigma, the gradient of the log-density of z when eps is predicted
+    F          EDM's network: x = c_skip z / alpha + c_out F, for data of deviation sigma_data
+    D          EDM's denoiser, which is x
+
+Log-SNR is a number or one a sample, [B], and is spread over the axes of z, [B, ...]. Each
+conversion is one formula, without a detour: x from eps divides by alpha and eps from x by sigma,
+which cannot be avoided, everything from v divides by neither.
+
+Source: Kingma et al. (arXiv 2107.00630); Salimans & Ho (2202.00512) for v; Karras et al.
+(2206.00364) for F; https://kexue.fm/archives/10047 (alpha and sigma are alpha-bar and beta-bar
+there).
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffusion import edm
+
+Prediction = Literal["x", "eps", "v", "score", "F", "D"]
+
+
+def check(name: str, prediction: str) -> None:
+    """Refuse unknown predictions.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if prediction not in get_args(Prediction):
+        raise ValueError(f"{name}: expected one of {get_args(Prediction)}, got {prediction!r}")
+
+
+def spread(logsnr: Any, like: Array) -> Array:
+    """A number, or [B], with the axes of `like`, and at least its precision.
+
+    Raises:
+        ValueError: another shape.
+    """
+    dtype = jnp.promote_types(like.dtype, jnp.float32)
+    logsnr = jnp.asarray(logsnr, dtype)
+    if logsnr.ndim > 1 or (logsnr.ndim == 1 and logsnr.shape[0] not in (1, *like.shape[:1])):
+        raise ValueError(f"logsnr: expected a number or {like.shape[:1]}, got {logsnr.shape}")
+    return logsnr if logsnr.ndim == 0 else logsnr.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def alpha_sigma(logsnr: Any) -> tuple[Array, Array]:
+    """Alpha and sigma, of the shape of logsnr; neither is computed from the other."""
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
+    alpha, sigma = (jnp.exp(0.5 * jax.nn.log_sigmoid(sign * logsnr)) for sign in (1.0, -1.0))
+    return alpha, sigma
+
+
+def diffuse(
+    x: Float[Array, "B ..."], eps: Float[Array, "B ..."], logsnr: Any
+) -> Float[Array, "B ..."]:
+    """Z = alpha x + sigma eps."""
+    alpha, sigma = alpha_sigma(spread(logsnr, x))
+    return (alpha * x + sigma * eps).astype(x.dtype)
+
+
+def convert(
+    value: Float[Array, "B ..."],
+    z: Float[Array, "B ..."],
+    logsnr: Any,
+    source: str,
+    target: str,
+    sigma_data: float = 0.5,
+) -> Float[Array, "B ..."]:
+    """What `source` says of z, said as `target`.
+
+    Args:
+        value: a prediction of the kind `source`.
+        source, target: "x", "eps", "v", "score", "F" or "D".
+        sigma_data: of F.
+
+    Raises:
+        ValueError: unknown kinds, shapes that differ.
+    """
+    check("source", source)
+    check("target", target)
+    if value.shape != z.shape:
+        raise ValueError(f"value: expected the shape {z.shape} of z, got {value.shape}")
+    source, target = ("x" if kind == "D" else kind for kind in (source, target))
+    if source == target:
+        return value
+    place = spread(logsnr, z)
+    alpha, sigma = alpha_sigma(place)
+    if source == "score":
+        value, source = -sigma * value, "eps"
+    elif source == "F":
+        factors = edm.scalings(jnp.exp(-0.5 * place), sigma_data)
+        value, source = factors.skip * (z / alpha) + factors.out * value, "x"
+    middle = "eps" if target == "score" else "x" if target == "F" else target
+    value = _between(value, z, alpha, sigma, source, middle)
+    if target == "score":
+        value = -value / sigma
+    elif target == "F":
+        factors = edm.scalings(jnp.exp(-0.5 * place), sigma_data)
+        value = (value - factors.skip * (z / alpha)) / factors.out
+    return value.astype(z.dtype)
+
+
+def _between(value: Array, z: Array, alpha: Array, sigma: Array, source: str, target: str) -> Array:
+    """Among x, eps and v."""
+    if source == target:
+        return value
+    formulas: dict[tuple[str, str], Callable[[], Array]] = {
+        ("v", "x"): lambda: alpha * z - sigma * value,
+        ("v", "eps"): lambda: sigma * z + alpha * value,
+        ("x", "eps"): lambda: (z - alpha * value) / sigma,
+        ("x", "v"): lambda: (alpha * z - value) / sigma,
+        ("eps", "x"): lambda: (z - sigma * value) / alpha,
+        ("eps", "v"): lambda: (value - sigma * z) / alpha,
+    }
+    return formulas[source, target]()
+
+
+def error_factor(logsnr: Any, source: str, target: str, sigma_data: float = 0.5) -> Array:
+    """The squared error of `target` over that of `source`, for the same denoiser.
+
+    Raises:
+        ValueError: unknown kinds.
+    """
+    check("source", source)
+    check("target", target)
+    logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
+    log_alpha2, log_sigma2 = jax.nn.log_sigmoid(logsnr), jax.nn.log_sigmoid(-logsnr)
+    scale = edm.scalings(jnp.exp(-0.5 * logsnr), sigma_data)
+    of_eps = {  # log of the squared error over that of eps
+        "eps": jnp.zeros_like(logsnr),
+        "x": -logsnr,
+        "D": -logsnr,
+        "v": -log_alpha2,
+        "score": -log_sigma2,
+        "F": -logsnr - 2.0 * jnp.log(scale.out),
+    }
+    return jnp.exp(of_eps[target] - of_eps[source])

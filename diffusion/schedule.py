@@ -1,0 +1,103 @@
+"""What a noise schedule is: time to log-SNR, its inverse, its density.
+
+Notation
+    t         time, 0 at the data and 1 at the noise
+    lambda    logsnr = log(alpha^2 / sigma^2), in nats; falls with t
+    z         alpha x + sigma eps, with alpha^2 + sigma^2 = 1
+
+A schedule is a frozen object: `schedule(t)`, `schedule.inverse(logsnr)`, `schedule.density(logsnr)`
+(of logsnr when t is uniform, |dt / dlambda|). Everything else of this package speaks logsnr only.
+Arguments outside the schedule are refused by name where they are known, and give NaN where they
+are traced.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+SLACK = 1e-5  # of what an argument may exceed its range, for rounding
+
+
+def within(name: str, value: Any, low: Any, high: Any) -> Array:
+    """The value; refused if it is known and outside, NaN there if it is traced.
+
+    Raises:
+        ValueError: naming the range.
+    """
+    value = jnp.asarray(value)
+    value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
+    slack = SLACK * jnp.maximum(jnp.abs(jnp.asarray(high) - jnp.asarray(low)), 1.0)
+    bad = ~((value >= low - slack) & (value <= high + slack))
+    try:
+        known, ends = np.asarray(bad), (float(low), float(high))
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        return jnp.where(bad, jnp.nan, value)
+    if known.any():
+        worst = np.asarray(value)[known].flat[0]
+        raise ValueError(f"{name}: expected values in [{ends[0]:g}, {ends[1]:g}], got {worst:g}")
+    return value
+
+
+class Schedule:
+    """What every schedule offers; those with closed forms replace the numerical inverse."""
+
+    def __call__(self, t: Any) -> Array:
+        """Log-SNR at times in [0, 1]."""
+        return self.logsnr(within("t", t, 0.0, 1.0))
+
+    def logsnr(self, t: Array) -> Array:
+        """The formula, without checks."""
+        raise NotImplementedError
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """Log-SNR at the noise and at the data: smallest and largest."""
+        return self.logsnr(jnp.ones(())), self.logsnr(jnp.zeros(()))
+
+    def inverse(self, logsnr: Any) -> Array:
+        """The time at which log-SNR has a value."""
+        return self.time(within("logsnr", logsnr, *self.ends))
+
+    def time(self, logsnr: Array) -> Array:
+        """The inverse without checks: bisection, then a Newton step, which carries derivatives."""
+
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = ends
+            middle = 0.5 * (low + high)
+            above = self.logsnr(middle) > logsnr
+            return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+        start = jnp.zeros_like(logsnr), jnp.ones_like(logsnr)
+        rounds = 2 + jnp.finfo(logsnr.dtype).nmant
+        low, high = jax.lax.stop_gradient(jax.lax.fori_loop(0, rounds, halve, start))
+        t = 0.5 * (low + high)
+        return t - (self.logsnr(t) - logsnr) / jax.lax.stop_gradient(self.slope(t))
+
+    def slope(self, t: Array) -> Array:
+        """The derivative dlambda / dt."""
+        return jax.jvp(self.logsnr, (t,), (jnp.ones_like(t),))[1]
+
+    def density(self, logsnr: Any) -> Array:
+        """Probability density of log-SNR when t is uniform; 0 outside the ends."""
+        logsnr = jnp.asarray(logsnr, float)
+        low, high = self.ends
+        inside = (logsnr >= low) & (logsnr <= high)
+        return jnp.where(inside, self.rate(jnp.clip(logsnr, low, high)), 0.0)
+
+    def rate(self, logsnr: Array) -> Array:
+        """The derivative |dt / dlambda|, without checks."""
+        return -1.0 / self.slope(self.time(logsnr))
+
+
+def check_range(low: float, high: float) -> None:
+    """Refuse bounds that do not increase.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"logsnr_min, logsnr_max: expected finite, increasing, got {low}, {high}")

@@ -1,0 +1,42 @@
+"""Times of a batch of training examples: independent, spread evenly, or in antithetic pairs.
+
+All three are uniform in [0, 1) one by one; the mean of a function over a batch varies less for the
+other two.
+
+Source: Kingma et al. (arXiv 2107.00630), appendix I.1, for the even ones.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def independent(key: Array, batch: int) -> Float[Array, "B"]:
+    """One draw for each example."""
+    return jax.random.uniform(key, (_positive(batch),))
+
+
+def low_discrepancy(key: Array, batch: int) -> Float[Array, "B"]:
+    """(u + i / B) modulo 1, in random order, so that no place of the batch has times of its own."""
+    first, second = jax.random.split(key)
+    even = (jax.random.uniform(first) + jnp.arange(_positive(batch)) / batch) % 1.0
+    return jax.random.permutation(second, even)
+
+
+def antithetic(key: Array, batch: int) -> Float[Array, "B"]:
+    """Pairs u, 1 - u.
+
+    Raises:
+        ValueError: an odd batch.
+    """
+    if batch % 2:
+        raise ValueError(f"batch: expected an even number for pairs, got {batch}")
+    u = jax.random.uniform(key, (_positive(batch) // 2,))
+    tiny = jnp.finfo(u.dtype).epsneg
+    return jnp.concatenate([u, jnp.minimum(1.0 - u, 1.0 - tiny)])
+
+
+def _positive(batch: int) -> int:
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    return batch
