@@ -98,10 +98,10 @@ def _run(
         here = y
         if churn.amount > 0:
             inside = (level >= churn.low) & (level <= churn.high)
-            raised = level * (1.0 + jnp.where(inside, most, 0.0))
+            more = jnp.where(inside, most, 0.0)
             fresh = jax.random.normal(jax.random.fold_in(key, index), y.shape, y.dtype)
-            added = jnp.sqrt(raised**2 - level**2) * churn.noise
-            here, level = y + added * fresh, raised
+            added = level * jnp.sqrt(more * (2.0 + more)) * churn.noise  # of squares, no difference
+            here, level = y + added * fresh, level * (1.0 + more)
         first, good = slope(here, level)
         new = here + (after - level) * first
         if method == "heun":

@@ -124,6 +124,6 @@ def reconstruction(
     return -jnp.sum(log_prob.reshape(len(x), -1), axis=-1)
 
 
-def bits_per_dim(nats: Array, x: Array) -> Array:
+def bits_per_dim(nats: Any, x: Any) -> Any:
     """Nats of an example over the size of an example, in bits."""
     return nats / (math.log(2.0) * math.prod(x.shape[1:]))

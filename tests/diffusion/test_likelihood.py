@@ -84,10 +84,9 @@ def test_the_bound_equals_the_analytic_one_to_four_digits(x64):
 
 
 def test_even_times_and_pairs_reduce_the_variance():
-    """Of the mean over a batch, for VDM's linear schedule (at most threefold is not enough).
+    """Of the mean over a batch, for VDM's linear schedule, more than threefold.
 
-    What is left is the variance over the noise. For a cosine schedule there is nothing to gain:
-    its rare times near the ends, which count most, are as rare in even times.
+    What is left is the variance over the noise.
     """
     law = exact.gaussian(np.zeros(16), 0.5 * np.eye(16))
     x = law.sample(jax.random.key(0), 64)

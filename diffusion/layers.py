@@ -1,0 +1,114 @@
+"""Small denoisers, Linen shells: a residual MLP and a convolutional one without global normalisers.
+
+Both are networks (z [B, ...], logsnr [B], condition) -> a prediction of the shape of z, which at
+the start is zero. Classes are numbers [B]; `classes` itself stands for none.
+
+    network = MLP(width=128, classes=10)
+    params = network.init(key, z, logsnr, labels)
+    denoiser = functools.partial(network.apply, params)
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+RATES = (0.05, 4.0)  # of the waves that log-SNR is told in, radians a nat
+
+
+def waves(logsnr: Any, count: int = 16) -> Array:
+    """Sines and cosines of log-SNR, [B, 2 count], in float32 at least."""
+    logsnr = jnp.asarray(logsnr)
+    logsnr = logsnr.astype(jnp.promote_types(logsnr.dtype, jnp.float32))
+    angles = logsnr[:, None] * jnp.geomspace(*RATES, count, dtype=logsnr.dtype)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def octaves(z: Array, exponents: tuple[int, ...]) -> Array:
+    """Z beside sin and cos of 2^n pi z for each n, along the last axis: digits of fine levels.
+
+    Source: Kingma et al. (arXiv 2107.00630), appendix C.
+    """
+    angles = [(2.0**n * jnp.pi) * z for n in exponents]
+    return jnp.concatenate([z, *(f(a) for a in angles for f in (jnp.sin, jnp.cos))], axis=-1)
+
+
+class Context(nn.Module):
+    """A vector for log-SNR and class.
+
+    Attributes:
+        width: of the vector.
+        classes: number of classes, or None.
+    """
+
+    width: int
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, logsnr: Array, condition: Any, dtype: Any) -> Array:
+        """[B, width]."""
+        h = nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(waves(logsnr))))
+        if self.classes is not None:
+            if condition is None:
+                condition = jnp.full(logsnr.shape, self.classes)
+            h = h + nn.Embed(self.classes + 1, self.width)(condition)
+        return nn.silu(h).astype(dtype)
+
+
+class MLP(nn.Module):
+    """Residual blocks, each scaled and shifted by the context.
+
+    Attributes:
+        width, depth: of the blocks, and how many.
+        classes: number of classes, or None.
+        fourier: exponents of `octaves` of z that are read as well.
+    """
+
+    width: int = 128
+    depth: int = 3
+    classes: int | None = None
+    fourier: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, z: Array, logsnr: Array, condition: Any = None) -> Array:
+        """The prediction, of the shape of z."""
+        context = Context(self.width, self.classes)(logsnr, condition, z.dtype)
+        h = nn.Dense(self.width)(octaves(z, self.fourier).reshape(len(z), -1))
+        for _ in range(self.depth):
+            scale, shift = jnp.split(nn.Dense(2 * self.width)(context), 2, axis=-1)
+            inside = nn.LayerNorm()(h) * (1 + scale) + shift
+            inside = nn.Dense(2 * self.width)(nn.silu(inside))
+            h = h + nn.Dense(self.width)(nn.silu(inside))
+        out = nn.Dense(z[0].size, kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
+        return out.reshape(z.shape)
+
+
+class Conv(nn.Module):
+    """Residual 3x3 convolutions; norms look at the channels of one place only, so that the same
+    weights serve images of every size.
+
+    Attributes:
+        channels: of every layer.
+        dilations: of each block.
+        classes: number of classes, or None.
+        fourier: exponents of `octaves` of z that are read as well.
+    """
+
+    channels: int = 32
+    dilations: tuple[int, ...] = (1, 2, 1)
+    classes: int | None = None
+    fourier: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, z: Array, logsnr: Array, condition: Any = None) -> Array:
+        """The prediction [B, H, W, C]."""
+        context = Context(4 * self.channels, self.classes)(logsnr, condition, z.dtype)
+        h = nn.Conv(self.channels, (3, 3))(octaves(z, self.fourier))
+        for dilation in self.dilations:
+            scale, shift = jnp.split(nn.Dense(2 * self.channels)(context), 2, axis=-1)
+            inside = nn.LayerNorm()(h) * (1 + scale[:, None, None]) + shift[:, None, None]
+            inside = nn.Conv(self.channels, (3, 3), kernel_dilation=dilation)(nn.silu(inside))
+            h = h + nn.Conv(self.channels, (1, 1))(nn.silu(inside))
+        zero = nn.initializers.zeros
+        return nn.Conv(z.shape[-1], (3, 3), kernel_init=zero)(nn.silu(nn.LayerNorm()(h)))

@@ -1,0 +1,148 @@
+"""Training of small denoisers on small images, shared by the experiments of this folder."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import layers, losses, process, times
+from diffusion.schedules import Schedule
+from experiments.harness import datasets, training
+from experiments.harness.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """A denoiser.
+
+    Attributes:
+        kind: a residual MLP on all pixels, or convolutions.
+        width: of the MLP, or channels of the convolutions.
+        depth: blocks.
+        classes: number of classes it is told, or None.
+        drop: share of training examples without their class.
+        fourier: exponents of the waves of z that the network reads as well.
+    """
+
+    kind: Literal["mlp", "conv"] = "mlp"
+    width: int = 128
+    depth: int = 3
+    classes: int | None = None
+    drop: float = 0.1
+    fourier: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        if min(self.width, self.depth) < 1 or not 0 <= self.drop <= 1:
+            raise ValueError(
+                "network.width, depth, drop: expected at least 1, 1 and a share in [0, 1], got "
+                f"{self.width}, {self.depth}, {self.drop}"
+            )
+
+    def network(self) -> Any:
+        """The Linen module."""
+        if self.kind == "mlp":
+            return layers.MLP(self.width, self.depth, self.classes, self.fourier)
+        dilations = tuple(1 + block % 2 for block in range(self.depth))
+        return layers.Conv(self.width, dilations, self.classes, self.fourier)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Both splits of a set, in [-1, 1], [n, H, W, C], their labels, and its grey levels."""
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    levels: int
+
+
+def load(name: str = "digits", data_dir: str | None = None) -> Images:
+    """A set of `datasets.load_images`, scaled."""
+    levels = 17 if name == "digits" else 256
+    parts = [datasets.load_images(name, split, data_dir) for split in ("train", "test")]
+    scaled = [2.0 * images.astype(np.float32) / (levels - 1) - 1.0 for images, _ in parts]
+    return Images(scaled[0], parts[0][1], scaled[1], parts[1][1], levels)
+
+
+def grey(images: Any, levels: int) -> list[Any]:
+    """Images in [-1, 1] as nested lists of whole numbers, for the record."""
+    values = np.clip(np.asarray(images, np.float64), -1.0, 1.0)
+    return np.round((values + 1.0) * 0.5 * (levels - 1)).astype(int).tolist()
+
+
+def tile(images: Any, levels: int, columns: int = 10) -> np.ndarray:
+    """Images of whole numbers side by side, white lines between them, in [0, 1], [H, W, 3]."""
+    images = np.asarray(images, np.float64) / (levels - 1)
+    images = np.broadcast_to(images, (*images.shape[:3], 3))
+    images = images[: len(images) // columns * columns]
+    framed = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
+    rows = [np.concatenate(framed[i : i + columns], axis=1) for i in range(0, len(framed), columns)]
+    return np.concatenate(rows)[:-1, :-1]
+
+
+def make_problem(
+    network: NetworkConfig,
+    images: Images,
+    schedule: Schedule,
+    settings: TrainingConfig,
+    weighting: str = "uniform",
+) -> training.Problem:
+    """Prediction of v at even times, weighted."""
+    module = network.network()
+    example = (jnp.zeros((1, *images.train.shape[1:])), jnp.zeros(1))
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        chosen = datasets.shuffled(len(images.train), settings.batch_size, settings.seed, step)
+        return {"x": images.train[chosen], "label": images.train_labels[chosen]}
+
+    def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        t_key, noise_key, drop_key = jax.random.split(key, 3)
+        x, label = batch["x"], None
+        logsnr = schedule(times.low_discrepancy(t_key, len(x)))
+        eps = jax.random.normal(noise_key, x.shape)
+        if network.classes is not None:
+            without = jax.random.bernoulli(drop_key, network.drop, (len(x),))
+            label = jnp.where(without, network.classes, batch["label"])
+        output = module.apply(params, process.diffuse(x, eps, logsnr), logsnr, label)
+        each = losses.denoising(output, x, eps, logsnr, "v", weighting, schedule, space="v")
+        return jnp.mean(each), {}
+
+    noise = np.random.default_rng(0).normal(size=images.test.shape).astype(np.float32)
+    place = np.asarray(schedule((np.arange(len(images.test)) + 0.5) / len(images.test)))
+    z = process.diffuse(jnp.asarray(images.test), jnp.asarray(noise), jnp.asarray(place))
+    known = None if network.classes is None else jnp.asarray(images.test_labels)
+
+    @jax.jit
+    def error(params: Any) -> jax.Array:
+        output = module.apply(params, z, jnp.asarray(place), known)
+        truth = losses.target(jnp.asarray(images.test), jnp.asarray(noise), place, "v")
+        return losses.squared_error(output, truth)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        values = np.asarray(error(params), np.float64)
+        return {
+            "validation_v_error": float(values.mean()),
+            "validation_error": float(values.std() / np.sqrt(len(values))),
+        }
+
+    def init(key: jax.Array) -> Any:
+        label = None if network.classes is None else jnp.zeros(1, int)
+        return module.init(key, *example, label)
+
+    return training.Problem(init=init, loss=loss, batch=batch, evaluate=evaluate)
+
+
+@functools.lru_cache(maxsize=8)
+def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
+    """(params, z, logsnr[, condition]) -> v, one function for each network."""
+    module = network.network()
+
+    def predict(params: Any, z: jax.Array, logsnr: jax.Array, condition: Any = None) -> jax.Array:
+        return module.apply(params, z, logsnr, condition)
+
+    return predict

@@ -1,0 +1,304 @@
+"""Samplers against the number of network calls, on laws that are known and on digits.
+
+Reproduces: the ablation of samplers of EDM (arXiv 2206.00364, table 2 and figure 2) in its order of
+accuracy: Euler of first order, Heun of second; with DDIM, ancestral sampling and DPM-Solver++(2M)
+(arXiv 2211.01095) beside them. Errors are distances from the exact flow of a mixture of normal
+laws; on digits, a Frechet distance of a small classifier's features, which is not an FID.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import exact, metrics, process, samplers, schedules
+from experiments.diffusion import classifier, denoising
+from experiments.diffusion.denoising import NetworkConfig
+from experiments.harness import figures, training
+from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.run import Record, Run
+from experiments.harness.training import TrainingConfig
+
+METHODS = ("ancestral", "ddim", "dpmpp_2m", "heun", "edm euler", "edm heun", "edm churn")
+ORDERS = ("edm euler", "edm heun")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to sample, and how often the denoiser is called.
+
+    Attributes:
+        methods: some of `METHODS`.
+        calls: of the denoiser for a sample; Heun takes two a step.
+        samples: of each law.
+        exact_steps: of Heun for the flow that errors are measured from.
+        network, training, data, data_dir: of the model of images.
+    """
+
+    methods: tuple[str, ...] = METHODS
+    calls: tuple[int, ...] = (9, 33)
+    samples: int = 300
+    exact_steps: int = 128
+    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=64, depth=2))
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(
+            steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
+        )
+    )
+    data: str = "digits"
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        for name in self.methods:
+            if name not in METHODS:
+                raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {name!r}")
+        if not self.calls or min(self.calls) < 3:
+            raise ValueError(f"calls: expected at least 3, got {self.calls}")
+        if self.samples < 70 or self.exact_steps < 2:
+            raise ValueError("samples, exact_steps: expected at least 70 and 2")
+
+
+PRESETS = {
+    "quick": Config(),
+    "cpu": Config(
+        calls=(5, 9, 17, 33, 65, 129),
+        samples=1000,
+        exact_steps=1024,
+        network=NetworkConfig(width=256, depth=3),
+        training=TrainingConfig(
+            steps=5000,
+            batch_size=128,
+            learning_rate=1e-3,
+            weight_decay=0.0,
+            ema=0.999,
+            eval_every=500,
+            checkpoint_every=1000,
+        ),
+    ),
+    "paper": Config(
+        calls=(5, 9, 17, 35, 79, 511),
+        samples=10_000,
+        exact_steps=4096,
+        network=NetworkConfig("conv", 128, 8),
+        training=TrainingConfig(
+            steps=200_000,
+            batch_size=512,
+            weight_decay=0.0,
+            ema=0.9999,
+            eval_every=5000,
+            checkpoint_every=5000,
+        ),
+        data="cifar10_jpeg",
+    ),
+}
+SCHEDULE = schedules.cosine(-10.0, 10.0)
+
+
+def law() -> exact.Mixture:
+    """Three components in the plane."""
+    means = [[1.0, 0.5], [-0.7, 0.2], [0.1, -1.2]]
+    return exact.mixture([0.2, 0.5, 0.3], means, [0.3, 0.2, 0.25])
+
+
+def run_method(denoiser: Any, z: jax.Array, name: str, calls: int, key: Any, **options: Any) -> Any:
+    """A sample of v-predictions with so many calls, or one fewer for Heun in even numbers."""
+    steps = (calls + 1) // 2 if "heun" in name or "churn" in name else calls
+    if not name.startswith("edm"):
+        logsnrs = SCHEDULE(jnp.linspace(1.0, 0.0, steps + 1))
+        return samplers.sample(denoiser, z, logsnrs, name, "v", key, **options)
+    low, high = SCHEDULE.ends
+    sigmas = schedules.edm_sigmas(steps, float(np.exp(-high / 2)), float(np.exp(-low / 2)))
+    churn = samplers.Churn(20.0, 0.05, 20.0, 1.003) if name == "edm churn" else None
+    y = z / process.alpha_sigma(low)[0]
+    method = "euler" if name == "edm euler" else "heun"
+    return samplers.sample_edm(_in_edm(denoiser), y, sigmas, method, key, churn=churn, **options)
+
+
+@functools.lru_cache(maxsize=8)
+def _in_edm(denoiser: Any) -> Any:
+    """A denoiser (z, logsnr) -> v as (y, sigma) -> x; always the same one, to compile once."""
+
+    def denoise(y: jax.Array, sigma: jax.Array) -> jax.Array:
+        logsnr = -2.0 * jnp.log(sigma)
+        alpha, _ = process.alpha_sigma(process.spread(logsnr, y))
+        z = alpha * y
+        return process.convert(denoiser(z, logsnr), z, logsnr, "v", "x")
+
+    return denoise
+
+
+def main(config: Config, run: Run) -> dict[str, Any]:
+    """Sample the mixture, train on images, sample them."""
+    problem = denoising.make_problem(
+        config.network, denoising.load(config.data, config.data_dir), SCHEDULE, config.training
+    )
+    params = training.averaged(training.train(problem, config.training, run))
+    predict = functools.partial(denoising.denoiser(config.network), params)
+    return {
+        "mixture": _mixture(config),
+        "trajectories": _trajectories(config),
+        **_images(config, predict),
+        **problem.evaluate(params),
+    }
+
+
+def _mixture(config: Config) -> list[dict[str, Any]]:
+    """Distances from the exact flow, and from the law, of every method and number of calls."""
+    one, keys = law(), jax.random.split(jax.random.key(0), 3)
+    denoiser = exact.denoiser(one, "v")
+    z = jax.random.normal(keys[0], (config.samples, 2))
+    truth = one.sample(keys[1], config.samples)
+    steps = 2 * config.exact_steps - 1
+    ends = run_method(denoiser, z, "edm heun", steps, keys[2])
+    rows = []
+    for name in config.methods:
+        for calls in config.calls:
+            x = run_method(denoiser, z, name, calls, keys[2])
+            random = name in ("ancestral", "edm churn")
+            error = None if random else float(jnp.sqrt(jnp.mean(jnp.square(x - ends))))
+            distance = metrics.sliced_wasserstein(x, truth)
+            rows.append({"method": name, "calls": calls, "error": error, "sw2": distance})
+    return rows
+
+
+def _trajectories(config: Config) -> list[Any]:
+    """Paths of 30 samples of the mixture, [points, 30, 2]."""
+    z = jax.random.normal(jax.random.key(3), (30, 2))
+    _, path = run_method(exact.denoiser(law(), "v"), z, "ddim", 64, None, trajectory=True)
+    return np.round(np.asarray(path, np.float64), 3).tolist()
+
+
+def _images(config: Config, predict: Any) -> dict[str, Any]:
+    """Frechet distances of features, and samples of Heun with the most calls."""
+    images = denoising.load(config.data, config.data_dir)
+    judge = classifier.train(config.data, config.data_dir)
+    z = jax.random.normal(jax.random.key(1), (config.samples, *images.train.shape[1:]))
+    rows, shown = [], None
+    rng = np.random.default_rng(0)
+    noise = np.clip(rng.normal(size=images.train.shape), -1, 1)
+    for name in config.methods:
+        for calls in config.calls:
+            x = run_method(predict, z, name, calls, jax.random.key(2))
+            report = metrics.report(
+                metrics.frechet_distance,
+                judge.features(x),
+                judge.features(images.train),
+                judge.features(images.test),
+                {"noise": judge.features(noise)},
+            )
+            rows.append({"method": name, "calls": calls, **report._asdict()})
+            shown = x if name in ("heun", "edm heun") or shown is None else shown
+    return {
+        "images": rows,
+        "accuracy": judge.accuracy,
+        "grid": denoising.grey(np.asarray(shown)[:40], images.levels),
+        "levels": images.levels,
+    }
+
+
+def _order(record: Record, method: str) -> Measurement | None:
+    """The slope of error against steps, of the finest half, with its standard error."""
+    rows = [r for r in record.result["mixture"] if r["method"] == method and r["error"]]
+    if len(rows) < 4:
+        return None
+    rows = rows[-3:]
+    steps = [(r["calls"] + 1) // 2 if "heun" in method else r["calls"] for r in rows]
+    x, y = np.log(steps), np.log([r["error"] for r in rows])
+    (slope, offset), total = np.polyfit(x, y, 1), np.sum((x - x.mean()) ** 2)
+    error = float(np.sqrt(np.sum((y - slope * x - offset) ** 2) / (len(x) - 2) / total))
+    return Measurement(-slope, -slope - error, -slope + error)
+
+
+def draw(record: Record):
+    """Errors and distances against calls, paths, and samples."""
+    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=3.2)
+    names = record.config["methods"]
+    panels = (
+        (axes[0, 0], "mixture", "error", "distance from the exact flow"),
+        (axes[0, 1], "images", "value", "Frechet distance of features"),
+    )
+    for axis, part, key, label in panels:
+        for name, style in zip(names, figures.styles(), strict=False):
+            rows = [r for r in record.result[part] if r["method"] == name and r[key] is not None]
+            if rows:
+                calls = [r["calls"] for r in rows]
+                axis.plot(calls, [max(r[key], 1e-9) for r in rows], label=name, **style)
+        axis.set(xlabel="calls of the denoiser", ylabel=label)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+    floor = record.result["images"][0]["floor"]
+    axes[0, 1].axhline(floor, color="#999999", linewidth=0.8, label="real test images")
+    axes[0, 1].legend(fontsize=6)
+    path = np.array(record.result["trajectories"])
+    for sample in range(path.shape[1]):
+        axes[1, 0].plot(path[:, sample, 0], path[:, sample, 1], color="#0072B2", linewidth=0.5)
+    axes[1, 0].plot(*path[-1].T, ".", color="#D55E00")
+    axes[1, 0].set(title="paths of DDIM to a mixture", aspect="equal")
+    axes[1, 1].imshow(denoising.tile(record.result["grid"], record.result["levels"]))
+    axes[1, 1].set_axis_off()
+    axes[1, 1].set(title=f"samples: {record.config['data']}")
+    return figure
+
+
+def table(record: Record) -> str:
+    """Every measurement of both."""
+    lines = [
+        "| method | calls | error, mixture | sliced W2 | Frechet distance | floor | noise | n |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for a, b in zip(record.result["mixture"], record.result["images"], strict=True):
+        error = "random" if a["error"] is None else f"{a['error']:.3g}"
+        lines.append(
+            f"| {a['method']} | {a['calls']} | {error} | {a['sw2']:.3g} | {b['value']:.3g} "
+            f"| {b['floor']:.3g} | {b['ceilings']['noise']:.3g} | {b['n']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def describe(config: Config) -> dict[str, str]:
+    """What a dry run says about the data."""
+    return {"data": f"a mixture in the plane; images of {config.data}"}
+
+
+def _better(record: Record) -> Measurement | None:
+    """Error of Euler over that of Heun with the most calls."""
+    rows = {
+        r["method"]: r
+        for r in record.result["mixture"]
+        if r["calls"] == max(row["calls"] for row in record.result["mixture"])
+    }
+    if not set(ORDERS) <= set(rows):
+        return None
+    value = rows["edm euler"]["error"] / rows["edm heun"]["error"]
+    return Measurement(value, value, value)
+
+
+CLAIMS = (
+    Claim(
+        id="samplers.euler",
+        statement="order of Euler along the flow, from the error on a mixture",
+        source="arXiv 2206.00364, section 3: truncation error",
+        measure=functools.partial(_order, method="edm euler"),
+        paper=1.0,
+        tolerance=0.15,
+    ),
+    Claim(
+        id="samplers.heun",
+        statement="order of Heun along the flow, from the error on a mixture",
+        source="arXiv 2206.00364, section 3: truncation error",
+        measure=functools.partial(_order, method="edm heun"),
+        paper=2.0,
+        tolerance=0.2,
+    ),
+    Claim(
+        id="samplers.better",
+        statement="error of Euler over that of Heun with as many calls, the most there are",
+        source="arXiv 2206.00364, figure 2: Heun needs fewer calls for the same quality",
+        measure=_better,
+        paper=1.0,
+        kind="ordering",
+    ),
+)
