@@ -90,7 +90,7 @@ def _run(
 
     def slope(y: Array, level: Array) -> tuple[Array, Array]:
         wide = jnp.broadcast_to(level, y.shape[:1])
-        x = denoiser(y, wide) if condition is None else denoiser(y, wide, condition)
+        x = checks.call(denoiser, y, wide, condition)
         return (y - x) / level, jnp.all(jnp.isfinite(x))
 
     def body(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[Any, Array | None]:

@@ -1,5 +1,7 @@
-"""Checks that samplers share: their noise levels, and what a denoiser returned."""
+"""What samplers share: checks of noise levels, calls of denoisers and checks of what they return."""
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +31,26 @@ def rising(values: Any, name: str, sign: float = 1.0) -> None:
         )
     if sign < 0 and known[-1] < 0:
         raise ValueError(f"{name}: expected no negative level, got {known[-1]:g}")
+
+
+def call(denoiser: Callable[..., Array], z: Array, level: Array, condition: Any) -> Array:
+    """The prediction; a denoiser that takes no condition is not given None.
+
+    Raises:
+        ValueError: a prediction of another shape than z.
+    """
+    value = denoiser(z, level, *(() if condition is None and _without(denoiser) else (condition,)))
+    if value.shape != z.shape:
+        raise ValueError(f"denoiser: expected the shape {z.shape} of z, got {value.shape}")
+    return value
+
+
+def _without(denoiser: Callable[..., Array]) -> bool:
+    try:
+        inspect.signature(denoiser).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def report(x: Array, bad: Array, name: str) -> Array:

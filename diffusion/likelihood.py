@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffusion import process, times
+from diffusion import levels, process, times
 from diffusion.schedules import Schedule
 
 SAMPLERS = {
@@ -84,7 +84,7 @@ def bound(
     logsnr = schedule.logsnr(t)
     eps = jax.random.normal(noise_key, x.shape, x.dtype)
     z = process.diffuse(x, eps, logsnr)
-    value = denoiser(z, logsnr) if condition is None else denoiser(z, logsnr, condition)
+    value = levels.call(denoiser, z, logsnr, condition)
     eps_hat = process.convert(value, z, logsnr, prediction, "eps")
     squared = jnp.sum(jnp.square(eps - eps_hat).reshape(len(x), -1), axis=-1)
     if before is None:

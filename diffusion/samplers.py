@@ -126,7 +126,7 @@ def estimate(
 ) -> tuple[Array, Array, Array]:
     """x_hat and eps_hat, clipped together, and whether the prediction was finite."""
     wide = jnp.broadcast_to(logsnr, z.shape[:1])
-    value = denoiser(z, wide) if condition is None else denoiser(z, wide, condition)
+    value = levels.call(denoiser, z, wide, condition)
     good = jnp.all(jnp.isfinite(value))
     x, eps = (
         process.convert(value, z, logsnr, options.prediction, kind, options.sigma_data)

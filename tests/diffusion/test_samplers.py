@@ -227,6 +227,17 @@ def test_predictions_that_are_not_finite_are_reported_with_their_place():
         samplers.sample_edm(bad, jnp.ones((2, 2)), schedules.edm_sigmas(5))
 
 
+def test_denoisers_with_and_without_a_condition():
+    z, lams = jnp.ones((2, 3)), levels(4)
+    plain = samplers.sample(lambda z, lam: 0.5 * z, z, lams, prediction="x")
+    given = samplers.sample(lambda z, lam, condition: 0.5 * z, z, lams, prediction="x")
+    optional = samplers.sample(lambda z, lam, condition=3: 0.5 * z, z, lams, prediction="x")
+    np.testing.assert_array_equal(plain, given)
+    np.testing.assert_array_equal(plain, optional)
+    with pytest.raises(ValueError, match=r"denoiser: expected the shape \(2, 3\) of z, got \(2,\)"):
+        samplers.sample(lambda z, lam: z[:, 0], z, lams, prediction="x")
+
+
 def test_gradients_pass_through_a_sampler(x64):
     one, lams = law(), levels(5)
     denoise = exact.denoiser(one, "v")
