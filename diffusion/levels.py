@@ -1,4 +1,4 @@
-"""What samplers share: checks of noise levels, calls of denoisers and checks of what they return."""
+"""What samplers share: checks of noise levels, calls of denoisers, checks of their answers."""
 
 import inspect
 from collections.abc import Callable

@@ -36,12 +36,12 @@ SAMPLERS = {
 class Bound(NamedTuple):
     """The terms for each example, [B], in nats."""
 
-    prior: Array
-    reconstruction: Array
-    diffusion: Array
+    prior: Any
+    reconstruction: Any
+    diffusion: Any
 
     @property
-    def total(self) -> Array:
+    def total(self) -> Any:
         """An upper bound of -log p(x), [B]."""
         return self.prior + self.reconstruction + self.diffusion
 

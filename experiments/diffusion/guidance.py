@@ -269,7 +269,7 @@ def _change(record: Record, part: str, key: str, sign: float) -> Measurement | N
     top = max(rows)
     if top <= 1.0:
         return None
-    n = record.result["images"][0]["n"] if part == "images" else record.config["samples"]
+    n = record.result["images"][0]["n"] if key == "recall" else record.config["samples"]
     value = sign * (rows[top][key] - rows[1.0][key])
     error = 2.0 * np.sqrt(0.5 / n)  # of a difference of shares, at most
     return Measurement(value, value - error, value + error)
