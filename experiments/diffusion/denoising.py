@@ -12,6 +12,7 @@ import numpy as np
 from diffusion import layers, losses, process, times
 from diffusion.schedules import Schedule
 from experiments.harness import datasets, training
+from experiments.harness.estimate import Program
 from experiments.harness.training import TrainingConfig
 
 
@@ -50,6 +51,32 @@ class NetworkConfig:
         return layers.Conv(self.width, dilations, self.classes, self.fourier)
 
 
+QUICK = TrainingConfig(
+    steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
+)
+CPU = TrainingConfig(
+    steps=5000,
+    batch_size=128,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    ema=0.999,
+    eval_every=500,
+    checkpoint_every=1000,
+)
+PAPER = TrainingConfig(
+    steps=200_000,
+    batch_size=512,
+    weight_decay=0.0,
+    ema=0.9999,
+    eval_every=5000,
+    checkpoint_every=5000,
+)
+
+
+CHUNK = 2048  # images that a network sees at once outside training
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10_jpeg": (32, 32, 3)}
+
+
 @dataclass(frozen=True)
 class Images:
     """Both splits of a set, in [-1, 1], [n, H, W, C], their labels, and its grey levels."""
@@ -85,20 +112,9 @@ def tile(images: Any, levels: int, columns: int = 10) -> np.ndarray:
     return np.concatenate(rows)[:-1, :-1]
 
 
-def make_problem(
-    network: NetworkConfig,
-    images: Images,
-    schedule: Schedule,
-    settings: TrainingConfig,
-    weighting: str = "uniform",
-) -> training.Problem:
-    """Prediction of v at even times, weighted."""
+def make_loss(network: NetworkConfig, schedule: Schedule, weighting: str) -> training.Loss:
+    """Error of v at even times, weighted."""
     module = network.network()
-    example = (jnp.zeros((1, *images.train.shape[1:])), jnp.zeros(1))
-
-    def batch(step: int) -> dict[str, np.ndarray]:
-        chosen = datasets.shuffled(len(images.train), settings.batch_size, settings.seed, step)
-        return {"x": images.train[chosen], "label": images.train_labels[chosen]}
 
     def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         t_key, noise_key, drop_key = jax.random.split(key, 3)
@@ -112,6 +128,29 @@ def make_problem(
         each = losses.denoising(output, x, eps, logsnr, "v", weighting, schedule, space="v")
         return jnp.mean(each), {}
 
+    return loss
+
+
+def make_init(network: NetworkConfig, shape: tuple[int, ...]) -> Callable[[jax.Array], Any]:
+    """Fresh weights for images of a shape [H, W, C]."""
+    label = None if network.classes is None else jnp.zeros(1, int)
+    module = network.network()
+    return lambda key: module.init(key, jnp.zeros((1, *shape)), jnp.zeros(1), label)
+
+
+def make_problem(
+    network: NetworkConfig,
+    images: Images,
+    schedule: Schedule,
+    settings: TrainingConfig,
+    weighting: str = "uniform",
+) -> training.Problem:
+    """Prediction of v, evaluated on the test images at even times."""
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        chosen = datasets.shuffled(len(images.train), settings.batch_size, settings.seed, step)
+        return {"x": images.train[chosen], "label": images.train_labels[chosen]}
+
     noise = np.random.default_rng(0).normal(size=images.test.shape).astype(np.float32)
     place = np.asarray(schedule((np.arange(len(images.test)) + 0.5) / len(images.test)))
     z = process.diffuse(jnp.asarray(images.test), jnp.asarray(noise), jnp.asarray(place))
@@ -119,7 +158,7 @@ def make_problem(
 
     @jax.jit
     def error(params: Any) -> jax.Array:
-        output = module.apply(params, z, jnp.asarray(place), known)
+        output = denoiser(network)(params, z, jnp.asarray(place), known)
         truth = losses.target(jnp.asarray(images.test), jnp.asarray(noise), place, "v")
         return losses.squared_error(output, truth)
 
@@ -130,11 +169,36 @@ def make_problem(
             "validation_error": float(values.std() / np.sqrt(len(values))),
         }
 
-    def init(key: jax.Array) -> Any:
-        label = None if network.classes is None else jnp.zeros(1, int)
-        return module.init(key, *example, label)
+    return training.Problem(
+        init=make_init(network, images.train.shape[1:]),
+        loss=make_loss(network, schedule, weighting),
+        batch=batch,
+        evaluate=evaluate,
+    )
 
-    return training.Problem(init=init, loss=loss, batch=batch, evaluate=evaluate)
+
+def programs(
+    network: NetworkConfig,
+    data: str,
+    schedule: Schedule,
+    settings: TrainingConfig,
+    weighting: str = "uniform",
+) -> dict[str, Program]:
+    """The training step on images of a set, without reading them."""
+    shape = SHAPES.get(data, (32, 32, 3))
+    problem = training.Problem(
+        init=make_init(network, shape),
+        loss=make_loss(network, schedule, weighting),
+        batch=lambda step: None,
+        evaluate=lambda params: {},
+    )
+    state = jax.eval_shape(lambda: training.init_state(problem, settings))
+    batch = {
+        "x": jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32),
+        "label": jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
+    }
+    step = training.make_step(problem, settings)
+    return {"training step": Program(step, (state, batch), (0,), settings.steps)}
 
 
 @functools.lru_cache(maxsize=8)
@@ -143,6 +207,12 @@ def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
     module = network.network()
 
     def predict(params: Any, z: jax.Array, logsnr: jax.Array, condition: Any = None) -> jax.Array:
-        return module.apply(params, z, logsnr, condition)
+        if len(z) <= CHUNK:
+            return module.apply(params, z, logsnr, condition)
+
+        def one(inputs: tuple[Any, ...]) -> jax.Array:
+            return module.apply(params, *jax.tree.map(lambda leaf: leaf[None], inputs))[0]
+
+        return jax.lax.map(one, (z, logsnr, condition), batch_size=CHUNK)
 
     return predict

@@ -7,7 +7,7 @@ classifier against recall. Scale s means unconditional + s (conditional - uncond
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,9 +18,12 @@ from diffusion import exact, guidance, metrics, samplers, schedules
 from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import NetworkConfig
 from experiments.harness import figures, training
+from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+
+SMALL = NetworkConfig(width=64, depth=2, classes=10)
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,8 @@ class Config:
     steps: int = 24
     samples: int = 300
     modes: int = 8
-    network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(width=64, depth=2, classes=10)
-    )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
-        )
-    )
+    network: NetworkConfig = SMALL
+    training: TrainingConfig = denoising.QUICK
     data: str = "digits"
     data_dir: str | None = None
 
@@ -70,29 +67,14 @@ PRESETS = {
         steps=64,
         samples=1500,
         network=NetworkConfig(width=256, depth=3, classes=10),
-        training=TrainingConfig(
-            steps=5000,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            ema=0.999,
-            eval_every=500,
-            checkpoint_every=1000,
-        ),
+        training=denoising.CPU,
     ),
     "paper": Config(
         scales=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0),
         steps=256,
         samples=10_000,
         network=NetworkConfig("conv", 128, 8, classes=10),
-        training=TrainingConfig(
-            steps=200_000,
-            batch_size=512,
-            weight_decay=0.0,
-            ema=0.9999,
-            eval_every=5000,
-            checkpoint_every=5000,
-        ),
+        training=denoising.PAPER,
         data="cifar10_jpeg",
     ),
 }
@@ -256,6 +238,11 @@ def table(record: Record) -> str:
     row = record.result["images"][0]
     lines.append(f"\nFrechet distance of features, floor {row['floor']:.2f} at n = {row['n']}.")
     return "\n".join(lines) + "\n"
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training step of the model of images."""
+    return denoising.programs(config.network, config.data, SCHEDULE, config.training)
 
 
 def describe(config: Config) -> dict[str, str]:

@@ -8,7 +8,7 @@ the paper's 2.64 for CIFAR-10 belongs to another model, data and scale.
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,9 +19,12 @@ from diffusion import exact, likelihood, schedules
 from experiments.diffusion import denoising
 from experiments.diffusion.denoising import NetworkConfig
 from experiments.harness import figures, training
+from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+
+SMALL = NetworkConfig(width=64, depth=2, fourier=(2, 3, 4))
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,8 @@ class Config:
     repeats: int = 200
     logsnr_min: float = -8.0
     logsnr_max: float = 9.0
-    network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(width=64, depth=2, fourier=(2, 3, 4))
-    )
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
-        )
-    )
+    network: NetworkConfig = SMALL
+    training: TrainingConfig = denoising.QUICK
     data: str = "digits"
     data_dir: str | None = None
 
@@ -71,15 +68,7 @@ PRESETS = {
         draws=64,
         repeats=2000,
         network=NetworkConfig(width=256, depth=3, fourier=(2, 3, 4)),
-        training=TrainingConfig(
-            steps=5000,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            ema=0.999,
-            eval_every=500,
-            checkpoint_every=1000,
-        ),
+        training=denoising.CPU,
     ),
     "paper": Config(
         draws=16,
@@ -171,15 +160,20 @@ def _images(config: Config, params: Any, images: denoising.Images) -> dict[str, 
     """Bits per dimension of test images, term by term, with the interval over images."""
     bins = jnp.linspace(-1.0, 1.0, images.levels)
     predict = functools.partial(denoising.denoiser(config.network), params)
-    x = jnp.asarray(images.test)
+    x = images.test
+    parts = np.array_split(x, -(-len(x) // 512))  # bins make large arrays
 
     @jax.jit
-    def terms(key: jax.Array) -> likelihood.Bound:
+    def terms(key: jax.Array, x: jax.Array) -> likelihood.Bound:
         return likelihood.bound(key, predict, x, config.schedule(), "v", bins=bins)
 
+    def draw_all(key: jax.Array) -> list[np.ndarray]:
+        keys = jax.random.split(key, len(parts))
+        found = [terms(key, jnp.asarray(part)) for key, part in zip(keys, parts, strict=True)]
+        return [np.concatenate([np.asarray(p) for p in term]) for term in zip(*found, strict=True)]
+
     keys = jax.random.split(jax.random.key(2), config.draws)
-    draws = [jax.tree.map(np.asarray, terms(key)) for key in keys]
-    mean = likelihood.Bound(*(np.mean(part, axis=0) for part in zip(*draws, strict=True)))
+    mean = likelihood.Bound(*np.mean([draw_all(key) for key in keys], axis=0))
     bits = {
         name: _interval(np.asarray(likelihood.bits_per_dim(part, x)))
         for name, part in zip(mean._fields, mean, strict=True)
@@ -244,6 +238,13 @@ def table(record: Record) -> str:
     value, half = found["independent pixels"]
     lines.append(f"| {record.config['data']} | pixels alone, bits/dim | {value:.4f} | {half:.4f} |")
     return "\n".join(lines) + "\n"
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training step of the model of images."""
+    return denoising.programs(
+        config.network, config.data, config.schedule(), config.training, "elbo"
+    )
 
 
 def describe(config: Config) -> dict[str, str]:

@@ -7,7 +7,7 @@ laws; on digits, a Frechet distance of a small classifier's features, which is n
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,12 +18,15 @@ from diffusion import exact, metrics, process, samplers, schedules
 from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import NetworkConfig
 from experiments.harness import figures, training
+from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 METHODS = ("ancestral", "ddim", "dpmpp_2m", "heun", "edm euler", "edm heun", "edm churn")
 ORDERS = ("edm euler", "edm heun")
+
+SMALL = NetworkConfig(width=64, depth=2)
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,8 @@ class Config:
     calls: tuple[int, ...] = (9, 33)
     samples: int = 300
     exact_steps: int = 128
-    network: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=64, depth=2))
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
-        )
-    )
+    network: NetworkConfig = SMALL
+    training: TrainingConfig = denoising.QUICK
     data: str = "digits"
     data_dir: str | None = None
 
@@ -68,29 +67,14 @@ PRESETS = {
         samples=1000,
         exact_steps=1024,
         network=NetworkConfig(width=256, depth=3),
-        training=TrainingConfig(
-            steps=5000,
-            batch_size=128,
-            learning_rate=1e-3,
-            weight_decay=0.0,
-            ema=0.999,
-            eval_every=500,
-            checkpoint_every=1000,
-        ),
+        training=denoising.CPU,
     ),
     "paper": Config(
         calls=(5, 9, 17, 35, 79, 511),
         samples=10_000,
         exact_steps=4096,
         network=NetworkConfig("conv", 128, 8),
-        training=TrainingConfig(
-            steps=200_000,
-            batch_size=512,
-            weight_decay=0.0,
-            ema=0.9999,
-            eval_every=5000,
-            checkpoint_every=5000,
-        ),
+        training=denoising.PAPER,
         data="cifar10_jpeg",
     ),
 }
@@ -256,6 +240,11 @@ def table(record: Record) -> str:
             f"| {b['floor']:.3g} | {b['ceilings']['noise']:.3g} | {b['n']} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training step of the model of images."""
+    return denoising.programs(config.network, config.data, SCHEDULE, config.training)
 
 
 def describe(config: Config) -> dict[str, str]:

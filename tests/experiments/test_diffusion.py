@@ -1,11 +1,15 @@
 """Experiments on diffusion: what they record, what they refuse, and the claims on exact laws."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import catalog, commands
 from experiments.diffusion import classifier, denoising, guidance, likelihood, samplers, snr
+from experiments.harness import config as configs
 from experiments.harness.ledger import judge
+from experiments.harness.run import Run
 
 TINY = ["--training.steps", "4", "--training.eval_every", "4", "--training.batch_size", "16"]
 TINY += ["--network.width", "8", "--network.depth", "1"]
@@ -71,6 +75,36 @@ def test_guidance_sharpens_an_exact_law(tmp_path):
     assert rows[0.0, False]["right"] < 0.25 < 0.8 < rows[1.0, False]["right"]
     assert rows[1.0, False] | {"limited": True} == rows[1.0, True]
     assert len(record.result["images"]) == 8 and (record.directory / "figure.png").exists()
+
+
+@pytest.mark.parametrize("name", ["samplers", "guidance", "likelihood"])
+def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
+    module = catalog.get(f"diffusion/{name}").module
+    small = ["--training.steps", "2", "--training.batch_size", "8", "--network.width", "4"]
+    small += ["--network.depth", "2", "--data", "digits"]
+    small += {
+        "samplers": ["--calls", "5", "--samples", "80", "--exact_steps", "8"],
+        "guidance": ["--steps", "4", "--samples", "40", "--scales", "0", "1", "2"],
+        "likelihood": ["--draws", "2", "--repeats", "4", "--batch", "4"],
+    }[name]
+    config = configs.parse(module.PRESETS["paper"], small)
+    assert config.network.kind == "conv"
+    with Run(f"diffusion/{name}", "paper", config, tmp_path / "run") as run:
+        assert np.isfinite(module.main(config, run)["validation_v_error"])
+
+
+def test_many_images_are_seen_in_pieces(monkeypatch):
+    network = denoising.NetworkConfig(width=8, depth=1, classes=3)
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8, 8, 1)), jnp.float32)
+    level, label = jnp.linspace(-2.0, 2.0, 7), jnp.arange(7) % 3
+    params = denoising.make_init(network, (8, 8, 1))(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    whole = denoising.denoiser(network)(params, z, level, label)
+    monkeypatch.setattr(denoising, "CHUNK", 3)
+    for condition in (label, None):
+        pieces = denoising.denoiser(network)(params, z, level, condition)
+        assert pieces.shape == z.shape
+        assert (np.abs(pieces - whole).max() < 1e-5) == (condition is not None)
 
 
 def test_a_denoiser_learns_and_the_classifier_knows_digits():
