@@ -98,13 +98,14 @@ def test_many_images_are_seen_in_pieces(monkeypatch):
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8, 8, 1)), jnp.float32)
     level, label = jnp.linspace(-2.0, 2.0, 7), jnp.arange(7) % 3
     params = denoising.make_init(network, (8, 8, 1))(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
     whole = denoising.denoiser(network)(params, z, level, label)
     monkeypatch.setattr(denoising, "CHUNK", 3)
     for condition in (label, None):
         pieces = denoising.denoiser(network)(params, z, level, condition)
         assert pieces.shape == z.shape
-        assert (np.abs(pieces - whole).max() < 1e-5) == (condition is not None)
+        assert (np.abs(pieces - whole).max() < 1e-4) == (condition is not None)
 
 
 def test_a_denoiser_learns_and_the_classifier_knows_digits():
