@@ -19,7 +19,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Array, Float
 
-from diffusion.schedule import Schedule
+from diffusion.schedule import Schedule, whole
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class LogNormal(Schedule):
     sigma_max: float = 80.0
 
     def __post_init__(self):
-        if not (self.std > 0 and 0 < self.sigma_min < self.sigma_max):
+        finite = all(map(math.isfinite, (self.mean, self.std, self.sigma_max)))
+        if not (finite and self.std > 0 and 0 < self.sigma_min < self.sigma_max):
             raise ValueError(
-                "std, sigma_min, sigma_max: expected std > 0 and 0 < sigma_min < sigma_max, got "
-                f"{self.std}, {self.sigma_min}, {self.sigma_max}"
+                "mean, std, sigma_min, sigma_max: expected finite numbers, std > 0 and 0 < "
+                f"sigma_min < sigma_max, got {self.mean}, {self.std}, {self.sigma_min}, "
+                f"{self.sigma_max}"
             )
 
     @property
@@ -65,7 +67,9 @@ class LogNormal(Schedule):
         lower, upper = below + t * mass, above + (1.0 - t) * mass
         early = lower < 0.5
         normal = jnp.where(early, 1.0, -1.0) * ndtri(jnp.where(early, lower, upper))
-        return -2.0 * (self.mean + self.std * normal)
+        value = -2.0 * (self.mean + self.std * normal)
+        low, high = self.ends  # tails too thin for the precision of t end here, not at infinity
+        return jnp.where(value > high, high, jnp.where(value < low, low, value))
 
     def time(self, logsnr: Array) -> Array:
         """The distribution function, from the nearer tail."""
@@ -99,10 +103,11 @@ def edm_sigmas(
 
     Source: Karras et al. (arXiv 2206.00364), equation 5.
     """
-    if steps < 2 or not (0 < sigma_min < sigma_max and rho > 0):
+    whole("steps", steps, 2)
+    if not (0 < sigma_min < sigma_max and rho > 0):
         raise ValueError(
-            "steps, sigma_min, sigma_max, rho: expected at least 2 steps, 0 < sigma_min < "
-            f"sigma_max and rho > 0, got {steps}, {sigma_min}, {sigma_max}, {rho}"
+            "sigma_min, sigma_max, rho: expected 0 < sigma_min < sigma_max and rho > 0, got "
+            f"{sigma_min}, {sigma_max}, {rho}"
         )
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     levels = (first + np.arange(steps) / (steps - 1) * (last - first)) ** rho
@@ -133,7 +138,7 @@ def scalings(sigma: Any, sigma_data: float = 0.5) -> Scalings:
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")
-    sigma = jnp.asarray(sigma, float)
+    sigma = jnp.asarray(sigma, jnp.result_type(float, sigma))
     root = jnp.hypot(sigma, jnp.asarray(sigma_data, sigma.dtype))
     return Scalings(
         skip=(sigma_data / root) ** 2,
@@ -156,9 +161,11 @@ def precondition(
         raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")
 
     def denoiser(y: Array, sigma: Any, *more: Any) -> Array:
-        sigma = jnp.broadcast_to(jnp.asarray(sigma, y.dtype), y.shape[:1])
+        dtype = jnp.promote_types(y.dtype, jnp.float32)
+        sigma = jnp.broadcast_to(jnp.asarray(sigma, dtype), y.shape[:1])
         factors = scalings(sigma, sigma_data)
-        wide = [f.reshape(-1, *(1,) * (y.ndim - 1)) for f in factors[:3]]
-        return wide[0] * y + wide[1] * network(wide[2] * y, factors.noise, *more)
+        skip, out, inside = (f.reshape(-1, *(1,) * (y.ndim - 1)) for f in factors[:3])
+        value = network((inside * y).astype(y.dtype), factors.noise, *more)
+        return (skip * y + out * value).astype(y.dtype)
 
     return denoiser

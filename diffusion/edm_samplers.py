@@ -41,11 +41,13 @@ def sample_edm(
     *,
     churn: Churn | None = None,
     trajectory: bool = False,
+    params: Any = None,
 ) -> Any:
     """Run EDM's sampler.
 
     Args:
-        denoiser: (y, sigma [B][, condition]) -> x.
+        denoiser: (y, sigma [B][, condition]) -> x, or with params first if they are given; see
+            `samplers.sample`.
         z: y at the first level, normally noise of standard deviation sigmas[0].
         sigmas: n + 1 levels that fall, the last 0 (`schedules.edm_sigmas(n)`) or not.
         method: "euler" or "heun"; the step to 0 is always Euler's.
@@ -63,13 +65,15 @@ def sample_edm(
         raise ValueError(f"method: expected 'euler' or 'heun', got {method!r}")
     checks.rising(sigmas, "sigmas", -1.0)
     churn = Churn() if churn is None else churn
-    if min(churn.amount, churn.low, churn.noise) < 0:
-        raise ValueError(f"churn: expected numbers that are not negative, got {churn}")
+    if not (isinstance(churn, Churn) and min(churn.amount, churn.low, churn.noise) >= 0):
+        raise ValueError(f"churn: expected a Churn of numbers that are not negative, got {churn}")
+    if not churn.low <= churn.high:
+        raise ValueError(f"churn: expected low <= high, got {churn.low} and {churn.high}")
     if churn.amount > 0 and key is None:
         raise ValueError("key: expected a random key for churn, got None")
     levels = jnp.asarray(sigmas, jnp.promote_types(z.dtype, jnp.float32))
     key = jax.random.key(0) if key is None else key
-    (y, bad), path = _run(denoiser, z, levels, key, condition, method, churn, trajectory)
+    (y, bad), path = _run(denoiser, z, levels, key, condition, params, method, churn, trajectory)
     y = checks.report(y, bad, "sigma")
     return (y, jnp.concatenate([z[None], path])) if trajectory else y
 
@@ -81,10 +85,13 @@ def _run(
     levels: Array,
     key: Array,
     condition: Any,
+    params: Any,
     method: str,
     churn: Churn,
     trajectory: bool,
 ) -> tuple[tuple[Array, Array], Array | None]:
+    if params is not None:
+        denoiser = functools.partial(denoiser, params)
     count = len(levels) - 1
     most = min(churn.amount / count, 2**0.5 - 1)
 
@@ -95,6 +102,7 @@ def _run(
 
     def body(carry: tuple[Array, Array], inputs: tuple[Array, ...]) -> tuple[Any, Array | None]:
         (y, bad), (index, level, after) = carry, inputs
+        also = jnp.array(True)
         here = y
         if churn.amount > 0:
             inside = (level >= churn.low) & (level <= churn.high)
@@ -114,10 +122,11 @@ def _run(
                 return new, jnp.array(True)
 
             new, also = jax.lax.cond(after > 0, corrected, kept, new.astype(y.dtype))
-            good &= also
         new = new.astype(y.dtype)
-        bad = jnp.where(jnp.isnan(bad) & ~good, level, bad)
+        found = jnp.where(good, jnp.where(also, jnp.nan, after), level)
+        bad = jnp.where(jnp.isnan(bad), found, bad)
         return (new, bad), new if trajectory else None
 
-    start = (y, jnp.full((), jnp.nan, levels.dtype))
+    rises = jnp.where(jnp.all(jnp.diff(levels) < 0), jnp.nan, levels[0])  # where it is not known
+    start = (y, rises)
     return jax.lax.scan(body, start, (jnp.arange(count), levels[:-1], levels[1:]))

@@ -110,11 +110,11 @@ class Mixture:
     deviations: Array
 
     def sample(self, key: Array, n: int, condition: Any = None) -> Float[Array, "n D"]:
-        """Draws, or those of given components [n]."""
+        """Draws, or those of given components [n]; -1 stands for any."""
         first, second = jax.random.split(key)
-        k = condition
-        if k is None:
-            k = jax.random.choice(first, len(self.weights), (n,), p=self.weights)
+        k = jax.random.choice(first, len(self.weights), (n,), p=self.weights)
+        if condition is not None:
+            k = jnp.where(jnp.asarray(condition) < 0, k, condition)
         noise = jax.random.normal(second, (n, self.means.shape[1]), self.means.dtype)
         return self.means[k] + self.deviations[k][:, None] * noise
 
@@ -159,8 +159,8 @@ def mixture(weights: Any, means: Any, deviations: Any) -> Mixture:
             "weights, means, deviations: expected [K], [K, D], [K], got "
             f"{weights.shape}, {means.shape}, {deviations.shape}"
         )
-    if not bool(jnp.all(weights > 0) & jnp.all(deviations > 0)):
-        raise ValueError("weights, deviations: expected positive numbers")
+    if not bool(jnp.all(weights > 0) & jnp.all(deviations > 0) & jnp.all(jnp.isfinite(means))):
+        raise ValueError("weights, means, deviations: expected positive, finite, positive numbers")
     return Mixture(weights / jnp.sum(weights), means, deviations)
 
 

@@ -28,9 +28,10 @@ def classifier_free(
 
     Args:
         denoiser: with a condition [B, ...], or a pytree of such arrays.
-        scale: a number.
+        scale: a number, or one an example [B].
         unconditional: the condition without an example axis that stands for none, as trained.
-        interval: lowest and highest log-SNR between which to guide; outside, the scale is 1.
+        interval: lowest and highest log-SNR between which to guide; outside, the scale is 1. For
+            `samplers.sample_edm`, which tells its denoiser sigma, guide before converting.
 
     Raises:
         ValueError: no unconditional branch, an interval that is empty.
@@ -48,8 +49,15 @@ def classifier_free(
             raise ValueError("condition: expected one to guide by, got None")
 
         def twice(given: Any, none: Any) -> Array:
-            given = jnp.asarray(given)
-            none = jnp.broadcast_to(jnp.asarray(none, given.dtype), given.shape)
+            given, none = jnp.asarray(given), jnp.asarray(none)
+            if jnp.issubdtype(given.dtype, jnp.integer) and (
+                not jnp.issubdtype(none.dtype, jnp.integer)
+                or (jnp.issubdtype(given.dtype, jnp.unsignedinteger) and bool(jnp.any(none < 0)))
+            ):
+                raise ValueError(
+                    f"unconditional: expected what {given.dtype} conditions can hold, got {none}"
+                )
+            none = jnp.broadcast_to(none.astype(given.dtype), given.shape)
             return jnp.concatenate([given, none])
 
         both = jax.tree.map(twice, condition, unconditional)
@@ -57,9 +65,12 @@ def classifier_free(
         output = denoiser(jnp.concatenate([z, z]), jnp.concatenate([logsnr, logsnr]), both)
         with_, without = jnp.split(output, 2)
         strength = jnp.asarray(scale, output.dtype)
+        if strength.shape not in ((), z.shape[:1]):
+            raise ValueError(f"scale: expected a number or {z.shape[:1]}, got {strength.shape}")
         if interval is not None:
             inside = (logsnr >= interval[0]) & (logsnr <= interval[1])
             strength = jnp.where(inside, strength, 1.0).astype(output.dtype)
+        if strength.ndim:
             strength = strength.reshape(-1, *(1,) * (z.ndim - 1))
         return without + strength * (with_ - without)
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffusion import levels, process, times
-from diffusion.schedules import Schedule
+from diffusion.schedule import Schedule, whole
 
 SAMPLERS = {
     "independent": times.independent,
@@ -64,7 +64,7 @@ def bound(
         denoiser: (z, logsnr [B][, condition]) -> prediction.
         steps: T of discrete time; None is continuous time.
         bins: values that an element of x can take, for a bound on discrete probabilities; None
-            bounds a density.
+            bounds a density. Others are refused (NaN where x is traced).
         times_from: "independent", "low_discrepancy" or "antithetic".
 
     Raises:
@@ -73,8 +73,10 @@ def bound(
     process.check("prediction", prediction)
     if times_from not in SAMPLERS:
         raise ValueError(f"times_from: expected one of {tuple(SAMPLERS)}, got {times_from!r}")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    if steps is not None:
+        whole("steps", steps)
+    process.floating("x", x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     time_key, noise_key, data_key = jax.random.split(key, 3)
     t = SAMPLERS[times_from](time_key, len(x)).astype(jnp.result_type(float, x))
     before, count = None, 0 if steps is None else steps
@@ -119,9 +121,17 @@ def reconstruction(
     bins = jnp.asarray(bins, x.dtype)
     y = x + jnp.exp(-0.5 * high) * jax.random.normal(key, x.shape, x.dtype)
     scores = -0.5 * jnp.exp(high) * jnp.square(y[..., None] - bins)
-    own = jnp.argmin(jnp.abs(x[..., None] - bins), axis=-1)
+    gaps = jnp.abs(x[..., None] - bins)
+    own = jnp.argmin(gaps, axis=-1)
+    apart = jnp.max(jnp.min(gaps, axis=-1)) > 1e-3 * jnp.max(jnp.abs(bins[-1] - bins[0]))
+    try:
+        if bool(apart):
+            raise ValueError("bins: expected the values that x takes, got others")
+    except jax.errors.ConcretizationTypeError:
+        pass
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(scores), own[..., None], axis=-1)
-    return -jnp.sum(log_prob.reshape(len(x), -1), axis=-1)
+    total = -jnp.sum(log_prob.reshape(len(x), -1), axis=-1)
+    return jnp.where(apart, jnp.nan, total)
 
 
 def bits_per_dim(nats: Any, x: Any) -> Any:

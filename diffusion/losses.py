@@ -8,7 +8,7 @@ Errors are means over the axes of an example. Nothing here averages over the bat
 
     uniform   1, on the error of `space`
     elbo      1 / (2 p): the variational bound, (1/2) int |eps - eps_hat|^2 dlambda
-    edm       EDM's, as if its own law of log-SNR had been drawn from
+    edm       EDM's, as if its own law of log-SNR, N(2.4, 2.4^2), had been drawn from
     min_snr   min(snr, gamma) / snr
     sigmoid   sigmoid(bias - lambda) / p
 
@@ -16,6 +16,7 @@ Source: Kingma & Gao (arXiv 2303.00848) for weights against a law of log-SNR; Ka
 (2206.00364); Hang et al. (2303.09556), min-SNR; Hoogeboom et al. (2301.11093), several scales.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffusion import edm, pooling, process
-from diffusion.schedules import LogNormal, Schedule
+from diffusion.schedule import Schedule, within
 
 Weighting = Literal["uniform", "elbo", "edm", "min_snr", "sigmoid"]
 
@@ -55,15 +56,20 @@ def weight(
     logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting: expected one of {get_args(Weighting)}, got {weighting!r}")
+    if not gamma > 0:
+        raise ValueError(f"gamma: expected a positive number, got {gamma}")
     if weighting == "uniform":
-        return process.error_factor(logsnr, prediction, space)
+        process.check("space", space)
+        return process.error_factor(logsnr, prediction, space, sigma_data)
     if weighting == "min_snr":
         of_eps = jnp.minimum(1.0, gamma * jnp.exp(-logsnr))
     elif weighting == "edm":
         of_x = edm.scalings(jnp.exp(-0.5 * logsnr), sigma_data).weight
         of_eps = of_x * jnp.exp(-logsnr)
         if schedule is not None:
-            of_eps = of_eps * LogNormal().density(logsnr) / _density(schedule, logsnr, weighting)
+            deviations = (logsnr - 2.4) / 2.4  # log sigma of EDM is N(-1.2, 1.2^2)
+            law = jnp.exp(-0.5 * deviations**2) / (2.4 * math.sqrt(2.0 * math.pi))
+            of_eps = of_eps * law / _density(schedule, logsnr, weighting)
     else:
         factor = 0.5 if weighting == "elbo" else jax.nn.sigmoid(bias - logsnr)
         of_eps = factor / _density(schedule, logsnr, weighting)
@@ -73,7 +79,7 @@ def weight(
 def _density(schedule: Schedule | None, logsnr: Array, weighting: str) -> Array:
     if schedule is None:
         raise ValueError(f"schedule: expected the one of logsnr for the weighting {weighting}")
-    return schedule.density(logsnr)
+    return schedule.density(within("logsnr", logsnr, *schedule.ends))
 
 
 def target(
@@ -141,6 +147,10 @@ def denoising(
     Raises:
         ValueError: unknown names, a schedule that is missing, shapes that differ.
     """
+    if not output.shape == x.shape == eps.shape:
+        raise ValueError(
+            f"output, x, eps: expected one shape, got {output.shape}, {x.shape}, {eps.shape}"
+        )
     truth = target(x, eps, logsnr, prediction, sigma_data)
     options = {"gamma": gamma, "bias": bias, "sigma_data": sigma_data}
     factor = weight(weighting, logsnr, prediction, schedule, space=space, **options)
@@ -161,9 +171,9 @@ def multi_scale(
     """
     if eps.shape != eps_hat.shape:
         raise ValueError(f"eps_hat: expected the shape {eps.shape} of eps, got {eps_hat.shape}")
-    size = eps.shape[1]
-    if eps.ndim != 4 or eps.shape[2] != size:
+    if eps.ndim != 4 or eps.shape[2] != eps.shape[1]:
         raise ValueError(f"eps: expected square images [B, H, H, C], got {eps.shape}")
+    size = eps.shape[1]
     if not resolutions or any(r < 1 or size % r for r in resolutions):
         raise ValueError(f"resolutions: expected divisors of {size}, got {tuple(resolutions)}")
     residual = (eps - eps_hat).astype(jnp.promote_types(eps.dtype, jnp.float32))

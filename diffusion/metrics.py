@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from diffusion.schedule import whole
+
 FEW = 2  # samples a feature below which a covariance is warned about
 
 
@@ -66,7 +68,7 @@ def frechet_distance(samples: Any, reference: Any) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     crossed = np.linalg.eigvalsh(root @ second @ root)
     shared = np.sum(np.sqrt(np.maximum(crossed, 0.0)))
-    return float(mean + np.trace(first) + np.trace(second) - 2.0 * shared)
+    return max(0.0, float(mean + np.trace(first) + np.trace(second) - 2.0 * shared))
 
 
 def wasserstein_1d(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -87,8 +89,7 @@ def sliced_wasserstein(samples: Any, reference: Any, directions: int = 256, seed
     Raises:
         ValueError: no directions.
     """
-    if directions < 1:
-        raise ValueError(f"directions: expected at least 1, got {directions}")
+    whole("directions", directions)
     a, b = _pair(samples, reference, 1)
     vectors = np.random.default_rng(seed).normal(size=(a.shape[1], directions))
     vectors /= np.linalg.norm(vectors, axis=0)
@@ -156,8 +157,7 @@ def prdc(samples: Any, reference: Any, k: int = 5) -> PRDC:
     Raises:
         ValueError: k < 1, or no more than k rows.
     """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
+    whole("k", k)
     fake, real = _pair(samples, reference, k + 1)
     radii = [np.sort(cdist(x, x), axis=1)[:, k] for x in (real, fake)]
     apart = cdist(real, fake)
@@ -203,18 +203,21 @@ def report(
         held_out: real data that is not in the reference.
         ceilings: sets that should be worse, by name.
     """
-    sets = {"samples": samples, "reference": reference, "held_out": held_out, **(ceilings or {})}
-    n = min(len(values) for values in sets.values())
+    worse = dict(ceilings or {})
+    sets = [samples, reference, held_out, *worse.values()]
+    n = min(len(values) for values in sets)
+    if n < 1:
+        raise ValueError(
+            "samples, reference, held_out, ceilings: expected some rows each, got none"
+        )
     rng = np.random.default_rng(seed)
-    chosen = {
-        name: np.asarray(values)[np.sort(rng.permutation(len(values))[:n])]
-        for name, values in sets.items()
-    }
-    real = chosen["reference"]
+    fake, real, held, *rest = (
+        np.asarray(values)[np.sort(rng.permutation(len(values))[:n])] for values in sets
+    )
     return Report(
-        value=metric(chosen["samples"], real),
+        value=metric(fake, real),
         n=n,
         seed=seed,
-        floor=metric(chosen["held_out"], real),
-        ceilings={name: metric(chosen[name], real) for name in ceilings or {}},
+        floor=metric(held, real),
+        ceilings={name: metric(one, real) for name, one in zip(worse, rest, strict=True)},
     )

@@ -7,9 +7,13 @@ Notation
     F          EDM's network: x = c_skip z / alpha + c_out F, for data of deviation sigma_data
     D          EDM's denoiser, which is x
 
-Log-SNR is a number or one a sample, [B], and is spread over the axes of z, [B, ...]. Each
-conversion is one formula, without a detour: x from eps divides by alpha and eps from x by sigma,
-which cannot be avoided, everything from v divides by neither.
+Log-SNR is a number or one a sample, [B], and is spread over the axes of z, [B, ...]. Among x, eps
+and v each conversion is one formula: x from eps divides by alpha and eps from x by sigma, which
+cannot be avoided, everything from v divides by neither. F goes by v,
+
+    v = s (1 - sigma_data^2) / (s^2 + sigma_data^2) z - sigma_data / (alpha root) F
+
+with s = sigma / alpha and root^2 = s^2 + sigma_data^2, in which nothing cancels.
 
 Source: Kingma et al. (arXiv 2107.00630); Salimans & Ho (2202.00512) for v; Karras et al.
 (2206.00364) for F; https://kexue.fm/archives/10047 (alpha and sigma are alpha-bar and beta-bar
@@ -61,9 +65,26 @@ def alpha_sigma(logsnr: Any) -> tuple[Array, Array]:
 def diffuse(
     x: Float[Array, "B ..."], eps: Float[Array, "B ..."], logsnr: Any
 ) -> Float[Array, "B ..."]:
-    """Z = alpha x + sigma eps."""
+    """Z = alpha x + sigma eps.
+
+    Raises:
+        ValueError: shapes that differ, whole numbers.
+    """
+    if x.shape != eps.shape:
+        raise ValueError(f"eps: expected the shape {x.shape} of x, got {eps.shape}")
+    floating("x", x)
     alpha, sigma = alpha_sigma(spread(logsnr, x))
     return (alpha * x + sigma * eps).astype(x.dtype)
+
+
+def floating(name: str, x: Array) -> None:
+    """Refuse whole numbers, such as images that nobody has scaled yet.
+
+    Raises:
+        ValueError: naming the dtype.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected floating point, got {x.dtype}; scale it first")
 
 
 def convert(
@@ -88,6 +109,7 @@ def convert(
     check("target", target)
     if value.shape != z.shape:
         raise ValueError(f"value: expected the shape {z.shape} of z, got {value.shape}")
+    floating("z", z)
     source, target = ("x" if kind == "D" else kind for kind in (source, target))
     if source == target:
         return value
@@ -96,16 +118,23 @@ def convert(
     if source == "score":
         value, source = -sigma * value, "eps"
     elif source == "F":
-        factors = edm.scalings(jnp.exp(-0.5 * place), sigma_data)
-        value, source = factors.skip * (z / alpha) + factors.out * value, "x"
-    middle = "eps" if target == "score" else "x" if target == "F" else target
+        of_z, of_f = _f_in_v(place, alpha, sigma_data)
+        value, source = of_z * z - of_f * value, "v"
+    middle = {"score": "eps", "F": "v"}.get(target, target)
     value = _between(value, z, alpha, sigma, source, middle)
     if target == "score":
         value = -value / sigma
     elif target == "F":
-        factors = edm.scalings(jnp.exp(-0.5 * place), sigma_data)
-        value = (value - factors.skip * (z / alpha)) / factors.out
+        of_z, of_f = _f_in_v(place, alpha, sigma_data)
+        value = (of_z * z - value) / of_f
     return value.astype(z.dtype)
+
+
+def _f_in_v(logsnr: Array, alpha: Array, sigma_data: float) -> tuple[Array, Array]:
+    """Both factors of v = first * z - second * F."""
+    level = jnp.exp(-0.5 * logsnr)
+    root = 1.0 / edm.scalings(level, sigma_data).inside
+    return level / root * ((1.0 - sigma_data**2) / root), sigma_data / (alpha * root)
 
 
 def _between(value: Array, z: Array, alpha: Array, sigma: Array, source: str, target: str) -> Array:

@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import levels, process
@@ -67,12 +68,14 @@ def sample(
     clip: tuple[float, float] | None = None,
     trajectory: bool = False,
     sigma_data: float = 0.5,
+    params: Any = None,
 ) -> Any:
     """Run a sampler from z to the data.
 
     Args:
-        denoiser: (z, logsnr [B][, condition]) -> prediction. Give the same function again and its
-            compiled program is used again.
+        denoiser: (z, logsnr [B][, condition]) -> prediction, or with params first if they are
+            given. The same function again finds its compiled program again, with all that it
+            closes over as it was: hand parameters over as `params`, do not change them behind it.
         z: at the first log-SNR, normally noise of variance 1.
         logsnrs: n + 1 values that rise, as `schedule(jnp.linspace(1, 0, n + 1))` gives them. The
             denoiser is called at the first n of them.
@@ -82,6 +85,7 @@ def sample(
         variance: of ancestral: 0 takes the lower bound, 1 the upper, between them geometric.
         clip: lowest and highest x.
         trajectory: also return z at all levels, [n + 1, B, ...], x at the last.
+        params: first argument of the denoiser, for other parameters in the same program.
 
     Returns:
         x [B, ...], or (x, trajectory).
@@ -91,9 +95,10 @@ def sample(
     """
     _check(method, prediction, logsnrs, key, variance, clip)
     values = jnp.asarray(logsnrs, jnp.promote_types(z.dtype, jnp.float32))
-    options = Options(method, prediction, variance, clip, trajectory, sigma_data)
+    bounds = None if clip is None else (float(clip[0]), float(clip[1]))
+    options = Options(method, prediction, float(variance), bounds, trajectory, sigma_data)
     key = jax.random.key(0) if key is None else key
-    (x, bad), path = _run(denoiser, z, values, key, condition, options)
+    (x, bad), path = _run(denoiser, z, values, key, condition, params, options)
     x = levels.report(x, bad, "log-SNR")
     return (x, jnp.concatenate([z[None], path])) if trajectory else x
 
@@ -109,7 +114,7 @@ def _check(
         raise ValueError("key: expected a random key for ancestral sampling, got None")
     if not 0 <= variance <= 1:
         raise ValueError(f"variance: expected a number in [0, 1], got {variance}")
-    if clip is not None and not clip[0] < clip[1]:
+    if clip is not None and not (np.shape(clip) == (2,) and clip[0] < clip[1]):
         raise ValueError(f"clip: expected a lower and a higher bound, got {clip}")
 
 
@@ -140,30 +145,41 @@ def estimate(
 
 @functools.partial(jax.jit, static_argnames=("denoiser", "options"))
 def _run(
-    denoiser: Denoiser, z: Array, values: Array, key: Array, condition: Any, options: Options
+    denoiser: Denoiser,
+    z: Array,
+    values: Array,
+    key: Array,
+    condition: Any,
+    params: Any,
+    options: Options,
 ) -> tuple[tuple[Array, Array], Array | None]:
+    if params is not None:
+        denoiser = functools.partial(denoiser, params)
+
     def body(carry: tuple[Array, ...], inputs: tuple[Any, ...]) -> tuple[Any, Array | None]:
         z, before, bad = carry
         index, step, previous = inputs
         x, eps, good = estimate(denoiser, z, step.logsnr, condition, options)
+        also = jnp.array(True)
         if options.method == "ancestral":
             new = _ancestral(z, x, step, jax.random.fold_in(key, index), options.variance)
         elif options.method == "heun":
             new, also = _heun(denoiser, z, x, eps, step, condition, options)
-            good &= also
         elif options.method == "dpmpp_2m":
             new = _second_order(z, x, before, step, previous)
         else:
             new = move(x, eps, step.after)
         new = jnp.where(step.last, x, new).astype(z.dtype)
-        bad = jnp.where(jnp.isnan(bad) & ~good, step.logsnr, bad)
+        found = jnp.where(good, jnp.where(also, jnp.nan, step.after), step.logsnr)
+        bad = jnp.where(jnp.isnan(bad), found, bad)
         return (new, x.astype(z.dtype), bad), new if options.trajectory else None
 
     count = len(values) - 1
     index = jnp.arange(count)
     steps = Step(values[:-1], values[1:], index == count - 1)
     previous = jnp.concatenate([values[:1], values[:-2]])
-    start = (z, jnp.zeros_like(z), jnp.full((), jnp.nan, values.dtype))
+    falls = jnp.where(jnp.all(jnp.diff(values) > 0), jnp.nan, values[0])  # where it is not known
+    start = (z, jnp.zeros_like(z), falls)
     (x, _, bad), path = jax.lax.scan(body, start, (index, steps, previous))
     return (x, bad), path
 

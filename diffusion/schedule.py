@@ -12,6 +12,7 @@ are traced.
 """
 
 import math
+import operator
 from typing import Any
 
 import jax
@@ -30,8 +31,7 @@ def within(name: str, value: Any, low: Any, high: Any) -> Array:
     """
     value = jnp.asarray(value)
     value = value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(float)
-    slack = SLACK * jnp.maximum(jnp.abs(jnp.asarray(high) - jnp.asarray(low)), 1.0)
-    bad = ~((value >= low - slack) & (value <= high + slack))
+    bad = ~_inside(value, low, high)
     try:
         known, ends = np.asarray(bad), (float(low), float(high))
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
@@ -40,6 +40,12 @@ def within(name: str, value: Any, low: Any, high: Any) -> Array:
         worst = np.asarray(value)[known].flat[0]
         raise ValueError(f"{name}: expected values in [{ends[0]:g}, {ends[1]:g}], got {worst:g}")
     return value
+
+
+def _inside(value: Array, low: Any, high: Any) -> Array:
+    """Within a range, but for rounding."""
+    slack = SLACK * jnp.maximum(jnp.abs(jnp.asarray(high) - jnp.asarray(low)), 1.0)
+    return (value >= low - slack) & (value <= high + slack)
 
 
 class Schedule:
@@ -85,12 +91,26 @@ class Schedule:
         """Probability density of log-SNR when t is uniform; 0 outside the ends."""
         logsnr = jnp.asarray(logsnr, float)
         low, high = self.ends
-        inside = (logsnr >= low) & (logsnr <= high)
+        inside = _inside(logsnr, low, high)
         return jnp.where(inside, self.rate(jnp.clip(logsnr, low, high)), 0.0)
 
     def rate(self, logsnr: Array) -> Array:
         """The derivative |dt / dlambda|, without checks."""
         return -1.0 / self.slope(self.time(logsnr))
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises:
+        ValueError: naming it.
+    """
+    try:
+        good = not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
 
 
 def check_range(low: float, high: float) -> None:

@@ -214,7 +214,11 @@ class Interpolated(Schedule):
 
     def __post_init__(self):
         grid = np.linspace(0.0, 1.0, 1001)
-        values = np.asarray(self.logsnr(jnp.asarray(grid)))
+        try:
+            with jax.ensure_compile_time_eval():
+                values = np.asarray(self.logsnr(jnp.asarray(grid)))
+        except jax.errors.TracerArrayConversionError:  # of a schedule that is being trained
+            return
         if not np.all(np.diff(values) < 0):
             raise ValueError(
                 "at_data, at_noise: expected a log-SNR that falls with t, got one that rises "
@@ -267,7 +271,8 @@ class VPSDE(Schedule):
     def logsnr(self, t: Array) -> Array:
         """The formula."""
         s = self.start + t * (1.0 - self.start)
-        return -jnp.log(jnp.expm1(s * (0.5 * (self.beta_max - self.beta_min) * s + self.beta_min)))
+        total = s * (0.5 * (self.beta_max - self.beta_min) * s + self.beta_min)
+        return -total - jnp.log(-jnp.expm1(-total))  # -log expm1, which overflows
 
     def time(self, logsnr: Array) -> Array:
         """The root of the quadratic, without cancellation."""

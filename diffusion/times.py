@@ -6,9 +6,13 @@ other two.
 Source: Kingma et al. (arXiv 2107.00630), appendix I.1, for the even ones.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from diffusion.schedule import whole
 
 
 def independent(key: Array, batch: int) -> Float[Array, "B"]:
@@ -36,7 +40,6 @@ def antithetic(key: Array, batch: int) -> Float[Array, "B"]:
     return jnp.concatenate([u, jnp.minimum(1.0 - u, 1.0 - tiny)])
 
 
-def _positive(batch: int) -> int:
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}")
+def _positive(batch: Any) -> int:
+    whole("batch", batch)
     return batch

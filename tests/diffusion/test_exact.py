@@ -128,7 +128,7 @@ def test_laws_are_pytrees():
     [
         (lambda: exact.gaussian([0.0], np.eye(2)), r"covariance: expected \[D, D\]"),
         (lambda: exact.gaussian([0.0, 0.0], -np.eye(2)), "covariance: expected no eigenvalue"),
-        (lambda: exact.mixture([1.0], [[0.0]], [0.0]), "weights, deviations: expected positive"),
+        (lambda: exact.mixture([1.0], [[0.0]], [0.0]), "weights, means, deviations: expected"),
         (lambda: exact.mixture([1.0], [0.0], [1.0]), "weights, means, deviations: expected"),
         (lambda: exact.ring(0), "modes: expected at least 1, got 0"),
         (lambda: exact.denoiser(exact.ring(), "u"), "prediction: expected one of .*'u'"),

@@ -150,5 +150,5 @@ def test_bad_input_is_refused_by_name():
         run("u")
     with pytest.raises(ValueError, match=r"times_from: expected one of .*'even'"):
         run(times_from="even")
-    with pytest.raises(ValueError, match="steps: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps: expected a whole number of at least 1, got 0"):
         run(steps=0)

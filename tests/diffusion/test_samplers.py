@@ -276,7 +276,7 @@ def test_bad_input_is_refused_by_name(options, message):
         ({"sigmas": [1.0, 2.0]}, "sigmas: expected values that fall, got 1 and then 2"),
         ({"sigmas": [1.0, -2.0]}, "sigmas: expected no negative level, got -2"),
         ({"churn": samplers.Churn(1.0)}, "key: expected a random key for churn"),
-        ({"churn": samplers.Churn(-1.0)}, "churn: expected numbers that are not negative"),
+        ({"churn": samplers.Churn(-1.0)}, "churn: expected a Churn of numbers that are not"),
     ],
 )
 def test_bad_input_to_edm_is_refused_by_name(options, message):
