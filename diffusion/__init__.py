@@ -16,6 +16,7 @@ from diffusion import (
     samplers,
     schedules,
     times,
+    wavelet,
 )
 from diffusion.schedules import Schedule
 
@@ -33,4 +34,5 @@ __all__ = [
     "samplers",
     "schedules",
     "times",
+    "wavelet",
 ]

@@ -1,0 +1,227 @@
+"""A U-Net for denoising, most of whose work is done at its lowest resolution.
+
+A network (z [B, H, W, C], logsnr [B], condition) -> a prediction of the shape of z, zero at the
+start. Each level halves the size; blocks of a level are equal and run in one scan, so that depth
+costs no compile time. Log-SNR and class scale and shift every block.
+
+Source: Hoogeboom et al. (arXiv 2301.11093), section 4 and appendix; Ho et al. (2006.11239).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import wavelet
+from diffusion.layers import Context
+
+STEMS = ("none", "conv", "dwt")
+
+
+class Block(nn.Module):
+    """Norm, swish, convolution, twice, the second norm scaled and shifted by the context.
+
+    Attributes:
+        channels: in and out.
+        dropout: rate before the second convolution.
+        heads: of attention over all places behind it; 0 for none.
+        dtype: of the computation.
+    """
+
+    channels: int
+    dropout: float = 0.0
+    heads: int = 0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array, train: bool) -> Array:
+        """[B, H, W, channels], from that or from more channels."""
+        conv = {"kernel_size": (3, 3), "dtype": self.dtype}
+        h = nn.Conv(self.channels, **conv)(nn.swish(_norm(x, self.dtype)))
+        scale, shift = jnp.split(nn.Dense(2 * self.channels, dtype=self.dtype)(context), 2, axis=-1)
+        h = _norm(h, self.dtype) * (1 + scale[:, None, None]) + shift[:, None, None]
+        h = nn.Dropout(self.dropout)(nn.swish(h), deterministic=not train)
+        h = nn.Conv(self.channels, **conv, kernel_init=nn.initializers.zeros)(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype)(x)
+        x = x + h
+        return x + Attention(self.heads, self.dtype)(x) if self.heads else x
+
+
+class Attention(nn.Module):
+    """Attention over all places, zero at the start.
+
+    Attributes:
+        heads: that share the channels.
+        dtype: of the computation.
+    """
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, channels]."""
+        batch, channels = x.shape[0], x.shape[-1]
+        if channels % self.heads:
+            raise ValueError(f"heads: expected a divisor of {channels} channels, got {self.heads}")
+        tokens = _norm(x, self.dtype).reshape(batch, -1, channels)
+        qkv = nn.Dense(3 * channels, dtype=self.dtype)(tokens)
+        q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, 2)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(scores * q.shape[-1] ** -0.5).astype(v.dtype)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, -1, channels)
+        zero = nn.initializers.zeros
+        return nn.Dense(channels, kernel_init=zero, dtype=self.dtype)(y).reshape(x.shape)
+
+
+def _norm(x: Array, dtype: Any) -> Array:
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0)
+    return nn.GroupNorm(groups, dtype=dtype)(x)
+
+
+class Body(nn.Module):
+    """A block as the body of a scan: down, keeping what it made; up, reading what was kept."""
+
+    make: Callable[[], nn.Module]
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: Array, skip: Any, context: Array) -> tuple[Array, Array]:
+        """The new x, twice."""
+        inside = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+        x = self.make()(inside, context, self.train)
+        return x, x
+
+
+def repeat(
+    make: Callable[[], nn.Module], count: int, train: bool, remat: bool, name: str
+) -> Callable[..., tuple[Array, Array]]:
+    """Equal blocks in one scan: (x, skips [count, ...] or None, context) -> (x, all outputs)."""
+    body = nn.remat(Body, prevent_cse=False) if remat else Body
+    scanned = nn.scan(
+        body,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, nn.broadcast),  # pyright: ignore[reportArgumentType]
+        length=count,
+    )
+    return scanned(make, train, name=name)
+
+
+class UNet(nn.Module):
+    """Levels of blocks down and up again.
+
+    Attributes:
+        channels: of the first level.
+        multipliers: of the channels, a level each.
+        blocks: a level each; the last is the bottom.
+        heads: of attention at each level; 0 for none.
+        classes: number of classes, or None.
+        dropout, dropout_size: rate, at levels of at most that many places a side.
+        stem, patch: "none"; or "conv" or "dwt" by `patch` a side, with its inverse at the end.
+        dtype: of the computation; parameters and the output are float32.
+        remat: compute activations again in the backward pass.
+    """
+
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: tuple[int, ...] = (1, 2)
+    heads: tuple[int, ...] = (0, 1)
+    classes: int | None = None
+    dropout: float = 0.0
+    dropout_size: int = 16
+    stem: str = "none"
+    patch: int = 1
+    dtype: Any = None
+    remat: bool = False
+
+    def checked(self, shape: tuple[int, ...]) -> None:
+        """Refuse sizes that do not fit.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        if not len(self.multipliers) == len(self.blocks) == len(self.heads) > 0:
+            raise ValueError(
+                "multipliers, blocks, heads: expected one for each level, got "
+                f"{self.multipliers}, {self.blocks}, {self.heads}"
+            )
+        if self.stem not in STEMS:
+            raise ValueError(f"stem: expected one of {STEMS}, got {self.stem!r}")
+        least = self.patch * 2 ** (len(self.blocks) - 1)
+        if len(shape) != 4 or shape[1] % least or shape[2] % least:
+            raise ValueError(f"z: expected [B, H, W, C] with sides of {least} n, got {shape}")
+        if (
+            self.patch < 1
+            or self.patch & (self.patch - 1)
+            or (self.stem == "none") != (self.patch == 1)
+        ):
+            raise ValueError(
+                "patch: expected 1 without a stem, a power of 2 above it with one, got "
+                f"{self.patch} with stem {self.stem!r}"
+            )
+
+    def block(self, level: int, size: int) -> Callable[[], nn.Module]:
+        """What makes a block of a level."""
+        rate = self.dropout if size <= self.dropout_size else 0.0
+        width, heads = self.channels * self.multipliers[level], self.heads[level]
+        return lambda: Block(width, rate, heads, self.dtype)
+
+    def bottom(self, x: Array, context: Array, train: bool) -> Array:
+        """The last level."""
+        level = len(self.blocks) - 1
+        make = self.block(level, x.shape[1])
+        return repeat(make, self.blocks[level], train, self.remat, "bottom")(x, None, context)[0]
+
+    @nn.compact
+    def __call__(
+        self, z: Array, logsnr: Array, condition: Any = None, train: bool = False
+    ) -> Array:
+        """The prediction, float32; `train` turns dropout on."""
+        self.checked(z.shape)
+        dtype = self.dtype or z.dtype
+        context = Context(4 * self.channels, self.classes)(logsnr, condition, jnp.float32)
+        x, skips = self.read(z.astype(dtype)), []
+        last = len(self.blocks) - 1
+        for level in range(last):
+            make = self.block(level, x.shape[1])
+            down = repeat(make, self.blocks[level], train, self.remat, f"down_{level}")
+            x, kept = down(x, None, context)
+            skips.append(kept)
+            width = self.channels * self.multipliers[level + 1]
+            x = nn.Conv(width, (3, 3), (2, 2), dtype=self.dtype, name=f"smaller_{level}")(x)
+        x = self.bottom(x, context, train)
+        for level in reversed(range(last)):
+            width = self.channels * self.multipliers[level]
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
+            x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"larger_{level}")(x)
+            make = self.block(level, x.shape[1])
+            up = repeat(make, self.blocks[level], train, self.remat, f"up_{level}")
+            x, _ = up(x, skips.pop()[::-1], context)
+        return self.write(x, z.shape[-1])
+
+    def read(self, z: Array) -> Array:
+        """The image at the size of the first level."""
+        kind = {"kernel_size": (3, 3), "dtype": self.dtype, "name": "read"}
+        if self.stem == "conv":
+            step = (self.patch, self.patch)
+            return nn.Conv(self.channels, step, step, dtype=self.dtype, name="read")(z)
+        if self.stem == "dwt":
+            z = wavelet.forward(z, self.patch.bit_length() - 1)
+        return nn.Conv(self.channels, **kind)(z)
+
+    def write(self, x: Array, channels: int) -> Array:
+        """The prediction at full size."""
+        x = nn.swish(_norm(x, self.dtype)).astype(jnp.float32)
+        zero, area = nn.initializers.zeros, self.patch**2
+        x = nn.Conv(channels * area, (3, 3), kernel_init=zero, name="write")(x)
+        if self.stem == "dwt":
+            return wavelet.inverse(x, self.patch.bit_length() - 1)
+        batch, height, width, _ = x.shape
+        x = x.reshape(batch, height, width, self.patch, self.patch, channels)
+        return x.transpose(0, 1, 3, 2, 4, 5).reshape(
+            batch, height * self.patch, width * self.patch, channels
+        )

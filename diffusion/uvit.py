@@ -1,0 +1,80 @@
+"""U-ViT: a U-Net whose bottom is a transformer, without skips inside it.
+
+Source: Hoogeboom et al. (arXiv 2301.11093), section 4 (U-ViT); Peebles & Xie (2212.09748) for
+scales, shifts and gates by the context.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion.unet import UNet, repeat
+
+
+class Layer(nn.Module):
+    """Attention and a perceptron over tokens, each scaled, shifted and gated by the context.
+
+    Attributes:
+        heads: that share the channels.
+        expand: hidden width of the perceptron over the channels.
+        dropout: rate within the perceptron.
+        dtype: of the computation.
+    """
+
+    heads: int
+    expand: int = 4
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, context: Array, train: bool) -> Array:
+        """Tokens [B, T, channels]."""
+        channels = x.shape[-1]
+        if channels % self.heads:
+            raise ValueError(f"heads: expected a divisor of {channels} channels, got {self.heads}")
+        zero = nn.initializers.zeros
+        gates = nn.Dense(6 * channels, kernel_init=zero, dtype=self.dtype)(context)[:, None]
+        scale, shift, gate, scale_2, shift_2, gate_2 = jnp.split(gates, 6, axis=-1)
+        norm = {"use_bias": False, "use_scale": False, "dtype": self.dtype}
+        inside = nn.LayerNorm(**norm)(x) * (1 + scale) + shift
+        attend = nn.MultiHeadDotProductAttention(
+            self.heads, dtype=self.dtype, force_fp32_for_softmax=True
+        )
+        x = x + gate * attend(inside)
+        inside = nn.LayerNorm(**norm)(x) * (1 + scale_2) + shift_2
+        inside = nn.gelu(nn.Dense(self.expand * channels, dtype=self.dtype)(inside))
+        inside = nn.Dropout(self.dropout)(inside, deterministic=not train)
+        return x + gate_2 * nn.Dense(channels, dtype=self.dtype)(inside)
+
+
+class UViT(UNet):
+    """As `UNet`, with `blocks[-1]` transformer layers of `heads[-1]` heads at the bottom.
+
+    Attributes:
+        positions: largest number of tokens, each with a learnt vector.
+    """
+
+    positions: int = 1024
+
+    def layer(self, size: int) -> Callable[[], nn.Module]:
+        """What makes a layer of the bottom."""
+        rate = self.dropout if size <= self.dropout_size else 0.0
+        return lambda: Layer(self.heads[-1], 4, rate, self.dtype)
+
+    def bottom(self, x: Array, context: Array, train: bool) -> Array:
+        """The transformer over all places."""
+        batch, height, width, channels = x.shape
+        if height * width > self.positions:
+            raise ValueError(
+                f"positions: expected at least {height * width}, tokens of the bottom, "
+                f"got {self.positions}"
+            )
+        tokens = x.reshape(batch, -1, channels)
+        normal = nn.initializers.normal(0.02)
+        places = self.param("places", normal, (self.positions, channels))
+        tokens = tokens + places[: height * width].astype(tokens.dtype)
+        run = repeat(self.layer(height), self.blocks[-1], train, self.remat, "bottom")
+        return run(tokens, None, context)[0].reshape(x.shape)
