@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import layers, losses, process, times
+from diffusion import layers, losses, process, times, unet, uvit
 from diffusion.schedules import Schedule
 from experiments.harness import datasets, training
 from experiments.harness.estimate import Program
@@ -21,15 +21,15 @@ class NetworkConfig:
     """A denoiser.
 
     Attributes:
-        kind: a residual MLP on all pixels, or convolutions.
-        width: of the MLP, or channels of the convolutions.
-        depth: blocks.
+        kind: a residual MLP on all pixels, convolutions, or a U-Net or U-ViT of two levels.
+        width: of the MLP, or channels of the convolutions (64 a head at the bottom of both U).
+        depth: blocks; those of the bottom for both U.
         classes: number of classes it is told, or None.
         drop: share of training examples without their class.
         fourier: exponents of the waves of z that the network reads as well.
     """
 
-    kind: Literal["mlp", "conv"] = "mlp"
+    kind: Literal["mlp", "conv", "unet", "uvit"] = "mlp"
     width: int = 128
     depth: int = 3
     classes: int | None = None
@@ -42,11 +42,18 @@ class NetworkConfig:
                 "network.width, depth, drop: expected at least 1, 1 and a share in [0, 1], got "
                 f"{self.width}, {self.depth}, {self.drop}"
             )
+        self.network()
 
     def network(self) -> Any:
         """The Linen module."""
         if self.kind == "mlp":
             return layers.MLP(self.width, self.depth, self.classes, self.fourier)
+        if self.kind in ("unet", "uvit"):
+            if self.fourier:
+                raise ValueError(f"network.fourier: expected none for {self.kind}")
+            levels = ((1, 2), (2, self.depth), (0, max(1, self.width // 32)))
+            make = unet.UNet if self.kind == "unet" else uvit.UViT
+            return make(self.width, *levels, classes=self.classes)
         dilations = tuple(1 + block % 2 for block in range(self.depth))
         return layers.Conv(self.width, dilations, self.classes, self.fourier)
 

@@ -8,9 +8,11 @@ import pytest
 from experiments import catalog, commands
 from experiments.diffusion import classifier, denoising, guidance, likelihood, samplers, snr
 from experiments.harness import config as configs
+from experiments.harness import training
 from experiments.harness.ledger import judge
 from experiments.harness.run import Run
 
+KEY = jax.random.fold_in(jax.random.key(0), 0)
 TINY = ["--training.steps", "4", "--training.eval_every", "4", "--training.batch_size", "16"]
 TINY += ["--network.width", "8", "--network.depth", "1"]
 
@@ -93,6 +95,20 @@ def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
         assert np.isfinite(module.main(config, run)["validation_v_error"])
 
 
+@pytest.mark.parametrize("kind", ["conv", "unet", "uvit"])
+def test_every_kind_of_network_trains(kind, tmp_path):
+    options = [*TINY, "--network.kind", kind, "--steps", "3", "--samples", "20"]
+    config = configs.parse(guidance.PRESETS["quick"], options)
+    images = denoising.load()
+    problem = denoising.make_problem(config.network, images, guidance.SCHEDULE, config.training)
+    with Run("diffusion/guidance", "quick", config, tmp_path / "run") as run:
+        state = training.train(problem, config.training, run)
+        last = run.tracker.rows()[-1]["validation_v_error"]
+    assert 0 < last < 2
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, problem.init(KEY))
+    assert max(jax.tree.leaves(moved)) > 1e-5
+
+
 def test_many_images_are_seen_in_pieces(monkeypatch):
     network = denoising.NetworkConfig(width=8, depth=1, classes=3)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8, 8, 1)), jnp.float32)
@@ -140,6 +156,10 @@ def test_a_denoiser_learns_and_the_classifier_knows_digits():
             "network.classes: expected a number of classes",
         ),
         (lambda: denoising.NetworkConfig(drop=2.0), "network.width, depth, drop: expected"),
+        (
+            lambda: denoising.NetworkConfig("unet", fourier=(2,)),
+            "network.fourier: expected none for unet",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
