@@ -11,6 +11,7 @@ Arguments outside the schedule are refused by name where they are known, and giv
 are traced.
 """
 
+import abc
 import math
 import operator
 from typing import Any
@@ -48,16 +49,16 @@ def _inside(value: Array, low: Any, high: Any) -> Array:
     return (value >= low - slack) & (value <= high + slack)
 
 
-class Schedule:
+class Schedule(abc.ABC):
     """What every schedule offers; those with closed forms replace the numerical inverse."""
 
     def __call__(self, t: Any) -> Array:
         """Log-SNR at times in [0, 1]."""
         return self.logsnr(within("t", t, 0.0, 1.0))
 
+    @abc.abstractmethod
     def logsnr(self, t: Array) -> Array:
         """The formula, without checks."""
-        raise NotImplementedError
 
     @property
     def ends(self) -> tuple[Any, Any]:

@@ -216,7 +216,7 @@ def doctor() -> None:
         datasets.cache_folder(),
         f"({runs.free_disk(Path()) / 2**30:.0f} GiB free here)",
     )
-    for name in ("fourier_density", "attention", "experiments"):
+    for name in ("fourier_density", "attention", "ssm", "diffusion", "experiments"):
         print(f"{name:<18} {Path(__import__(name).__file__).parent}")
 
 
