@@ -11,10 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 
 from diffusion import wavelet
+from diffusion.convolution import convolve
 from diffusion.layers import Context
 
 STEMS = ("none", "conv", "dwt")
@@ -38,15 +41,14 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, context: Array, train: bool) -> Array:
         """[B, H, W, channels], from that or from more channels."""
-        conv = {"kernel_size": (3, 3), "dtype": self.dtype}
-        h = nn.Conv(self.channels, **conv)(nn.swish(_norm(x, self.dtype)))
+        h = checkpoint_name(_conv(self.channels, self.dtype)(nn.swish(Norm(self.dtype)(x))), "kept")
         scale, shift = jnp.split(nn.Dense(2 * self.channels, dtype=self.dtype)(context), 2, axis=-1)
-        h = _norm(h, self.dtype) * (1 + scale[:, None, None]) + shift[:, None, None]
-        h = nn.Dropout(self.dropout)(nn.swish(h), deterministic=not train)
-        h = nn.Conv(self.channels, **conv, kernel_init=nn.initializers.zeros)(h)
+        h = nn.swish(Norm(self.dtype)(h, 1.0 + scale, shift))
+        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = _conv(self.channels, self.dtype, kernel_init=nn.initializers.zeros)(h)
         if x.shape[-1] != self.channels:
-            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype)(x)
-        x = x + h
+            x = nn.Dense(self.channels, dtype=self.dtype)(x)
+        x = checkpoint_name(x + h, "kept")
         return x + Attention(self.heads, self.dtype)(x) if self.heads else x
 
 
@@ -67,19 +69,54 @@ class Attention(nn.Module):
         batch, channels = x.shape[0], x.shape[-1]
         if channels % self.heads:
             raise ValueError(f"heads: expected a divisor of {channels} channels, got {self.heads}")
-        tokens = _norm(x, self.dtype).reshape(batch, -1, channels)
+        tokens = Norm(self.dtype)(x).reshape(-1, channels)
         qkv = nn.Dense(3 * channels, dtype=self.dtype)(tokens)
         q, k, v = jnp.split(qkv.reshape(batch, -1, 3 * self.heads, channels // self.heads), 3, 2)
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(scores * q.shape[-1] ** -0.5).astype(v.dtype)
-        y = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(batch, -1, channels)
+        y = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(-1, channels)
         zero = nn.initializers.zeros
         return nn.Dense(channels, kernel_init=zero, dtype=self.dtype)(y).reshape(x.shape)
 
 
-def _norm(x: Array, dtype: Any) -> Array:
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0)
-    return nn.GroupNorm(groups, dtype=dtype)(x)
+class Norm(nn.Module):
+    """Group normalisation over places and some channels, then a scale and a shift of each channel.
+
+    Moments are of channels first, then of groups, so that what is done to x is one product and one
+    sum; a scale and shift [B, channels] of the caller go into the same two.
+
+    Attributes:
+        dtype: of the output; moments are float32 at least.
+    """
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+        """[B, H, W, channels], from that."""
+        channels = x.shape[-1]
+        groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % (4 * g) == 0 or g == 1)
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        first, second = jnp.mean(wide, (1, 2)), jnp.mean(jnp.square(wide), (1, 2))
+        mean, power = (
+            jnp.mean(moment.reshape(-1, groups, channels // groups), -1)
+            for moment in (first, second)
+        )
+        factor = jax.lax.rsqrt(jnp.maximum(power - jnp.square(mean), 0.0) + 1e-6)
+        mean, factor = (jnp.repeat(a, channels // groups, axis=-1) for a in (mean, factor))
+        factor = factor * self.param("scale", nn.initializers.ones, (channels,))
+        offset = self.param("bias", nn.initializers.zeros, (channels,)) - mean * factor
+        if scale is not None:
+            factor, offset = factor * scale, offset * scale
+        if shift is not None:
+            offset = offset + shift
+        y = wide * factor[:, None, None] + offset[:, None, None]
+        return y.astype(self.dtype or x.dtype)
+
+
+def _conv(channels: int, dtype: Any, **options: Any) -> nn.Module:
+    """3x3, quick in loops too."""
+    return nn.Conv(channels, (3, 3), dtype=dtype, conv_general_dilated=convolve, **options)
 
 
 class Body(nn.Module):
@@ -99,8 +136,13 @@ class Body(nn.Module):
 def repeat(
     make: Callable[[], nn.Module], count: int, train: bool, remat: bool, name: str
 ) -> Callable[..., tuple[Array, Array]]:
-    """Equal blocks in one scan: (x, skips [count, ...] or None, context) -> (x, all outputs)."""
-    body = nn.remat(Body, prevent_cse=False) if remat else Body
+    """Equal blocks in one scan: (x, skips [count, ...] or None, context) -> (x, all outputs).
+
+    The backward pass keeps the convolutions and computes norms and attention again; with `remat` it
+    keeps what enters a block alone.
+    """
+    policy = None if remat else jax.checkpoint_policies.save_only_these_names("kept")
+    body = nn.remat(Body, prevent_cse=False, policy=policy)
     scanned = nn.scan(
         body,
         variable_axes={"params": 0},
@@ -197,7 +239,7 @@ class UNet(nn.Module):
         for level in reversed(range(last)):
             width = self.channels * self.multipliers[level]
             x = x.repeat(2, axis=1).repeat(2, axis=2)
-            x = nn.Conv(width, (3, 3), dtype=self.dtype, name=f"larger_{level}")(x)
+            x = _conv(width, self.dtype, name=f"larger_{level}")(x)
             make = self.block(level, x.shape[1])
             up = repeat(make, self.blocks[level], train, self.remat, f"up_{level}")
             x, _ = up(x, skips.pop()[::-1], context)
@@ -205,19 +247,18 @@ class UNet(nn.Module):
 
     def read(self, z: Array) -> Array:
         """The image at the size of the first level."""
-        kind = {"kernel_size": (3, 3), "dtype": self.dtype, "name": "read"}
         if self.stem == "conv":
             step = (self.patch, self.patch)
             return nn.Conv(self.channels, step, step, dtype=self.dtype, name="read")(z)
         if self.stem == "dwt":
             z = wavelet.forward(z, self.patch.bit_length() - 1)
-        return nn.Conv(self.channels, **kind)(z)
+        return _conv(self.channels, self.dtype, name="read")(z)
 
     def write(self, x: Array, channels: int) -> Array:
         """The prediction at full size."""
-        x = nn.swish(_norm(x, self.dtype)).astype(jnp.float32)
+        x = nn.swish(Norm(self.dtype)(x)).astype(jnp.float32)
         zero, area = nn.initializers.zeros, self.patch**2
-        x = nn.Conv(channels * area, (3, 3), kernel_init=zero, name="write")(x)
+        x = _conv(channels * area, None, kernel_init=zero, name="write")(x)
         if self.stem == "dwt":
             return wavelet.inverse(x, self.patch.bit_length() - 1)
         batch, height, width, _ = x.shape

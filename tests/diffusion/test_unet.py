@@ -84,8 +84,7 @@ def unscanned(network, params, z, level):
     for i in reversed(range(last)):
         x = conv(f"larger_{i}", jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2))
         x, _ = blocks(f"up_{i}", x, i, skips[i])
-    groups = next(g for g in (32, 16, 8, 4, 2, 1) if x.shape[-1] % g == 0)
-    norm = unet.nn.GroupNorm(groups).apply({"params": p["GroupNorm_0"]}, x)
+    norm = unet.nn.GroupNorm(x.shape[-1] // 4).apply({"params": p["Norm_0"]}, x)
     return conv("write", jax.nn.swish(norm))
 
 
@@ -96,6 +95,27 @@ def test_scans_are_loops_over_blocks_and_skips(name, x64):
     y = jax.jit(network.apply)(params, z, level)
     expected = jax.jit(functools.partial(unscanned, network))(params, z, level)
     np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 2), (24, 2), (64, 16), (256, 32), (6, 1)])
+def test_the_norm_is_flax_group_norm_then_scale_and_shift(channels, groups, x64):
+    x, scale, shift = draw(2, 3, 5, channels), draw(2, channels, seed=1), draw(2, channels, seed=2)
+    own = {"scale": draw(channels, seed=3), "bias": draw(channels, seed=4)}
+
+    def expected(x, own, scale, shift):
+        y = unet.nn.GroupNorm(groups).apply({"params": own}, x)
+        return y * scale[:, None, None] + shift[:, None, None]
+
+    def ours(x, own, scale, shift):
+        return unet.Norm().apply({"params": own}, x, scale, shift)
+
+    inputs, u = (x, own, scale, shift), draw(*x.shape, seed=5)
+    np.testing.assert_allclose(ours(*inputs), expected(*inputs), atol=1e-12)
+    sides = [
+        jax.grad(lambda *a, f=f: jnp.vdot(f(*a), u), (0, 1, 2, 3))(*inputs)
+        for f in (ours, expected)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), *sides)
 
 
 @pytest.mark.parametrize("kind", [UNet, UViT])
