@@ -162,6 +162,7 @@ class UNet(nn.Module):
         blocks: a level each; the last is the bottom.
         heads: of attention at each level; 0 for none.
         classes: number of classes, or None.
+        context: width of the vector for log-SNR and class; None: 4 `channels`.
         dropout, dropout_size: rate, at levels of at most that many places a side.
         stem, patch: "none"; or "conv" or "dwt" by `patch` a side, with its inverse at the end.
         dtype: of the computation; parameters and the output are float32.
@@ -173,6 +174,7 @@ class UNet(nn.Module):
     blocks: tuple[int, ...] = (1, 2)
     heads: tuple[int, ...] = (0, 1)
     classes: int | None = None
+    context: int | None = None
     dropout: float = 0.0
     dropout_size: int = 16
     stem: str = "none"
@@ -193,9 +195,6 @@ class UNet(nn.Module):
             )
         if self.stem not in STEMS:
             raise ValueError(f"stem: expected one of {STEMS}, got {self.stem!r}")
-        least = self.patch * 2 ** (len(self.blocks) - 1)
-        if len(shape) != 4 or shape[1] % least or shape[2] % least:
-            raise ValueError(f"z: expected [B, H, W, C] with sides of {least} n, got {shape}")
         if (
             self.patch < 1
             or self.patch & (self.patch - 1)
@@ -205,6 +204,9 @@ class UNet(nn.Module):
                 "patch: expected 1 without a stem, a power of 2 above it with one, got "
                 f"{self.patch} with stem {self.stem!r}"
             )
+        least = self.patch * 2 ** (len(self.blocks) - 1)
+        if len(shape) != 4 or shape[1] % least or shape[2] % least:
+            raise ValueError(f"z: expected [B, H, W, C] with sides of {least} n, got {shape}")
 
     def block(self, level: int, size: int) -> Callable[[], nn.Module]:
         """What makes a block of a level."""
@@ -225,7 +227,9 @@ class UNet(nn.Module):
         """The prediction, float32; `train` turns dropout on."""
         self.checked(z.shape)
         dtype = self.dtype or z.dtype
-        context = Context(4 * self.channels, self.classes)(logsnr, condition, jnp.float32)
+        context = Context(self.context or 4 * self.channels, self.classes)(
+            logsnr, condition, jnp.float32
+        )
         x, skips = self.read(z.astype(dtype)), []
         last = len(self.blocks) - 1
         for level in range(last):

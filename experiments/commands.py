@@ -136,11 +136,16 @@ def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
     for name in [*known, *sorted(extra)]:
         experiment = catalog.get(name)
         mine = [record for record in records if record.data["experiment"] == name]
-        best = max(mine, key=lambda r: SCALES.get(r.data["preset"], -1), default=None)
+        best = max(mine, key=lambda r: _scale(r.data["preset"]), default=None)
         command = runs.command(name, "quick" if best is None else best.data["preset"])
         table += ledger.rows(experiment.claims, best, command)
     print(json.dumps(table, indent=1) if as_json else ledger.markdown(table), end="")
     return table
+
+
+def _scale(preset: str) -> int:
+    """Rank of a preset: "paper_256" is as large as "paper"."""
+    return SCALES.get(preset.partition("_")[0], -1)
 
 
 def show_estimate(name: str, preset: str, overrides: list[str]) -> None:

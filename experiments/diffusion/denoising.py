@@ -2,62 +2,44 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import layers, losses, process, times, unet, uvit
+from diffusion import losses, process, times
 from diffusion.schedules import Schedule
-from experiments.harness import datasets, training
+from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import datasets, image_sets, training
+from experiments.harness.errors import UsageError
 from experiments.harness.estimate import Program
+from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.training import TrainingConfig
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """A denoiser.
+class LossConfig:
+    """What of the error of v is minimised.
 
     Attributes:
-        kind: a residual MLP on all pixels, convolutions, or a U-Net or U-ViT of two levels.
-        width: of the MLP, or channels of the convolutions (64 a head at the bottom of both U).
-        depth: blocks; those of the bottom for both U.
-        classes: number of classes it is told, or None.
-        drop: share of training examples without their class.
-        fourier: exponents of the waves of z that the network reads as well.
+        weighting: of `diffusion.losses.weight`.
+        space: in which "uniform" weights errors.
+        scales: pixels a side to which errors of the noise are averaged, for the multi-scale loss;
+            empty for the weighted error.
     """
 
-    kind: Literal["mlp", "conv", "unet", "uvit"] = "mlp"
-    width: int = 128
-    depth: int = 3
-    classes: int | None = None
-    drop: float = 0.1
-    fourier: tuple[int, ...] = ()
+    weighting: losses.Weighting = "uniform"
+    space: Literal["v", "eps", "x"] = "v"
+    scales: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if min(self.width, self.depth) < 1 or not 0 <= self.drop <= 1:
-            raise ValueError(
-                "network.width, depth, drop: expected at least 1, 1 and a share in [0, 1], got "
-                f"{self.width}, {self.depth}, {self.drop}"
-            )
-        self.network()
-
-    def network(self) -> Any:
-        """The Linen module."""
-        if self.kind == "mlp":
-            return layers.MLP(self.width, self.depth, self.classes, self.fourier)
-        if self.kind in ("unet", "uvit"):
-            if self.fourier:
-                raise ValueError(f"network.fourier: expected none for {self.kind}")
-            levels = ((1, 2), (2, self.depth), (0, max(1, self.width // 32)))
-            make = unet.UNet if self.kind == "unet" else uvit.UViT
-            return make(self.width, *levels, classes=self.classes)
-        dilations = tuple(1 + block % 2 for block in range(self.depth))
-        return layers.Conv(self.width, dilations, self.classes, self.fourier)
+        if self.scales and (self.weighting, self.space) != ("uniform", "v"):
+            raise ValueError("loss.scales: expected no weighting or space of its own with scales")
 
 
+PLAIN = LossConfig()
 QUICK = TrainingConfig(
     steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
 )
@@ -70,6 +52,7 @@ CPU = TrainingConfig(
     eval_every=500,
     checkpoint_every=1000,
 )
+SHORT = replace(CPU, steps=500, batch_size=64, ema=0.99)  # for each of many runs
 PAPER = TrainingConfig(
     steps=200_000,
     batch_size=512,
@@ -81,26 +64,7 @@ PAPER = TrainingConfig(
 
 
 CHUNK = 2048  # images that a network sees at once outside training
-SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10_jpeg": (32, 32, 3)}
-
-
-@dataclass(frozen=True)
-class Images:
-    """Both splits of a set, in [-1, 1], [n, H, W, C], their labels, and its grey levels."""
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    levels: int
-
-
-def load(name: str = "digits", data_dir: str | None = None) -> Images:
-    """A set of `datasets.load_images`, scaled."""
-    levels = 17 if name == "digits" else 256
-    parts = [datasets.load_images(name, split, data_dir) for split in ("train", "test")]
-    scaled = [2.0 * images.astype(np.float32) / (levels - 1) - 1.0 for images, _ in parts]
-    return Images(scaled[0], parts[0][1], scaled[1], parts[1][1], levels)
+EVALUATED = 1024  # held-out images whose error is measured in training
 
 
 def grey(images: Any, levels: int) -> list[Any]:
@@ -119,20 +83,28 @@ def tile(images: Any, levels: int, columns: int = 10) -> np.ndarray:
     return np.concatenate(rows)[:-1, :-1]
 
 
-def make_loss(network: NetworkConfig, schedule: Schedule, weighting: str) -> training.Loss:
-    """Error of v at even times, weighted."""
+def make_loss(
+    network: NetworkConfig, schedule: Schedule, setting: LossConfig = PLAIN
+) -> training.Loss:
+    """Error of v at even times."""
     module = network.network()
 
     def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        t_key, noise_key, drop_key = jax.random.split(key, 3)
+        t_key, noise_key, drop_key, inner_key = jax.random.split(key, 4)
         x, label = batch["x"], None
         logsnr = schedule(times.low_discrepancy(t_key, len(x)))
         eps = jax.random.normal(noise_key, x.shape)
         if network.classes is not None:
             without = jax.random.bernoulli(drop_key, network.drop, (len(x),))
             label = jnp.where(without, network.classes, batch["label"])
-        output = module.apply(params, process.diffuse(x, eps, logsnr), logsnr, label)
-        each = losses.denoising(output, x, eps, logsnr, "v", weighting, schedule, space="v")
+        z = process.diffuse(x, eps, logsnr)
+        output = module.apply(params, z, logsnr, label, **network.training(inner_key))
+        if setting.scales:
+            eps_hat = process.convert(output, z, logsnr, "v", "eps")
+            each = losses.multi_scale(eps, eps_hat, setting.scales)
+        else:
+            weighting, space = setting.weighting, setting.space
+            each = losses.denoising(output, x, eps, logsnr, "v", weighting, schedule, space=space)
         return jnp.mean(each), {}
 
     return loss
@@ -150,24 +122,63 @@ def make_problem(
     images: Images,
     schedule: Schedule,
     settings: TrainingConfig,
-    weighting: str = "uniform",
+    loss: LossConfig = PLAIN,
 ) -> training.Problem:
-    """Prediction of v, evaluated on the test images at even times."""
+    """Prediction of v, evaluated on held-out images at even times.
+
+    Raises:
+        UsageError: images of a size, or of a number of classes, that the network was not made for.
+    """
+    check(network, images)
 
     def batch(step: int) -> dict[str, np.ndarray]:
-        chosen = datasets.shuffled(len(images.train), settings.batch_size, settings.seed, step)
-        return {"x": images.train[chosen], "label": images.train_labels[chosen]}
+        return images.batch(
+            datasets.shuffled(images.count, settings.batch_size, settings.seed, step)
+        )
 
-    noise = np.random.default_rng(0).normal(size=images.test.shape).astype(np.float32)
-    place = np.asarray(schedule((np.arange(len(images.test)) + 0.5) / len(images.test)))
-    z = process.diffuse(jnp.asarray(images.test), jnp.asarray(noise), jnp.asarray(place))
-    known = None if network.classes is None else jnp.asarray(images.test_labels)
+    return training.Problem(
+        init=make_init(network, images.train.shape[1:]),
+        loss=make_loss(network, schedule, loss),
+        batch=batch,
+        evaluate=make_evaluate(network, images, schedule),
+    )
+
+
+def check(network: NetworkConfig, images: Images) -> None:
+    """Refuse a network that does not fit a set.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    try:
+        network.check(images.train.shape[1:])
+    except ValueError as error:
+        raise UsageError(
+            f"images of {images.train.shape[2]} x {images.train.shape[1]} pixels do not fit the "
+            f"network: {error}; give --data.size, or other --network.multipliers"
+        ) from None
+    if network.classes is not None and network.classes != images.classes:
+        found = "without classes" if images.classes is None else f"of {images.classes} classes"
+        raise UsageError(
+            f"network.classes: expected the number of classes of the data, got {network.classes} "
+            f"for images {found}"
+        )
+
+
+def make_evaluate(
+    network: NetworkConfig, images: Images, schedule: Schedule
+) -> Callable[[Any], dict[str, float]]:
+    """Params -> the mean squared error of v on held-out images and its standard error."""
+    x = jnp.asarray(images.test[:EVALUATED])
+    eps = jnp.asarray(np.random.default_rng(0).normal(size=x.shape).astype(np.float32))
+    place = schedule((np.arange(len(x)) + 0.5) / len(x))
+    z = process.diffuse(x, eps, place)
+    known = None if network.classes is None else jnp.asarray(images.test_labels[:EVALUATED])
 
     @jax.jit
     def error(params: Any) -> jax.Array:
-        output = denoiser(network)(params, z, jnp.asarray(place), known)
-        truth = losses.target(jnp.asarray(images.test), jnp.asarray(noise), place, "v")
-        return losses.squared_error(output, truth)
+        output = denoiser(network)(params, z, place, known)
+        return losses.squared_error(output, losses.target(x, eps, place, "v"))
 
     def evaluate(params: Any) -> dict[str, float]:
         values = np.asarray(error(params), np.float64)
@@ -176,26 +187,21 @@ def make_problem(
             "validation_error": float(values.std() / np.sqrt(len(values))),
         }
 
-    return training.Problem(
-        init=make_init(network, images.train.shape[1:]),
-        loss=make_loss(network, schedule, weighting),
-        batch=batch,
-        evaluate=evaluate,
-    )
+    return evaluate
 
 
 def programs(
     network: NetworkConfig,
-    data: str,
+    data: ImageConfig,
     schedule: Schedule,
     settings: TrainingConfig,
-    weighting: str = "uniform",
+    loss: LossConfig = PLAIN,
 ) -> dict[str, Program]:
     """The training step on images of a set, without reading them."""
-    shape = SHAPES.get(data, (32, 32, 3))
+    shape = image_sets.shape(data)
     problem = training.Problem(
         init=make_init(network, shape),
-        loss=make_loss(network, schedule, weighting),
+        loss=make_loss(network, schedule, loss),
         batch=lambda step: None,
         evaluate=lambda params: {},
     )

@@ -16,9 +16,10 @@ import numpy as np
 
 from diffusion import exact, guidance, metrics, samplers, schedules
 from experiments.diffusion import classifier, denoising
-from experiments.diffusion.denoising import NetworkConfig
-from experiments.harness import figures, training
+from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import figures, image_sets, training
 from experiments.harness.estimate import Program
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
@@ -36,7 +37,7 @@ class Config:
         steps: of DDIM.
         samples: for each scale.
         modes: components of the exact law.
-        network, training, data, data_dir: of the model of images.
+        network, training, data: of the model of images.
     """
 
     scales: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0)
@@ -46,8 +47,7 @@ class Config:
     modes: int = 8
     network: NetworkConfig = SMALL
     training: TrainingConfig = denoising.QUICK
-    data: str = "digits"
-    data_dir: str | None = None
+    data: ImageConfig = image_sets.DIGITS
 
     def __post_init__(self):
         if self.network.classes is None:
@@ -75,7 +75,7 @@ PRESETS = {
         samples=10_000,
         network=NetworkConfig("conv", 128, 8, classes=10),
         training=denoising.PAPER,
-        data="cifar10_jpeg",
+        data=ImageConfig("cifar10_jpeg"),
     ),
 }
 SCHEDULE = schedules.cosine(-10.0, 10.0)
@@ -83,7 +83,7 @@ SCHEDULE = schedules.cosine(-10.0, 10.0)
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """The exact law, then the model of images."""
-    images = denoising.load(config.data, config.data_dir)
+    images = image_sets.load(config.data)
     problem = denoising.make_problem(config.network, images, SCHEDULE, config.training)
     params = training.averaged(training.train(problem, config.training, run))
     law, points = _law(config)
@@ -140,10 +140,10 @@ def _law(config: Config) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def _images(
-    config: Config, params: Any, images: denoising.Images
+    config: Config, params: Any, images: image_sets.Images
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Confidence in the wanted class against recall, in features of the classifier."""
-    judge = classifier.train(config.data, config.data_dir)
+    judge = classifier.train(config.data)
     classes = config.network.classes or 0
     label = jnp.arange(config.samples) % classes
     z = jax.random.normal(jax.random.key(1), (config.samples, *images.train.shape[1:]))
@@ -208,7 +208,7 @@ def draw(record: Record):
                 place = (row["recall"], row["confidence"])
                 axes[1, 0].annotate(f"{row['scale']:g}", place, fontsize=6)
     axes[0, 1].set(xlabel="distance from the wanted component", ylabel="share nearest to it")
-    axes[1, 0].set(xlabel="recall", ylabel="confidence", title=record.config["data"])
+    axes[1, 0].set(xlabel="recall", ylabel="confidence", title=image_sets.label(record.config))
     axes[0, 1].legend(fontsize=7)
     grids = record.result["grids"]
     classes = len(next(iter(grids.values())))
@@ -247,7 +247,7 @@ def programs(config: Config) -> dict[str, Program]:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about the data."""
-    return {"data": f"a ring of {config.modes} components; images of {config.data}"}
+    return {"data": f"a ring of {config.modes} components; images of {config.data.label}"}
 
 
 def _change(record: Record, part: str, key: str, sign: float) -> Measurement | None:

@@ -17,9 +17,11 @@ import numpy as np
 
 from diffusion import exact, likelihood, schedules
 from experiments.diffusion import denoising
-from experiments.diffusion.denoising import NetworkConfig
-from experiments.harness import figures, training
+from experiments.diffusion.denoising import LossConfig
+from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import figures, image_sets, training
 from experiments.harness.estimate import Program
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
@@ -36,7 +38,7 @@ class Config:
         draws: of each law, and for each test image.
         batch, repeats: of the comparison of times: examples of a mean, and how many means.
         logsnr_min, logsnr_max: ends of the linear schedule.
-        network, training, data, data_dir: of the model of images.
+        network, training, data: of the model of images.
     """
 
     variances: tuple[float, ...] = (0.25, 1.0, 4.0)
@@ -47,8 +49,7 @@ class Config:
     logsnr_max: float = 9.0
     network: NetworkConfig = SMALL
     training: TrainingConfig = denoising.QUICK
-    data: str = "digits"
-    data_dir: str | None = None
+    data: ImageConfig = image_sets.DIGITS
 
     def __post_init__(self):
         if not self.variances or min(self.variances) <= 0:
@@ -84,16 +85,16 @@ PRESETS = {
             eval_every=10_000,
             checkpoint_every=10_000,
         ),
-        data="cifar10_jpeg",
+        data=ImageConfig("cifar10_jpeg"),
     ),
 }
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """The normal laws, the variance of the estimate, then the images."""
-    images = denoising.load(config.data, config.data_dir)
+    images = image_sets.load(config.data)
     problem = denoising.make_problem(
-        config.network, images, config.schedule(), config.training, "elbo"
+        config.network, images, config.schedule(), config.training, LossConfig("elbo")
     )
     params = training.averaged(training.train(problem, config.training, run))
     return {
@@ -156,7 +157,7 @@ def _times(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def _images(config: Config, params: Any, images: denoising.Images) -> dict[str, Any]:
+def _images(config: Config, params: Any, images: image_sets.Images) -> dict[str, Any]:
     """Bits per dimension of test images, term by term, with the interval over images."""
     bins = jnp.linspace(-1.0, 1.0, images.levels)
     predict = functools.partial(denoising.denoiser(config.network), params)
@@ -212,7 +213,7 @@ def draw(record: Record):
         labels, [v[0] for v in values], yerr=[v[1] for v in values], color=figures.COLORS[2]
     )
     axes[0, 2].tick_params(axis="x", labelsize=7, rotation=30)
-    axes[0, 2].set(ylabel="bits a dimension", title=record.config["data"])
+    axes[0, 2].set(ylabel="bits a dimension", title=image_sets.label(record.config))
     return figure
 
 
@@ -234,22 +235,26 @@ def table(record: Record) -> str:
         )
     found = record.result["images"]
     for name, (value, half) in found["bits"].items():
-        lines.append(f"| {record.config['data']} | {name}, bits/dim | {value:.4f} | {half:.4f} |")
+        lines.append(
+            f"| {image_sets.label(record.config)} | {name}, bits/dim | {value:.4f} | {half:.4f} |"
+        )
     value, half = found["independent pixels"]
-    lines.append(f"| {record.config['data']} | pixels alone, bits/dim | {value:.4f} | {half:.4f} |")
+    lines.append(
+        f"| {image_sets.label(record.config)} | pixels alone, bits/dim | {value:.4f} | {half:.4f} |"
+    )
     return "\n".join(lines) + "\n"
 
 
 def programs(config: Config) -> dict[str, Program]:
     """The training step of the model of images."""
     return denoising.programs(
-        config.network, config.data, config.schedule(), config.training, "elbo"
+        config.network, config.data, config.schedule(), config.training, LossConfig("elbo")
     )
 
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about the data."""
-    return {"data": f"normal laws; images of {config.data}"}
+    return {"data": f"normal laws; images of {config.data.label}"}
 
 
 def _gap(record: Record) -> Measurement:

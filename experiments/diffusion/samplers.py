@@ -16,9 +16,10 @@ import numpy as np
 
 from diffusion import exact, metrics, process, samplers, schedules
 from experiments.diffusion import classifier, denoising
-from experiments.diffusion.denoising import NetworkConfig
-from experiments.harness import figures, training
+from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import figures, image_sets, training
 from experiments.harness.estimate import Program
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
@@ -38,7 +39,7 @@ class Config:
         calls: of the denoiser for a sample; Heun takes two a step.
         samples: of each law.
         exact_steps: of Heun for the flow that errors are measured from.
-        network, training, data, data_dir: of the model of images.
+        network, training, data: of the model of images.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -47,8 +48,7 @@ class Config:
     exact_steps: int = 128
     network: NetworkConfig = SMALL
     training: TrainingConfig = denoising.QUICK
-    data: str = "digits"
-    data_dir: str | None = None
+    data: ImageConfig = image_sets.DIGITS
 
     def __post_init__(self):
         for name in self.methods:
@@ -75,7 +75,7 @@ PRESETS = {
         exact_steps=4096,
         network=NetworkConfig("conv", 128, 8),
         training=denoising.PAPER,
-        data="cifar10_jpeg",
+        data=ImageConfig("cifar10_jpeg"),
     ),
 }
 SCHEDULE = schedules.cosine(-10.0, 10.0)
@@ -117,7 +117,7 @@ def _in_edm(denoiser: Any) -> Any:
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Sample the mixture, train on images, sample them."""
     problem = denoising.make_problem(
-        config.network, denoising.load(config.data, config.data_dir), SCHEDULE, config.training
+        config.network, image_sets.load(config.data), SCHEDULE, config.training
     )
     params = training.averaged(training.train(problem, config.training, run))
     predict = functools.partial(denoising.denoiser(config.network), params)
@@ -157,8 +157,8 @@ def _trajectories(config: Config) -> list[Any]:
 
 def _images(config: Config, predict: Any) -> dict[str, Any]:
     """Frechet distances of features, and samples of Heun with the most calls."""
-    images = denoising.load(config.data, config.data_dir)
-    judge = classifier.train(config.data, config.data_dir)
+    images = image_sets.load(config.data)
+    judge = classifier.train(config.data)
     z = jax.random.normal(jax.random.key(1), (config.samples, *images.train.shape[1:]))
     rows, shown = [], None
     rng = np.random.default_rng(0)
@@ -223,7 +223,7 @@ def draw(record: Record):
     axes[1, 0].set(title="paths of DDIM to a mixture", aspect="equal")
     axes[1, 1].imshow(denoising.tile(record.result["grid"], record.result["levels"]))
     axes[1, 1].set_axis_off()
-    axes[1, 1].set(title=f"samples: {record.config['data']}")
+    axes[1, 1].set(title=f"samples: {image_sets.label(record.config)}")
     return figure
 
 
@@ -249,7 +249,7 @@ def programs(config: Config) -> dict[str, Program]:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about the data."""
-    return {"data": f"a mixture in the plane; images of {config.data}"}
+    return {"data": f"a mixture in the plane; images of {config.data.label}"}
 
 
 def _better(record: Record) -> Measurement | None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from diffusion import pooling, process, schedules
 from experiments.diffusion import denoising
-from experiments.harness import figures
+from experiments.harness import figures, image_sets
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 
@@ -30,8 +31,7 @@ class Config:
         logsnr: of the noisy images that are shown.
         enlarged: how many times larger the large images are.
         images: shown.
-        data: "digits" or a set of images of TFDS.
-        data_dir: its folder.
+        data: the images that are shown.
         seed: of the noise.
     """
 
@@ -41,8 +41,7 @@ class Config:
     logsnr: float = -0.5
     enlarged: int = 4
     images: int = 6
-    data: str = "digits"
-    data_dir: str | None = None
+    data: ImageConfig = image_sets.DIGITS
     seed: int = 0
 
     def __post_init__(self):
@@ -57,7 +56,9 @@ class Config:
 PRESETS = {
     "quick": Config(),
     "cpu": Config(elements=2**24, factors=(1, 2, 4, 8, 16), images=8),
-    "paper": Config(elements=2**26, factors=(1, 2, 4, 8, 16), data="cifar10_jpeg", enlarged=2),
+    "paper": Config(
+        elements=2**26, factors=(1, 2, 4, 8, 16), data=ImageConfig("cifar10_jpeg"), enlarged=2
+    ),
 }
 
 
@@ -101,7 +102,7 @@ def _slope(rows: list[dict[str, Any]], k: int) -> list[float]:
 
 def _images(config: Config) -> dict[str, list[Any]]:
     """Three rows: large noisy images pooled, small ones as noisy, and with a shifted log-SNR."""
-    data = denoising.load(config.data, config.data_dir)
+    data = image_sets.load(config.data)
     small = jnp.asarray(data.test[: config.images])
     large = pooling.nearest(small, config.enlarged)
     first, second = jax.random.split(jax.random.key(config.seed))
@@ -156,7 +157,9 @@ def table(record: Record) -> str:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about the data."""
-    return {"data": f"white noise, about {config.elements:,} numbers; images of {config.data}"}
+    return {
+        "data": f"white noise, about {config.elements:,} numbers; images of {config.data.label}"
+    }
 
 
 def _measure(record: Record, k: int) -> Measurement | None:

@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.harness.errors import DataError, UsageError
+from experiments.harness.errors import DataError
 
 TEXTS = ("pydoc", "tiny_shakespeare")
-IMAGES = ("digits", "mnist", "cifar10_jpeg")
 
 
 @dataclass(frozen=True)
@@ -76,58 +75,123 @@ def load_text(config: TextConfig) -> Text:
     return Text(values[:cut], values[cut:], source, hashlib.sha256(content).hexdigest())
 
 
-def load_images(
-    name: str, split: str = "train", data_dir: str | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, height, width, channels] and labels int32 [n].
-
-    "digits" is scikit-learn's (8x8, values 0..16; the last 297 are its test split);
-    "cifar10_jpeg" is CIFAR-10 after a lossy compression, not CIFAR-10.
-
-    Raises:
-        DataError: the set is missing or unreadable.
-        UsageError: unknown name.
-    """
-    if name not in IMAGES:
-        raise UsageError(f"data: expected one of {', '.join(IMAGES)}, got {name!r}")
-    if name == "digits":
-        from sklearn.datasets import load_digits
-
-        bunch: Any = load_digits()
-        part = slice(None, 1500) if split == "train" else slice(1500, None)
-        images = bunch.images[part, ..., None].astype(np.uint8)
-        return images, bunch.target[part].astype(np.int32)
-    columns = read_tfds(name, split, data_dir)
-    return columns["image"], columns["label"].astype(np.int32)
-
-
-def read_tfds(name: str, split: str, data_dir: str | None = None) -> dict[str, np.ndarray]:
+def read_tfds(
+    name: str, split: str, data_dir: str | None = None, size: int | None = None
+) -> dict[str, np.ndarray]:
     """All examples of a TFDS set, one array a feature; decoded once, then cached on disk.
 
-    Features of varying size (bytes) become object arrays and are not cached.
+    Features of varying size (bytes) become object arrays and are not cached. With `size` images
+    are cut to their centre square and resized.
 
     Raises:
-        DataError: the folder or the set is missing, or a file is damaged.
+        DataError: the folder or the set is missing, a file is damaged, or images differ in size.
     """
-    folder = tfds_folder(data_dir)
-    where = "no folder given" if folder is None else f"looked in {folder}"
-    if folder is None or not (folder / name).is_dir():
-        raise DataError(
-            f"data set {name!r} not found ({where}); give --data.data_dir or TFDS_DATA_DIR, "
-            f"a folder in which tfds.builder({name!r}, file_format='array_record')"
-            ".download_and_prepare() has written it"
-        )
-    cached = _cache_path(folder / name, split)
+    cached = _cache_path(_set_folder(name, data_dir), split, size)
     if cached.exists():
         with np.load(cached) as arrays:
             return dict(arrays)
-    columns = _decode(name, split, folder)
+    reader = open_tfds(name, split, data_dir, size)
+    columns = reader(range(len(reader)))
     if all(column.dtype != object for column in columns.values()):
         cached.parent.mkdir(parents=True, exist_ok=True)
         temporary = cached.with_suffix(f".{os.getpid()}.npz")
         np.savez(temporary, **columns)  # pyright: ignore[reportArgumentType]
         temporary.replace(cached)
     return columns
+
+
+class Reader:
+    """Examples of a TFDS set by number, decoded when asked for: (numbers) -> arrays by feature."""
+
+    def __init__(self, source: Any, where: str, size: int | None):
+        self.source, self.where, self.size = source, where, size
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __call__(self, numbers: Any) -> dict[str, np.ndarray]:
+        """The examples of these numbers.
+
+        Raises:
+            DataError: a damaged file, or images of several sizes and no `size`.
+        """
+        try:
+            examples = self.source.__getitems__([int(number) for number in numbers])
+        except Exception as error:  # TFDS and array_record raise many kinds for damaged files
+            raise _damaged(self.where, error) from None
+        # A truncated file is read without an error: its examples come back as None.
+        holes = sum(e is None or any(value is None for value in e.values()) for e in examples)
+        if holes or not examples:
+            raise _damaged(self.where, f"{holes} unreadable of {len(examples)} examples")
+        columns = {}
+        for feature in examples[0]:
+            values = [example[feature] for example in examples]
+            if feature == "image":
+                values = self._images(values)
+            kind = object if isinstance(values[0], bytes) else None
+            columns[feature] = np.asarray(values, kind)
+        return columns
+
+    def _images(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        if self.size is not None:
+            return [resized(value[None], self.size)[0] for value in values]
+        sizes = sorted({value.shape for value in values})
+        if len(sizes) > 1:
+            raise DataError(
+                f"{self.where}: expected images of one size, got {sizes[0]} and {sizes[1]}; "
+                "give --data.size to cut out and resize all"
+            )
+        return values
+
+
+def open_tfds(
+    name: str, split: str, data_dir: str | None = None, size: int | None = None
+) -> Reader:
+    """A TFDS set whose examples are read one by one.
+
+    Raises:
+        DataError: the folder, the set or the split is missing.
+    """
+    _set_folder(name, data_dir)
+    import tensorflow_datasets as tfds
+
+    where = f"data set {name!r}, split {split!r} in {tfds_folder(data_dir)}"
+    try:
+        source: Any = tfds.data_source(
+            name, split=split, data_dir=tfds_folder(data_dir), download=False
+        )
+    except Exception as error:  # of many kinds
+        raise _damaged(where, error) from None
+    return Reader(source, where, size)
+
+
+def held_out_split(name: str, data_dir: str | None = None) -> str:
+    """The split "validation" where a set has it (ImageNet's test has no labels), else "test".
+
+    Raises:
+        DataError: the folder or the set is missing.
+    """
+    found = any(_set_folder(name, data_dir).rglob("*-validation.*"))
+    return "validation" if found else "test"
+
+
+def square(image: Any, size: int) -> Any:
+    """The centre square of a Pillow image, averaged down or interpolated up to a size."""
+    from PIL import Image, ImageOps
+
+    smaller = min(image.size) >= size
+    method = Image.Resampling.BOX if smaller else Image.Resampling.BICUBIC
+    return ImageOps.fit(image, (size, size), method)
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """As `square`, of uint8 images [n, H, W, C] with one or three channels."""
+    from PIL import Image
+
+    grey = images.shape[-1] == 1
+    pictures = (Image.fromarray(image[..., 0] if grey else image) for image in images)
+    arrays = np.stack([np.asarray(square(picture, size)) for picture in pictures])
+    return arrays[..., None] if grey else arrays
 
 
 def tfds_folder(data_dir: str | None = None) -> Path | None:
@@ -185,35 +249,31 @@ def _read_file(path: Path) -> bytes:
         ) from None
 
 
-def _decode(name: str, split: str, folder: Path) -> dict[str, np.ndarray]:
-    import tensorflow_datasets as tfds
-
-    damaged = (
-        f"data set {name!r}, split {split!r} in {folder}: expected readable ArrayRecord files, "
-        "got {}; prepare the set again"
+def _damaged(where: str, reason: Any) -> DataError:
+    if isinstance(reason, Exception):
+        reason = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]
+    return DataError(
+        f"{where}: expected readable ArrayRecord files, got {reason}; prepare the set again"
     )
-    try:
-        source: Any = tfds.data_source(name, split=split, data_dir=folder, download=False)
-        examples = source.__getitems__(range(len(source)))
-    except Exception as error:  # TFDS and array_record raise many kinds for damaged files
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise DataError(damaged.format(reason)) from None
-    # A truncated file is read without an error: its examples come back as None.
-    holes = sum(e is None or any(value is None for value in e.values()) for e in examples)
-    if holes or not examples:
-        raise DataError(damaged.format(f"{holes} unreadable of {len(examples)} examples"))
-    columns = {}
-    for feature in examples[0]:
-        values = [example[feature] for example in examples]
-        kind = object if isinstance(values[0], bytes) else None
-        columns[feature] = np.asarray(values, kind)
-    return columns
 
 
-def _cache_path(folder: Path, split: str) -> Path:
+def _set_folder(name: str, data_dir: str | None) -> Path:
+    folder = tfds_folder(data_dir)
+    where = "no folder given" if folder is None else f"looked in {folder}"
+    if folder is None or not (folder / name).is_dir():
+        raise DataError(
+            f"data set {name!r} not found ({where}); give --data.data_dir or TFDS_DATA_DIR, "
+            f"a folder in which tfds.builder({name!r}, file_format='array_record')"
+            ".download_and_prepare() has written it"
+        )
+    return folder / name
+
+
+def _cache_path(folder: Path, split: str, size: int | None) -> Path:
     """A name that changes whenever the files do."""
     state = hashlib.sha256(str(folder.resolve()).encode())
     for file in sorted(folder.rglob("*")):
         stat = file.stat()
         state.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
-    return cache_folder() / "data" / f"{folder.name}-{split}-{state.hexdigest()[:16]}.npz"
+    part = split if size is None else f"{split}-{size}"
+    return cache_folder() / "data" / f"{folder.name}-{part}-{state.hexdigest()[:16]}.npz"

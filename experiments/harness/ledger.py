@@ -31,7 +31,7 @@ class Claim:
         paper: the stated value; for an ordering, the bound that must be exceeded.
         tolerance: absolute; how far from `paper` still agrees.
         kind: an "identity" holds exactly at any scale; an "ordering" says measured > paper;
-            a "value" belongs to the paper's scale and is compared at preset "paper" only.
+            a "value" belongs to the paper's scale and is compared at presets "paper..." only.
     """
 
     id: str
@@ -66,7 +66,7 @@ def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verd
     """The verdict: inside the accepted range, outside, or covering both."""
     if measured is None or not math.isfinite(measured.value):
         return "inconclusive"
-    if claim.kind == "value" and scale != "paper":
+    if claim.kind == "value" and not (scale or "").startswith("paper"):
         return "not comparable at this scale"
     if claim.kind == "ordering":
         if measured.low > claim.paper:

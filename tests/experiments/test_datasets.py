@@ -9,7 +9,7 @@ import pytest
 
 from experiments.harness import datasets
 from experiments.harness.datasets import TextConfig
-from experiments.harness.errors import DataError, UsageError
+from experiments.harness.errors import DataError
 
 REAL = os.environ.get("TFDS_DATA_DIR")
 needs_real = pytest.mark.skipif(not REAL, reason="set TFDS_DATA_DIR to read the real sets")
@@ -58,7 +58,7 @@ def test_array_record_sets_are_read_whole_then_from_the_cache(tiny_set, tmp_path
     assert columns["image"].shape == (12, 4, 4, 1) and columns["image"].dtype == np.uint8
     assert sorted(columns["image"][:, 0, 0, 0]) == list(range(12))
     np.testing.assert_array_equal(columns["image"][:, 0, 0, 0] % 3, columns["label"])
-    monkeypatch.setattr(datasets, "_decode", None)  # a second read must not decode
+    monkeypatch.setattr(datasets, "open_tfds", None)  # a second read must not decode
     again = datasets.read_tfds("tiny_digits", "train", str(tiny_set))
     np.testing.assert_array_equal(again["image"], columns["image"])
 
@@ -79,7 +79,7 @@ def test_missing_sets_and_splits_name_folder_and_remedy(tiny_set, monkeypatch):
         datasets.read_tfds("tiny_digits", "test", str(tiny_set))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     with pytest.raises(DataError, match="no folder given"):
-        datasets.load_images("mnist")
+        datasets.read_tfds("mnist", "train")
 
 
 def test_embedded_text_is_english_and_split_in_two():
@@ -97,15 +97,6 @@ def test_any_file_can_be_read(tmp_path):
     file.write_text("short")
     with pytest.raises(DataError, match="at least 1000 bytes, got 5"):
         datasets.load_text(TextConfig(path=str(file)))
-
-
-def test_digits_are_embedded():
-    images, labels = datasets.load_images("digits")
-    assert images.shape == (1500, 8, 8, 1) and images.max() == 16
-    assert datasets.load_images("digits", "test")[0].shape[0] == 297
-    assert set(labels) == set(range(10))
-    with pytest.raises(UsageError, match="expected one of digits"):
-        datasets.load_images("imagenet")
 
 
 def test_crops_depend_on_seed_and_step_alone():
@@ -139,13 +130,15 @@ def test_real_tiny_shakespeare():
 
 @needs_real
 def test_real_mnist():
-    images, labels = datasets.load_images("mnist", "test")
+    columns = datasets.read_tfds("mnist", "test")
+    images, labels = columns["image"], columns["label"]
     assert images.shape == (10_000, 28, 28, 1)
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 @needs_real
 def test_real_cifar10_jpeg():
-    images, labels = datasets.load_images("cifar10_jpeg", "test")
+    columns = datasets.read_tfds("cifar10_jpeg", "test")
+    images, labels = columns["image"], columns["label"]
     assert images.shape == (10_000, 32, 32, 3)
     assert np.bincount(labels).tolist() == [1000] * 10

@@ -7,8 +7,9 @@ import pytest
 
 from experiments import catalog, commands
 from experiments.diffusion import classifier, denoising, guidance, likelihood, samplers, snr
+from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import config as configs
-from experiments.harness import training
+from experiments.harness import image_sets, training
 from experiments.harness.ledger import judge
 from experiments.harness.run import Run
 
@@ -31,7 +32,7 @@ def test_pooling_gains_what_the_law_says(tmp_path):
     images = {name: np.array(rows) for name, rows in record.result["images"].items()}
     assert {rows.shape for rows in images.values()} == {(6, 8, 8, 1)}
     # The pooled large images are nearer to the small ones with less noise.
-    clean = denoising.load().test[:6]
+    clean = image_sets.load(image_sets.DIGITS).test[:6]
     like = {name: np.corrcoef(rows.ravel(), clean.ravel())[0, 1] for name, rows in images.items()}
     assert like["pooled"] > like["small"] + 0.1 and like["shifted"] > like["small"] + 0.1
     assert (record.directory / "figure.png").stat().st_size > 0
@@ -83,7 +84,7 @@ def test_guidance_sharpens_an_exact_law(tmp_path):
 def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
     module = catalog.get(f"diffusion/{name}").module
     small = ["--training.steps", "2", "--training.batch_size", "8", "--network.width", "4"]
-    small += ["--network.depth", "2", "--data", "digits"]
+    small += ["--network.depth", "2", "--data.name", "digits"]
     small += {
         "samplers": ["--calls", "5", "--samples", "80", "--exact_steps", "8"],
         "guidance": ["--steps", "4", "--samples", "40", "--scales", "0", "1", "2"],
@@ -99,7 +100,7 @@ def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
 def test_every_kind_of_network_trains(kind, tmp_path):
     options = [*TINY, "--network.kind", kind, "--steps", "3", "--samples", "20"]
     config = configs.parse(guidance.PRESETS["quick"], options)
-    images = denoising.load()
+    images = image_sets.load(image_sets.DIGITS)
     problem = denoising.make_problem(config.network, images, guidance.SCHEDULE, config.training)
     with Run("diffusion/guidance", "quick", config, tmp_path / "run") as run:
         state = training.train(problem, config.training, run)
@@ -110,7 +111,7 @@ def test_every_kind_of_network_trains(kind, tmp_path):
 
 
 def test_many_images_are_seen_in_pieces(monkeypatch):
-    network = denoising.NetworkConfig(width=8, depth=1, classes=3)
+    network = NetworkConfig(width=8, depth=1, classes=3)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8, 8, 1)), jnp.float32)
     level, label = jnp.linspace(-2.0, 2.0, 7), jnp.arange(7) % 3
     params = denoising.make_init(network, (8, 8, 1))(jax.random.key(0))
@@ -125,7 +126,7 @@ def test_many_images_are_seen_in_pieces(monkeypatch):
 
 
 def test_a_denoiser_learns_and_the_classifier_knows_digits():
-    images = denoising.load()
+    images = image_sets.load(image_sets.DIGITS)
     assert images.train.shape == (1500, 8, 8, 1) and images.train.min() == -1.0
     assert denoising.grey(images.test[:2], 17) == np.round((images.test[:2] + 1) * 8).tolist()
     judge_ = classifier.train()
@@ -152,12 +153,12 @@ def test_a_denoiser_learns_and_the_classifier_knows_digits():
         (lambda: guidance.Config(interval=(1.0, 0.0)), "interval: expected a lower and a higher"),
         (lambda: guidance.Config(modes=1), "steps, samples, modes: expected at least 2, 20"),
         (
-            lambda: guidance.Config(network=denoising.NetworkConfig()),
+            lambda: guidance.Config(network=NetworkConfig()),
             "network.classes: expected a number of classes",
         ),
-        (lambda: denoising.NetworkConfig(drop=2.0), "network.width, depth, drop: expected"),
+        (lambda: NetworkConfig(drop=2.0), "network.width, depth, drop: expected"),
         (
-            lambda: denoising.NetworkConfig("unet", fourier=(2,)),
+            lambda: NetworkConfig("unet", fourier=(2,)),
             "network.fourier: expected none for unet",
         ),
     ],

@@ -1,0 +1,232 @@
+"""Arms of an ablation on images: each is trained with the same seeds, sampled and measured.
+
+A seed gives an arm its first weights, the order of its data and its noise, so that arms are paired.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import metrics, pooling, samplers
+from experiments.diffusion import classifier, denoising
+from experiments.diffusion.denoising import LossConfig
+from experiments.diffusion.networks import NetworkConfig
+from experiments.diffusion.noise import NoiseConfig
+from experiments.harness import datasets, figures, image_sets, paired, training
+from experiments.harness.errors import NonFiniteError
+from experiments.harness.image_sets import ImageConfig
+from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.run import Record, Run
+from experiments.harness.training import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the things that are compared.
+
+    Attributes:
+        name: in tables and figures.
+        data, network, noise, loss: what is trained.
+    """
+
+    name: str
+    data: ImageConfig
+    network: NetworkConfig
+    noise: NoiseConfig
+    loss: LossConfig = denoising.PLAIN
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How trained arms are measured.
+
+    Attributes:
+        samples: of each arm and seed.
+        steps: of the sampler, DDIM at even times of the arm's own schedule.
+        coarse: pixels a side to which samples are averaged for the distance of their layout.
+    """
+
+    samples: int = 200
+    steps: int = 16
+    coarse: int = 8
+
+    def __post_init__(self):
+        if self.samples < 20 or self.steps < 2 or self.coarse < 1:
+            raise ValueError(
+                "measuring.samples, steps, coarse: expected at least 20, 2 and 1, got "
+                f"{self.samples}, {self.steps}, {self.coarse}"
+            )
+
+
+MEASURING = Measuring()
+
+
+class Trainer:
+    """Trains an arm from any seed; compiled once."""
+
+    def __init__(self, arm: Arm, settings: TrainingConfig):
+        self.arm, self.settings = arm, settings
+        self.images = image_sets.load(arm.data)
+        self.schedule = arm.noise.schedule(self.images.train.shape[1])
+        problem = denoising.make_problem(
+            arm.network, self.images, self.schedule, settings, arm.loss
+        )
+        self.evaluate = problem.evaluate
+        self.init = jax.jit(lambda seed: training.init_state(problem, settings, seed))
+        self.step = training.compile_step(training.make_step(problem, settings))
+
+    def __call__(self, seed: int) -> tuple[Any, float]:
+        """The averaged weights, and the seconds of the quickest step.
+
+        Raises:
+            NonFiniteError: the last loss is not finite.
+        """
+        state, batch, fastest = self.init(seed), self.settings.batch_size, float("inf")
+        metrics_: dict[str, Any] = {}
+        for step in range(self.settings.steps):
+            chosen = datasets.shuffled(self.images.count, batch, seed, step)
+            began = time.perf_counter()
+            state, metrics_ = self.step(state, self.images.batch(chosen), seed)
+            jax.block_until_ready(metrics_["loss"])
+            fastest = min(fastest, time.perf_counter() - began)
+        if not np.isfinite(float(metrics_["loss"])):
+            raise NonFiniteError(
+                f"{self.arm.name}, seed {seed}: expected a finite loss, got {metrics_['loss']}; "
+                "lower training.learning_rate"
+            )
+        return training.averaged(state), fastest
+
+
+def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[str, Any]:
+    """Frechet distances of samples, as they are and averaged down, and the error of v."""
+    arm, images = trainer.arm, trainer.images
+    shape, classes = images.train.shape[1:], arm.network.classes
+    z = jax.random.normal(jax.random.key(seed), (how.samples, *shape))
+    label = None if classes is None else jnp.arange(how.samples) % classes
+    x = np.asarray(
+        samplers.sample(
+            denoising.denoiser(arm.network),
+            z,
+            trainer.schedule(jnp.linspace(1.0, 0.0, how.steps + 1)),
+            "ddim",
+            "v",
+            condition=label,
+            params=params,
+        )
+    )
+    judge = classifier.train(arm.data)
+    found = {
+        "frechet": metrics.frechet_distance(judge.features(x), judge.features(images.train)),
+        "coarse": _coarse(x, images, how.coarse),
+        "error": trainer.evaluate(params)["validation_v_error"],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "samples": denoising.grey(x[:8], 256),
+    }
+    return {name: float(v) if isinstance(v, np.floating) else v for name, v in found.items()}
+
+
+def _coarse(x: np.ndarray, images: image_sets.Images, size: int) -> float:
+    """Sliced Wasserstein distance of layouts: images averaged down to `size` pixels."""
+    factor = max(1, x.shape[1] // size)
+    small = [pooling.average(jnp.asarray(part), factor) for part in (x, images.train)]
+    ours, real = (np.asarray(part, np.float64).reshape(len(part), -1) for part in small)
+    return float(metrics.sliced_wasserstein(ours, real))
+
+
+def run_all(
+    arms: Sequence[Arm],
+    seeds: int,
+    settings: TrainingConfig,
+    how: Measuring,
+    run: Run,
+    more: Callable[[Trainer, Any, int], dict[str, Any]] = lambda trainer, params, seed: {},
+) -> list[dict[str, Any]]:
+    """Rows of every arm and seed; those recorded already are not repeated."""
+    done = {row["step"] for row in run.tracker.rows()}
+    for place, arm in enumerate(arms):
+        steps = [place * seeds + seed for seed in range(seeds)]
+        if done.issuperset(steps):
+            continue
+        trainer = Trainer(arm, settings)
+        for seed, step in enumerate(steps):
+            if step in done:
+                continue
+            params, seconds = trainer(seed)
+            row = {"arm": arm.name, "seed": seed, "ms": 1e3 * seconds}
+            row |= measure(trainer, params, seed, how) | more(trainer, params, seed)
+            run.tracker.log(step, **row)
+            run.check_stop()
+    return run.tracker.rows()
+
+
+def values(record: Record, arm: str, metric: str) -> list[float]:
+    """A metric of an arm, by seed."""
+    rows = sorted(record.rows, key=lambda row: row["step"])
+    return [row[metric] for row in rows if row["arm"] == arm]
+
+
+def ratio(record: Record, above: str, below: str, metric: str) -> Measurement | None:
+    """A metric of one arm over that of another, over seeds; None if the run lacks either."""
+    first, second = values(record, above, metric), values(record, below, metric)
+    if len(first) != len(second) or len(first) < 2:
+        return None
+    return paired.ratio(first, second)
+
+
+def ordering(name: str, statement: str, source: str, *which: str) -> Claim:
+    """The claim that a metric of the first arm is above that of the second."""
+    above, below, metric = which
+    return Claim(
+        id=name,
+        statement=f"{statement}: {metric} of {above} over that of {below}, above 1",
+        source=source,
+        measure=lambda record: ratio(record, above, below, metric),
+        paper=1.0,
+        kind="ordering",
+    )
+
+
+def names(record: Record) -> list[str]:
+    """Arms in the order in which they were run."""
+    return list(dict.fromkeys(row["arm"] for row in sorted(record.rows, key=lambda r: r["step"])))
+
+
+def draw_metric(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str) -> None:
+    """Seeds of every arm as dots, joined in pairs, with their geometric means."""
+    every = np.array([values(record, arm, metric) for arm in arms])
+    for seed in range(every.shape[1]):
+        axis.plot(every[:, seed], range(len(arms)), color="#bbbbbb", linewidth=0.7, marker=".")
+    for place, mine in enumerate(every):
+        mean = float(np.exp(np.log(mine).mean()))
+        axis.plot([mean], [place], color=figures.COLORS[0], marker="D", linestyle="none")
+    axis.set_yticks(range(len(arms)), list(arms))
+    axis.set(xlabel=label)
+    axis.set_xscale("log")
+    axis.invert_yaxis()
+
+
+def table(record: Record, baseline: Callable[[str], str], metrics_: Sequence[str]) -> str:
+    """Means of every arm, and ratios to its baseline with 95 % intervals over seeds."""
+    head = "".join(f" {metric} | over the baseline |" for metric in metrics_)
+    lines = [
+        f"| arm | parameters | ms a step |{head}",
+        "| --- | --- | --- |" + " --- | --- |" * len(metrics_),
+    ]
+    for arm in names(record):
+        rows = [row for row in record.rows if row["arm"] == arm]
+        cells = [arm, f"{rows[0]['parameters']:,}", f"{min(row['ms'] for row in rows):.1f}"]
+        for metric in metrics_:
+            found = ratio(record, arm, baseline(arm), metric)
+            cells.append(f"{np.mean([row[metric] for row in rows]):.4g}")
+            if arm == baseline(arm) or found is None:
+                cells.append("-")
+            else:
+                cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        lines.append("| " + " | ".join(cells) + " |")
+    count = len({row["seed"] for row in record.rows})
+    return "\n".join(lines) + f"\n\n{count} seeds, paired; intervals of 95 %.\n"

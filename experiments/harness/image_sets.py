@@ -1,0 +1,256 @@
+"""Images as arrays: embedded digits, any set of TFDS with labels, or a folder of files.
+
+All sources give channels last, in [-1, 1]. A folder's sub-folders are its classes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments.harness import datasets
+from experiments.harness.errors import DataError
+
+KNOWN = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+KNOWN["cifar10_jpeg"] = KNOWN["cifar10"]
+KEPT = 10_000  # decoded images that a set read at every batch keeps of each split
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Which images to read.
+
+    Attributes:
+        name: "digits", scikit-learn's; or a set of TFDS with images and labels: "mnist",
+            "cifar10", "imagenet_resized/64x64", "imagenet2012", ...; "cifar10_jpeg" is CIFAR-10
+            after a lossy compression.
+        path: a folder of image files to read instead; its sub-folders are classes.
+        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
+        size: pixels a side of the centre square that is cut out and resized; None leaves images
+            as they are.
+        mode: turn the files of a folder into grey "L" or "RGB" images.
+        validation: share of a folder that is held out.
+        lazy: read a TFDS set from disk at each batch, for sets that do not fit in memory.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    data_dir: str | None = None
+    size: int | None = None
+    mode: Literal["L", "RGB"] | None = None
+    validation: float = 0.1
+    lazy: bool = False
+
+    def __post_init__(self):
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"data.size: expected at least 1 pixel, got {self.size}")
+        if not 0 < self.validation < 1:
+            raise ValueError(
+                f"data.validation: expected a fraction between 0 and 1, got {self.validation}"
+            )
+        if self.lazy and (self.path or self.name == "digits"):
+            raise ValueError("data.lazy: expected a set of TFDS; folders and digits are read whole")
+
+    @property
+    def label(self) -> str:
+        """What to call the set in figures."""
+        name = self.name if self.path is None else Path(self.path).name
+        if name == "cifar10_jpeg":
+            name = "CIFAR-10, JPEG re-encoded"
+        return name if self.size is None else f"{name}, {self.size} x {self.size}"
+
+
+DIGITS = ImageConfig()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Both splits of a set.
+
+    Attributes:
+        train, test: images in [-1, 1], [n, H, W, C]; of a lazy set the first ones.
+        train_labels, test_labels: [n], zeros where there are no classes.
+        levels: number of grey values.
+        classes: how many, or None.
+        count: training images in all.
+        source: where a lazy set is read.
+    """
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    levels: int
+    classes: int | None
+    count: int
+    source: Any = None
+
+    def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
+        """Training images x and their labels, by number."""
+        if self.source is None:
+            return {"x": self.train[chosen], "label": self.train_labels[chosen]}
+        columns = self.source(chosen)
+        return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
+
+
+def label(config: dict[str, Any]) -> str:
+    """The set's name for figures, of the configuration in a run's record."""
+    return ImageConfig(**config["data"]).label
+
+
+def load(config: ImageConfig) -> Images:
+    """Read a set.
+
+    Raises:
+        DataError: it is missing, unreadable, or its images differ in size or mode.
+    """
+    if config.path is not None:
+        return _folder(config, Path(config.path).expanduser())
+    if config.name == "digits":
+        return _digits(config)
+    held_out = datasets.held_out_split(config.name, config.data_dir)
+    if config.lazy:
+        return _lazy(config, held_out)
+    train, test = (
+        datasets.read_tfds(config.name, split, config.data_dir, config.size)
+        for split in ("train", held_out)
+    )
+    return _images(config.name, train, test)
+
+
+def shape(config: ImageConfig) -> tuple[int, int, int]:
+    """[H, W, C] of a set's images, without reading more than one file.
+
+    Raises:
+        DataError: a set of an unknown size, for which no `size` is given; a folder without images.
+    """
+    channels = KNOWN.get(config.name, (0, 0, 3))[2]
+    if config.path is not None:
+        files = _files(Path(config.path).expanduser())
+        first = _read(files[0], config)
+        return first.shape[0], first.shape[1], first.shape[2]
+    if config.size is not None:
+        return config.size, config.size, channels
+    if config.name not in KNOWN:
+        raise DataError(f"data.size: expected the pixels a side of the images of {config.name!r}")
+    return KNOWN[config.name]
+
+
+def _scaled(images: np.ndarray, levels: int) -> np.ndarray:
+    return 2.0 * images.astype(np.float32) / (levels - 1) - 1.0
+
+
+def _images(name: str, train: Any, test: Any, **options: Any) -> Images:
+    for columns in (train, test):
+        missing = {"image", "label"} - set(columns)
+        if missing:
+            raise DataError(
+                f"data set {name!r}: expected images with labels, it lacks {', '.join(missing)}"
+            )
+    labels = [columns["label"].astype(np.int32) for columns in (train, test)]
+    pixels = [_scaled(columns["image"], 256) for columns in (train, test)]
+    classes = 1 + int(max(part.max() for part in labels))
+    count = options.pop("count", len(pixels[0]))
+    return Images(pixels[0], labels[0], pixels[1], labels[1], 256, classes, count, **options)
+
+
+def _digits(config: ImageConfig) -> Images:
+    """scikit-learn's; the last 297, by other writers, are the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    images, labels, levels = bunch.images[..., None], bunch.target.astype(np.int32), 17
+    if config.size is not None:
+        grey = np.round(images * (255 / 16)).astype(np.uint8)
+        images, levels = datasets.resized(grey, config.size), 256
+    x, cut = _scaled(images, levels), 1500
+    return Images(x[:cut], labels[:cut], x[cut:], labels[cut:], levels, 10, cut)
+
+
+def _lazy(config: ImageConfig, held_out: str) -> Images:
+    if config.size is None:
+        raise DataError("data.size: expected the pixels a side of a set that is read lazily")
+    train, test = (
+        datasets.open_tfds(config.name, split, config.data_dir, config.size)
+        for split in ("train", held_out)
+    )
+    columns = [part(np.arange(min(KEPT, len(part)))) for part in (train, test)]
+    return _images(config.name, *columns, count=len(train), source=train)
+
+
+def _folder(config: ImageConfig, folder: Path) -> Images:
+    files = _files(folder)
+    arrays = [_read(file, config) for file in files]
+    first = arrays[0].shape
+    for file, array in zip(files, arrays, strict=True):
+        if array.shape[-1] != first[-1]:
+            raise DataError(
+                f"{file}: expected {_mode(first)} like {files[0].name}, got {_mode(array.shape)}; "
+                "give --data.mode L or RGB to convert all"
+            )
+        if array.shape != first:
+            raise DataError(
+                f"{file}: expected {first[1]} x {first[0]} pixels like {files[0].name}, got "
+                f"{array.shape[1]} x {array.shape[0]}; give --data.size to cut out and resize all"
+            )
+    names = sorted({file.parent for file in files})
+    labels = np.array([names.index(file.parent) for file in files], np.int32)
+    order = np.random.default_rng(0).permutation(len(files))
+    cut = len(files) - max(1, round(config.validation * len(files)))
+    if cut < 1:
+        raise DataError(f"{folder}: expected at least two images, got {len(files)}")
+    x, labels = _scaled(np.stack(arrays), 256)[order], labels[order]
+    classes = None if names == [folder] else len(names)
+    return Images(x[:cut], labels[:cut], x[cut:], labels[cut:], 256, classes, cut)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Image files of a folder, or of its sub-folders, sorted."""
+    from PIL import Image
+
+    if not folder.is_dir():
+        raise DataError(f"data.path: expected a folder of images, got {folder}")
+    known = Image.registered_extensions()
+
+    def here(place: Path) -> list[Path]:
+        found = [file for file in sorted(place.iterdir()) if file.suffix.lower() in known]
+        return [file for file in found if not file.name.startswith(".")]
+
+    loose = here(folder)
+    inside = [file for place in sorted(folder.iterdir()) if place.is_dir() for file in here(place)]
+    if loose and inside:
+        raise DataError(
+            f"{folder}: expected images in the folder or in its sub-folders (classes), got both: "
+            f"{loose[0].name} and {inside[0].relative_to(folder)}"
+        )
+    if not loose and not inside:
+        raise DataError(f"{folder}: expected image files (PNG, JPEG, ...), found none")
+    return loose or inside
+
+
+def _read(file: Path, config: ImageConfig) -> np.ndarray:
+    """One file as uint8 [H, W, C]."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{file}: expected a readable image, got: {error}") from None
+    if config.mode is not None:
+        image = image.convert(config.mode)
+    if image.mode not in ("L", "RGB"):
+        raise DataError(
+            f"{file}: expected a grey or RGB image, got mode {image.mode}; "
+            "give --data.mode L or RGB to convert all"
+        )
+    if config.size is not None:
+        image = datasets.square(image, config.size)
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _mode(shape: tuple[int, ...]) -> str:
+    return "a grey image" if shape[-1] == 1 else "an RGB image"
