@@ -36,6 +36,7 @@ bench: $(STAMP) ## speed of densities, memories, state spaces and of the trainin
 	$(BIN)/python benchmarks/ssm.py
 	$(BIN)/python benchmarks/attention.py $(if $(TORCH),--torch $(TORCH))
 	$(BIN)/python benchmarks/diffusion.py
+	$(BIN)/python benchmarks/unet.py $(if $(TORCH),--torch $(TORCH))
 	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
 
 ci: lint test docs ## what continuous integration runs

@@ -48,7 +48,9 @@ def _ordinary(x: Array, w: Array, g: Array) -> tuple[Array, Array]:
 
 
 def _native(x: Array, w: Array, g: Array) -> tuple[Array, Array]:
-    return jax.vjp(_plain, x, w)[1](g)
+    (of_x,) = jax.linear_transpose(lambda x: _plain(x, w), x)(g)
+    (of_w,) = jax.linear_transpose(lambda w: _plain(x, w), w)(g)
+    return of_x, of_w
 
 
 def _backward(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:

@@ -175,7 +175,7 @@ def make_evaluate(
     z = process.diffuse(x, eps, place)
     known = None if network.classes is None else jnp.asarray(images.test_labels[:EVALUATED])
 
-    @jax.jit
+    @training.compile_call
     def error(params: Any) -> jax.Array:
         output = denoiser(network)(params, z, place, known)
         return losses.squared_error(output, losses.target(x, eps, place, "v"))

@@ -35,7 +35,8 @@ def estimate(programs: dict[str, Program]) -> list[dict[str, Any]]:
 
     Returns:
         A row a program: bytes of arguments, outputs and temporaries (outputs that alias
-        donated arguments counted once), operations of matrix products a call and in all.
+        donated arguments counted once), operations of matrix products and convolutions a call
+        and in all.
     """
     table = []
     for name, program in programs.items():
@@ -59,10 +60,11 @@ def estimate(programs: dict[str, Program]) -> list[dict[str, Any]]:
 
 
 def matrix_flops(jaxpr: Any) -> int:
-    """Floating-point operations of all matrix products, 2 m n k each, loops multiplied out.
+    """Floating-point operations of all matrix products and convolutions, 2 each, loops multiplied.
 
     The compiler's own count takes the body of a loop once, which makes a scan over layers look
-    one layer deep. A `while` loop of unknown length counts once here too.
+    one layer deep. A `while` loop of unknown length counts once here too; of branches counts the
+    one with the most.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -71,10 +73,22 @@ def matrix_flops(jaxpr: Any) -> int:
             left = equation.invars[0].aval.shape
             size = math.prod(left[axis] for axis in contracted)
             total += 2 * size * math.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "conv_general_dilated":
+            total += _convolution_flops(equation)
         repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
-        inner = jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns"))
-        total += repeats * sum(matrix_flops(p) for p in inner if hasattr(p, "eqns"))
+        leaves = jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns"))
+        inner = [matrix_flops(p) for p in leaves if hasattr(p, "eqns")]
+        alone = equation.primitive.name == "cond"
+        total += repeats * (max(inner, default=0) if alone else sum(inner))
     return total
+
+
+def _convolution_flops(equation: Any) -> int:
+    """Of one convolution; products with the zeros that a dilation puts in do not count."""
+    kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    dilation = math.prod(equation.params["lhs_dilation"])
+    return 2 * math.prod(out) * math.prod(kernel) // features // dilation
 
 
 def count(tree: Any) -> int:

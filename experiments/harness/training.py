@@ -171,6 +171,11 @@ def compile_step(step: Step) -> Step:
     return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options())
 
 
+def compile_call(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Jit with the options of `compile_step`."""
+    return jax.jit(function, compiler_options=_compiler_options())
+
+
 @functools.cache
 def _compiler_options() -> dict[str, str] | None:
     if jax.default_backend() != "cpu":

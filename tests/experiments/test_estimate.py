@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from diffusion import convolution
 from experiments import catalog
 from experiments.attention import language_model
 from experiments.harness import config as configs
@@ -38,6 +39,36 @@ def test_flops_of_a_training_step_by_hand():
     counted = estimate.matrix_flops(jax.make_jaxpr(program.function)(*program.arguments))
     again = 2 * batch * time * layers * attention  # recomputed in the backward pass
     assert counted == 3 * forward + again
+
+
+@pytest.mark.parametrize(
+    ("strides", "groups", "places"), [((1, 1), 1, 8 * 6), ((2, 2), 1, 4 * 3), ((1, 1), 2, 8 * 6)]
+)
+def test_convolutions_and_their_gradients_are_counted(strides, groups, places):
+    x, w = jnp.zeros((5, 8, 6, 4)), jnp.zeros((3, 3, 4 // groups, 10))
+
+    def convolve(x, w):
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            strides,
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    forward = 2 * 5 * places * 10 * 9 * 4 // groups
+    assert estimate.matrix_flops(jax.make_jaxpr(convolve)(x, w)) == forward
+
+    def twice(x, w):
+        return convolve(x, w) + jax.lax.cond(x[0, 0, 0, 0] > 0, convolve, convolve, x, w)
+
+    assert estimate.matrix_flops(jax.make_jaxpr(twice)(x, w)) == 2 * forward
+    if groups == 1 and strides == (1, 1):
+        square = jnp.zeros((3, 3, 4, 4))
+        gradient = jax.grad(lambda w: jnp.sum(convolution.same(x, w) ** 2))
+        counted = estimate.matrix_flops(jax.make_jaxpr(gradient)(square))
+        assert counted == 3 * 2 * 5 * places * 4 * 9 * 4  # forward, and two for the gradients
 
 
 @pytest.mark.parametrize("name", PAPER)
