@@ -1,4 +1,4 @@
-"""Guidance: functions from denoiser to denoiser, so that they nest.
+"""Guidance: functions from denoiser to denoiser, so that they nest; `upsample` is one more.
 
 A denoiser is (z [B, ...], logsnr [B], condition) -> prediction.
 
@@ -11,6 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+
+from diffusion.upsampling import upsample
+
+__all__ = ["classifier_free", "upsample"]
 
 Denoiser = Callable[..., Array]
 

@@ -4,6 +4,7 @@ Notation as in `schedules`; index i of N stands for t = i / (N - 1).
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,19 @@ class Table(Schedule):
         """Constant between entries."""
         _, step = self._pieces(self._left(logsnr), logsnr.dtype)
         return -1.0 / step / (len(self.logsnrs) - 1)
+
+    def denoiser(self, network: Callable[..., Array]) -> Callable[..., Array]:
+        """A denoiser (z, logsnr[, condition]) from a network (z, i[, condition]) of this table.
+
+        i are indices [B], real numbers from 0 to N - 1, interpolated to the log-SNR; log-SNR beyond
+        the table is taken at its end.
+        """
+
+        def predict(z: Array, logsnr: Array, *condition: Any) -> Array:
+            inside = jnp.clip(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), *self.ends)
+            return network(z, self.time(inside) * (len(self.logsnrs) - 1), *condition)
+
+        return predict
 
     def _pieces(self, left: Array, dtype: Any) -> tuple[Array, Array]:
         values = jnp.asarray(self.logsnrs[:-1], dtype), jnp.asarray(np.diff(self.logsnrs), dtype)

@@ -182,6 +182,12 @@ class UNet(nn.Module):
     dtype: Any = None
     remat: bool = False
 
+    @property
+    def size_bound(self) -> tuple[str, ...]:
+        """Why the network works differently on images of another size than it was trained on."""
+        attends = ("attention looks at as many places as there are",) if any(self.heads) else ()
+        return ("group norms take moments over all places", *attends)
+
     def checked(self, shape: tuple[int, ...]) -> None:
         """Refuse sizes that do not fit.
 

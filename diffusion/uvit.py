@@ -59,6 +59,11 @@ class UViT(UNet):
 
     positions: int = 1024
 
+    @property
+    def size_bound(self) -> tuple[str, ...]:
+        """Also: places of the bottom are told apart by vectors of their number."""
+        return (*super().size_bound, "positions are learnt one by one")
+
     def layer(self, size: int) -> Callable[[], nn.Module]:
         """What makes a layer of the bottom."""
         rate = self.dropout if size <= self.dropout_size else 0.0

@@ -166,10 +166,25 @@ def sample(denoise, z, lams, method, variance=0.3, noise=None):
 
 
 def pool(x, m):
-    """Means of m x m cells of [B, H, W, C]."""
-    batch, height, width, channels = x.shape
-    out = np.zeros((batch, height // m, width // m, channels))
-    for i in range(height // m):
-        for j in range(width // m):
-            out[:, i, j] = x[:, i * m : (i + 1) * m, j * m : (j + 1) * m].mean(axis=(1, 2))
-    return out
+    """Means of cells of m along every axis of space of [B, *space, C], by loops over offsets."""
+    for axis in range(1, x.ndim - 1):
+        parts = [np.take(x, range(i, x.shape[axis], m), axis=axis) for i in range(m)]
+        x = sum(parts) / m
+    return x
+
+
+def enlarge(x, m):
+    """Every element m times along every axis of space."""
+    for axis in range(1, x.ndim - 1):
+        x = np.repeat(x, m, axis=axis)
+    return x
+
+
+def upsample_eps(eps, z, logsnr, m, w):
+    """Upsample guidance of arXiv 2404.01709 for one log-SNR: eps(z, logsnr) is the denoiser."""
+    n = m ** (z.ndim - 2)
+    a, s = np.sqrt(1 / (1 + np.exp(-logsnr))), np.sqrt(1 / (1 + np.exp(logsnr)))
+    small = pool(z, m) / np.sqrt(a**2 + s**2 / n)
+    tau = np.log(n * a**2 / s**2)
+    whole = eps(z, logsnr)
+    return whole + w * enlarge(eps(small, tau) / np.sqrt(n) - pool(whole, m), m)
