@@ -64,6 +64,20 @@ class UViT(UNet):
         """Also: places of the bottom are told apart by vectors of their number."""
         return (*super().size_bound, "positions are learnt one by one")
 
+    def checked(self, shape: tuple[int, ...]) -> None:
+        """Refuse sizes that do not fit, more places than positions among them.
+
+        Raises:
+            ValueError: naming what does not fit.
+        """
+        super().checked(shape)
+        smaller = self.patch * 2 ** (len(self.blocks) - 1)
+        places = (shape[1] // smaller) * (shape[2] // smaller)
+        if places > self.positions:
+            raise ValueError(
+                f"positions: expected at least {places}, places of the bottom, got {self.positions}"
+            )
+
     def layer(self, size: int) -> Callable[[], nn.Module]:
         """What makes a layer of the bottom."""
         rate = self.dropout if size <= self.dropout_size else 0.0
@@ -72,11 +86,6 @@ class UViT(UNet):
     def bottom(self, x: Array, context: Array, train: bool) -> Array:
         """The transformer over all places."""
         batch, height, width, channels = x.shape
-        if height * width > self.positions:
-            raise ValueError(
-                f"positions: expected at least {height * width}, tokens of the bottom, "
-                f"got {self.positions}"
-            )
         tokens = x.reshape(batch, -1, channels)
         normal = nn.initializers.normal(0.02)
         places = self.param("places", normal, (self.positions, channels))

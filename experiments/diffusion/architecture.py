@@ -20,8 +20,8 @@ from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
-UNET = NetworkConfig("unet", 16, 1, multipliers=(1, 2), blocks=(1,))
-TINY = NetworkConfig("unet", 4, 1, multipliers=(1, 2), blocks=(1,))
+UNET = NetworkConfig("unet", 16, 1)
+TINY = NetworkConfig("unet", 4, 1)
 SHIFTED = NoiseConfig("shifted", base=8)
 DATA = ImageConfig(size=16)
 GROUPS = {
@@ -62,6 +62,12 @@ class Config:
             raise ValueError("data.size: expected the pixels a side of the images")
         if self.network.kind not in networks.U:
             raise ValueError(f"network.kind: expected unet or uvit, got {self.network.kind}")
+        base = self.network
+        if base.dropout or base.stem != "none" or len(base.multipliers) < 2:
+            raise ValueError(
+                "network.dropout, stem, multipliers: expected a base without dropout and stem, of "
+                f"two levels at least, got {base.dropout}, {base.stem}, {base.multipliers}"
+            )
         if not 0 < self.rate < 1 or self.blocks < 2 or self.blocks % 2:
             raise ValueError(
                 f"rate, blocks: expected in (0, 1) and even, at least 2, got {self.rate}, "

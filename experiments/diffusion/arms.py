@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import metrics, pooling, samplers
+from diffusion import metrics, samplers
 from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
@@ -107,7 +107,7 @@ def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[st
     arm, images = trainer.arm, trainer.images
     shape, classes = images.train.shape[1:], arm.network.classes
     z = jax.random.normal(jax.random.key(seed), (how.samples, *shape))
-    label = None if classes is None else jnp.arange(how.samples) % classes
+    label = None if classes is None else jnp.asarray(images.labels(how.samples))
     x = np.asarray(
         samplers.sample(
             denoising.denoiser(arm.network),
@@ -132,8 +132,7 @@ def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[st
 
 def _coarse(x: np.ndarray, images: image_sets.Images, size: int) -> float:
     """Sliced Wasserstein distance of layouts: images averaged down to `size` pixels."""
-    factor = max(1, x.shape[1] // size)
-    small = [pooling.average(jnp.asarray(part), factor) for part in (x, images.train)]
+    small = (classifier.shrunk(part, size) for part in (x, images.train))
     ours, real = (np.asarray(part, np.float64).reshape(len(part), -1) for part in small)
     return float(metrics.sliced_wasserstein(ours, real))
 
@@ -146,14 +145,20 @@ def run_all(
     run: Run,
     more: Callable[[Trainer, Any, int], dict[str, Any]] = lambda trainer, params, seed: {},
 ) -> list[dict[str, Any]]:
-    """Rows of every arm and seed; those recorded already are not repeated."""
+    """Rows of every arm and seed; those recorded already are not repeated.
+
+    Seeds count from that of `settings`, of which the intervals for evaluation, checkpoints and
+    logging are not used. Times of steps are taken arm after arm.
+    """
+    for data in dict.fromkeys(arm.data for arm in arms):
+        classifier.train(data)  # refuses sets without classes before anything is trained
     done = {row["step"] for row in run.tracker.rows()}
     for place, arm in enumerate(arms):
         steps = [place * seeds + seed for seed in range(seeds)]
         if done.issuperset(steps):
             continue
         trainer = Trainer(arm, settings)
-        for seed, step in enumerate(steps):
+        for seed, step in enumerate(steps, settings.seed):
             if step in done:
                 continue
             params, seconds = trainer(seed)
@@ -206,7 +211,7 @@ def draw_metric(axis: Any, record: Record, arms: Sequence[str], metric: str, lab
         axis.plot([mean], [place], color=figures.COLORS[0], marker="D", linestyle="none")
     axis.set_yticks(range(len(arms)), list(arms))
     axis.set(xlabel=label)
-    axis.set_xscale("log")
+    axis.locator_params(axis="x", nbins=5)
     axis.invert_yaxis()
 
 

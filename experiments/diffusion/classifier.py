@@ -11,6 +11,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,16 +65,20 @@ class Classifier:
 def flat(images: Any, largest: int = LARGEST) -> np.ndarray:
     """Pixels [n, places] of images clipped to [-1, 1], averaged until they are small enough."""
     values = np.clip(np.asarray(images, np.float64), -1.0, 1.0)
-    factor = 1
-    while max(values.shape[1:3]) // factor > largest and _divides(values.shape, 2 * factor):
-        factor *= 2
-    if factor > 1:
-        values = np.asarray(pooling.average(jnp.asarray(values), factor), np.float64)
-    return values.reshape(len(values), -1)
+    return shrunk(values, largest).reshape(len(values), -1)
 
 
-def _divides(shape: tuple[int, ...], factor: int) -> bool:
-    return shape[1] % factor == 0 and shape[2] % factor == 0
+def shrunk(images: np.ndarray, largest: int) -> np.ndarray:
+    """Images of at most `largest` pixels a side: averages of cells, or interpolated."""
+    height, width, channels = images.shape[1:]
+    factor = -(-max(height, width) // largest)
+    if factor == 1:
+        return images
+    values = jnp.asarray(images)
+    if height % factor == width % factor == 0:
+        return np.asarray(pooling.average(values, factor), images.dtype)
+    shape = (len(images), max(1, height // factor), max(1, width // factor), channels)
+    return np.asarray(jax.image.resize(values, shape, "linear"), images.dtype)
 
 
 @functools.lru_cache(maxsize=4)
@@ -84,7 +89,7 @@ def train(data: ImageConfig = image_sets.DIGITS, hidden: int = 32, seed: int = 0
         UsageError: the set has no classes.
     """
     images = image_sets.load(data)
-    if images.classes is None or images.classes < 2:
+    if images.classes is None or len(np.unique(images.train_labels[:EXAMPLES])) < 2:
         raise UsageError("data: expected images of at least two classes for a classifier")
     digest = _digest(images, hidden, seed)
     path = datasets.cache_folder() / "classifiers" / f"{digest}.npz"
@@ -117,9 +122,13 @@ def _fit(images: Images, hidden: int, seed: int) -> dict[str, Any]:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(flat(images.train[:EXAMPLES]), images.train_labels[:EXAMPLES])
     layers = list(zip(model.coefs_, model.intercepts_, strict=True))
-    if images.classes == 2:  # one number there, its sigmoid the share of the second class
-        matrix, vector = layers[1]
-        layers[1] = (np.hstack([0 * matrix, matrix]), np.concatenate([0 * vector, vector]))
+    matrix, vector = layers[1]
+    if len(model.classes_) == 2:  # one number there, its sigmoid the share of the second class
+        matrix, vector = np.hstack([0 * matrix, matrix]), np.concatenate([0 * vector, vector])
+    wide = np.zeros((hidden, images.classes or 0))
+    low = np.full(images.classes or 0, -np.inf)  # of classes without a training image
+    wide[:, model.classes_], low[model.classes_] = matrix, vector
+    layers[1] = (wide, low)
     found = {f"matrix_{i}": matrix for i, (matrix, _) in enumerate(layers)}
     found |= {f"vector_{i}": vector for i, (_, vector) in enumerate(layers)}
     accuracy = model.score(flat(images.test[:EXAMPLES]), images.test_labels[:EXAMPLES])

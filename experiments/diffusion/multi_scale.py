@@ -28,7 +28,7 @@ from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
-UNET = NetworkConfig("unet", 16, 1, multipliers=(1, 2), blocks=(1,))
+UNET = NetworkConfig("unet", 16, 1)
 SHIFTED = NoiseConfig("shifted", base=8)
 DATA = ImageConfig(size=16)
 NOISY = 0.0  # log-SNR below which the layout is in doubt
@@ -115,12 +115,15 @@ def _by_scale(config: Config, trainer: Trainer, params: Any, seed: int) -> dict[
     x = jnp.asarray(trainer.images.test[: denoising.EVALUATED])
     eps = jax.random.normal(jax.random.key(seed), x.shape)
     logsnr = trainer.schedule((np.arange(len(x)) + 0.5) / len(x))
-    size, module = x.shape[1], config.network.network()
+    size, network = x.shape[1], denoising.denoiser(config.network)
+    known = None
+    if config.network.classes is not None:
+        known = jnp.asarray(trainer.images.test_labels[: denoising.EVALUATED])
 
     @jax.jit
     def errors(params: Any) -> list[tuple[jax.Array, jax.Array]]:
         z = process.diffuse(x, eps, logsnr)
-        eps_hat = process.convert(module.apply(params, z, logsnr), z, logsnr, "v", "eps")
+        eps_hat = process.convert(network(params, z, logsnr, known), z, logsnr, "v", "eps")
         each = [
             losses.squared_error(*(pooling.average(a, size // r) for a in (eps_hat, eps)))
             for r in config.scales
@@ -162,11 +165,12 @@ def draw(record: Record):
         for key, axis in (("noisy", axes[0, 0]), ("gradient", axes[0, 2])):
             means = [np.mean(arms.values(record, name, f"{key}_{r}")) for r in scales]
             axis.plot(scales, means, label=name, **style)
-    axes[0, 0].set(xlabel="r", ylabel=f"error of the noise at r x r, log-SNR < {NOISY:g}")
-    axes[0, 2].set(xlabel="r", ylabel="norm of the gradient of its part")
+    axes[0, 0].set(xlabel="r", ylabel=f"error at r x r, log-SNR < {NOISY:g}")
+    axes[0, 2].set(xlabel="r", ylabel="gradient of its part, norm")
     for axis in (axes[0, 0], axes[0, 2]):
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
+        axis.set_xticks(scales, [str(r) for r in scales])
+        axis.set_ylim(bottom=0)
         axis.legend(fontsize=8)
     arms.draw_metric(
         axes[0, 1], record, arms.names(record), "frechet", "Frechet distance of features"

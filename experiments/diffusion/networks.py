@@ -40,7 +40,7 @@ class NetworkConfig:
     drop: float = 0.1
     fourier: tuple[int, ...] = ()
     multipliers: tuple[int, ...] = (1, 2)
-    blocks: tuple[int, ...] = (2,)
+    blocks: tuple[int, ...] = (1,)
     attention: int = 1
     head_width: int = 64
     context: int | None = None
@@ -65,20 +65,32 @@ class NetworkConfig:
         fields = [field.name for field in dataclasses.fields(self)]
         for name in fields[fields.index("multipliers") :]:
             if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(f"network.{name}: expected kind unet or uvit, got {self.kind}")
+                default = getattr(type(self), name)
+                raise ValueError(
+                    f"network.{name}: expected kind unet or uvit, which alone have it, got "
+                    f"{self.kind}; leave it at {default}"
+                )
 
     def _check_levels(self) -> None:
         if self.fourier:
             raise ValueError(f"network.fourier: expected none for {self.kind}")
+        least = 1 if self.kind == "uvit" else 0
+        if min(self.multipliers, default=0) < 1 or self.attention < least:
+            raise ValueError(
+                f"network.multipliers, attention: expected at least 1 and {least}, got "
+                f"{self.multipliers}, {self.attention}"
+            )
+        if self.context is not None and self.context < 1:
+            raise ValueError(f"network.context: expected at least 1, got {self.context}")
         if len(self.blocks) != len(self.multipliers) - 1 or min(self.blocks, default=1) < 1:
             raise ValueError(
                 "network.blocks: expected one number for each level above the bottom, "
                 f"{len(self.multipliers) - 1}, got {self.blocks}"
             )
-        if not 0 <= self.dropout < 1 or self.head_width < 1 or self.attention < 0:
+        if not 0 <= self.dropout < 1 or self.head_width < 1:
             raise ValueError(
-                "network.dropout, head_width, attention: expected in [0, 1), at least 1 and at "
-                f"least 0, got {self.dropout}, {self.head_width}, {self.attention}"
+                "network.dropout, head_width: expected in [0, 1) and at least 1, got "
+                f"{self.dropout}, {self.head_width}"
             )
         for heads, multiplier in zip(self.heads, self.multipliers, strict=True):
             if heads and self.width * multiplier % heads:

@@ -10,19 +10,21 @@ shift should make little difference, within a margin that was stated before the 
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from experiments.diffusion import arms, denoising
 from experiments.diffusion.arms import Arm, Measuring
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures, image_sets
+from experiments.harness import figures, image_sets, paired
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
-from experiments.harness.ledger import Claim
+from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 MARGIN = 0.15  # by which a ratio at the base size may differ from 1 and still count as none
-UNET = NetworkConfig("unet", 16, 1, multipliers=(1, 2), blocks=(1,))
+UNET = NetworkConfig("unet", 16, 1)
 KINDS = ("cosine", "shifted", "shifted at data", "shifted at noise")
 
 
@@ -156,8 +158,7 @@ def _at(record: Record, which: int, above: str, below: str, metric: str):
 def _larger(kind: str, metric: str, name: str, what: str) -> Claim:
     return Claim(
         id=f"schedule_shift.{name}",
-        statement=f"{what} of the cosine over that of {kind}, images of twice the base size, "
-        "above 1",
+        statement=f"{what} of the cosine over that of {kind}, images of the larger size, above 1",
         source="arXiv 2301.11093, table 1 (ImageNet, FID)",
         measure=lambda record: _at(record, 1, "cosine", kind, metric),
         paper=1.0,
@@ -165,7 +166,34 @@ def _larger(kind: str, metric: str, name: str, what: str) -> Claim:
     )
 
 
+def _interaction(record: Record) -> Measurement | None:
+    """Of size and schedule: what the shift is worth at the large size over that at the base."""
+    base, large = _sizes(record)
+    every = [
+        arms.values(record, f"{kind}, {size}", "frechet")
+        for kind, size in (
+            ("cosine", large),
+            ("shifted", large),
+            ("cosine", base),
+            ("shifted", base),
+        )
+    ]
+    if len({len(part) for part in every}) != 1 or len(every[0]) < 2:
+        return None
+    cosine, shifted, base_cosine, base_shifted = (np.asarray(part) for part in every)
+    return paired.ratio(list(cosine / shifted), list(base_cosine / base_shifted))
+
+
 CLAIMS = (
+    Claim(
+        id="schedule_shift.interaction",
+        statement="what the shift is worth at the larger size over what it is worth at the "
+        "base (Frechet distance of the cosine over that of the shifted schedule), above 1",
+        source="arXiv 2301.11093, table 1: the larger the images, the more a shift helps",
+        measure=_interaction,
+        paper=1.0,
+        kind="ordering",
+    ),
     _larger("shifted", "frechet", "frechet", "Frechet distance"),
     _larger("shifted", "coarse", "coarse", "sliced W2 of averaged samples"),
     _larger("shifted at data", "frechet", "at_data", "Frechet distance"),

@@ -34,7 +34,7 @@ COARSEST = 8  # pixels a side of the images that are compared where there is no 
 SHOWN = 40
 
 
-SMALL = NetworkConfig("unet", 16, 1, multipliers=(1, 2), blocks=(1,))
+SMALL = NetworkConfig("unet", 16, 1)
 SHIFTED = NoiseConfig("shifted")
 
 
@@ -64,6 +64,11 @@ class Config:
             raise ValueError(
                 f"scale: expected 1 for a network without classes, got {self.scale}; "
                 "give --network.classes"
+            )
+        if self.scale != 1.0 and not 0 < self.network.drop < 1:
+            raise ValueError(
+                "network.drop: expected a share between 0 and 1 for guidance, which needs training "
+                f"with and without classes, got {self.network.drop}"
             )
         if self.steps < 2 or self.samples < 20:
             raise ValueError(
@@ -112,6 +117,8 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, or go on, then sample and measure."""
     images = image_sets.load(config.data)
+    if images.digest:
+        run.pin("the folder of images", images.digest)
     schedule = config.noise.schedule(images.train.shape[1])
     problem = denoising.make_problem(config.network, images, schedule, config.training, config.loss)
     params = training.averaged(training.train(problem, config.training, run))
@@ -129,9 +136,9 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 def sample(
     config: Config, params: Any, images: Images, schedule: Schedule
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Samples of a trained network, classes in turn, and their classes."""
+    """Samples of a trained network, and their classes, as often as in training."""
     classes, shape = config.network.classes, images.train.shape[1:]
-    labels = None if classes is None else np.arange(config.samples) % classes
+    labels = None if classes is None else images.labels(config.samples)
     logsnrs = schedule(jnp.linspace(1.0, 0.0, config.steps + 1))
     network = denoising.denoiser(config.network)
     if classes is not None and config.scale != 1.0:
@@ -217,6 +224,8 @@ def table(record: Record) -> str:
             f"| {name} | {r['value']:.4g} | {r['floor']:.4g} | {r['ceilings']['noise']:.4g} "
             f"| {r['n']} |"
         )
+    if result["frechet"]["n"] < record.config["samples"]:
+        lines.append("\nn: as many samples as there are held-out images")
     if "confidence" in result:
         lines.append(f"\nconfidence of the wanted class: {result['confidence']:.3f}")
     return "\n".join(lines) + "\n"

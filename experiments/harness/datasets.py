@@ -76,21 +76,25 @@ def load_text(config: TextConfig) -> Text:
 
 
 def read_tfds(
-    name: str, split: str, data_dir: str | None = None, size: int | None = None
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    size: int | None = None,
+    features: tuple[str, ...] | None = None,
 ) -> dict[str, np.ndarray]:
     """All examples of a TFDS set, one array a feature; decoded once, then cached on disk.
 
     Features of varying size (bytes) become object arrays and are not cached. With `size` images
-    are cut to their centre square and resized.
+    are cut to their centre square and resized. `features` names those to keep; None keeps all.
 
     Raises:
         DataError: the folder or the set is missing, a file is damaged, or images differ in size.
     """
-    cached = _cache_path(_set_folder(name, data_dir), split, size)
+    cached = _cache_path(_set_folder(name, data_dir), split, size, features)
     if cached.exists():
         with np.load(cached) as arrays:
             return dict(arrays)
-    reader = open_tfds(name, split, data_dir, size)
+    reader = open_tfds(name, split, data_dir, size, features)
     columns = reader(range(len(reader)))
     if all(column.dtype != object for column in columns.values()):
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -103,8 +107,8 @@ def read_tfds(
 class Reader:
     """Examples of a TFDS set by number, decoded when asked for: (numbers) -> arrays by feature."""
 
-    def __init__(self, source: Any, where: str, size: int | None):
-        self.source, self.where, self.size = source, where, size
+    def __init__(self, source: Any, where: str, size: int | None, features: tuple[str, ...] | None):
+        self.source, self.where, self.size, self.features = source, where, size, features
 
     def __len__(self) -> int:
         return len(self.source)
@@ -125,6 +129,8 @@ class Reader:
             raise _damaged(self.where, f"{holes} unreadable of {len(examples)} examples")
         columns = {}
         for feature in examples[0]:
+            if self.features is not None and feature not in self.features:
+                continue
             values = [example[feature] for example in examples]
             if feature == "image":
                 values = self._images(values)
@@ -145,24 +151,30 @@ class Reader:
 
 
 def open_tfds(
-    name: str, split: str, data_dir: str | None = None, size: int | None = None
+    name: str,
+    split: str,
+    data_dir: str | None = None,
+    size: int | None = None,
+    features: tuple[str, ...] | None = None,
 ) -> Reader:
     """A TFDS set whose examples are read one by one.
 
     Raises:
         DataError: the folder, the set or the split is missing.
     """
-    _set_folder(name, data_dir)
+    folder = _set_folder(name, data_dir)
     import tensorflow_datasets as tfds
 
     where = f"data set {name!r}, split {split!r} in {tfds_folder(data_dir)}"
+    if not any(folder.rglob(f"*-{split}.*")):
+        raise DataError(f"{where}: expected that split, found no file of it")
     try:
         source: Any = tfds.data_source(
             name, split=split, data_dir=tfds_folder(data_dir), download=False
         )
     except Exception as error:  # of many kinds
         raise _damaged(where, error) from None
-    return Reader(source, where, size)
+    return Reader(source, where, size, features)
 
 
 def held_out_split(name: str, data_dir: str | None = None) -> str:
@@ -269,9 +281,11 @@ def _set_folder(name: str, data_dir: str | None) -> Path:
     return folder / name
 
 
-def _cache_path(folder: Path, split: str, size: int | None) -> Path:
+def _cache_path(
+    folder: Path, split: str, size: int | None, features: tuple[str, ...] | None
+) -> Path:
     """A name that changes whenever the files do."""
-    state = hashlib.sha256(str(folder.resolve()).encode())
+    state = hashlib.sha256(f"{folder.resolve()} {features}".encode())
     for file in sorted(folder.rglob("*")):
         stat = file.stat()
         state.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -1,8 +1,11 @@
 """Images as arrays: embedded digits, any set of TFDS with labels, or a folder of files.
 
-All sources give channels last, in [-1, 1]. A folder's sub-folders are its classes.
+All sources give channels last, in [-1, 1]. A folder's sub-folders are its classes; which of its
+files are held out depends on their names alone, so that more files do not move the others.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,7 @@ from experiments.harness.errors import DataError
 
 KNOWN = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 KNOWN["cifar10_jpeg"] = KNOWN["cifar10"]
+COLUMNS = ("image", "label")
 KEPT = 10_000  # decoded images that a set read at every batch keeps of each split
 
 
@@ -29,7 +33,7 @@ class ImageConfig:
         data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
         size: pixels a side of the centre square that is cut out and resized; None leaves images
             as they are.
-        mode: turn the files of a folder into grey "L" or "RGB" images.
+        mode: turn the files of a folder into grey "L" or "RGB" images, transparency into white.
         validation: share of a folder that is held out.
         lazy: read a TFDS set from disk at each batch, for sets that do not fit in memory.
     """
@@ -75,6 +79,7 @@ class Images:
         classes: how many, or None.
         count: training images in all.
         source: where a lazy set is read.
+        digest: of a folder's names and sizes of files; empty for other sets.
     """
 
     train: np.ndarray
@@ -85,6 +90,7 @@ class Images:
     classes: int | None
     count: int
     source: Any = None
+    digest: str = ""
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Training images x and their labels, by number."""
@@ -92,6 +98,11 @@ class Images:
             return {"x": self.train[chosen], "label": self.train_labels[chosen]}
         columns = self.source(chosen)
         return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
+
+    def labels(self, n: int) -> np.ndarray:
+        """Classes [n] as often as in training, in an order that is always the same."""
+        place = ((np.arange(n) + 0.5) / n * len(self.train_labels)).astype(int)
+        return np.random.default_rng(0).permutation(np.sort(self.train_labels)[place])
 
 
 def label(config: dict[str, Any]) -> str:
@@ -113,7 +124,7 @@ def load(config: ImageConfig) -> Images:
     if config.lazy:
         return _lazy(config, held_out)
     train, test = (
-        datasets.read_tfds(config.name, split, config.data_dir, config.size)
+        datasets.read_tfds(config.name, split, config.data_dir, config.size, COLUMNS)
         for split in ("train", held_out)
     )
     return _images(config.name, train, test)
@@ -125,16 +136,31 @@ def shape(config: ImageConfig) -> tuple[int, int, int]:
     Raises:
         DataError: a set of an unknown size, for which no `size` is given; a folder without images.
     """
-    channels = KNOWN.get(config.name, (0, 0, 3))[2]
     if config.path is not None:
         files = _files(Path(config.path).expanduser())
         first = _read(files[0], config)
         return first.shape[0], first.shape[1], first.shape[2]
+    known = _prepared_shape(config) or KNOWN.get(config.name)
     if config.size is not None:
-        return config.size, config.size, channels
-    if config.name not in KNOWN:
+        return config.size, config.size, known[2] if known else 3
+    if known is None or min(known) < 1:
         raise DataError(f"data.size: expected the pixels a side of the images of {config.name!r}")
-    return KNOWN[config.name]
+    return known
+
+
+def _prepared_shape(config: ImageConfig) -> tuple[int, int, int] | None:
+    """What a prepared set says of its images, 0 for sizes that vary; None if it is not there."""
+    folder = datasets.tfds_folder(config.data_dir)
+    found = [] if folder is None else sorted((folder / config.name).rglob("features.json"))
+    try:
+        features = json.loads(found[-1].read_text())["featuresDict"]["features"]
+        image = features["image"]
+        kind = "image" if "image" in image else "tensor"
+        sizes = image[kind]["shape"]["dimensions"]
+        height, width, channels = (max(0, int(size)) for size in sizes)
+    except (IndexError, KeyError, ValueError, OSError):
+        return None
+    return height, width, channels
 
 
 def _scaled(images: np.ndarray, levels: int) -> np.ndarray:
@@ -148,6 +174,13 @@ def _images(name: str, train: Any, test: Any, **options: Any) -> Images:
             raise DataError(
                 f"data set {name!r}: expected images with labels, it lacks {', '.join(missing)}"
             )
+        if columns["image"].dtype != np.uint8 or columns["image"].ndim != 4:
+            raise DataError(
+                f"data set {name!r}: expected images uint8 [n, H, W, C], got "
+                f"{columns['image'].dtype} {columns['image'].shape}"
+            )
+        if columns["label"].min() < 0:
+            raise DataError(f"data set {name!r}: expected labels from 0 on, got negative ones")
     labels = [columns["label"].astype(np.int32) for columns in (train, test)]
     pixels = [_scaled(columns["image"], 256) for columns in (train, test)]
     classes = 1 + int(max(part.max() for part in labels))
@@ -172,7 +205,7 @@ def _lazy(config: ImageConfig, held_out: str) -> Images:
     if config.size is None:
         raise DataError("data.size: expected the pixels a side of a set that is read lazily")
     train, test = (
-        datasets.open_tfds(config.name, split, config.data_dir, config.size)
+        datasets.open_tfds(config.name, split, config.data_dir, config.size, COLUMNS)
         for split in ("train", held_out)
     )
     columns = [part(np.arange(min(KEPT, len(part)))) for part in (train, test)]
@@ -196,13 +229,33 @@ def _folder(config: ImageConfig, folder: Path) -> Images:
             )
     names = sorted({file.parent for file in files})
     labels = np.array([names.index(file.parent) for file in files], np.int32)
-    order = np.random.default_rng(0).permutation(len(files))
-    cut = len(files) - max(1, round(config.validation * len(files)))
-    if cut < 1:
-        raise DataError(f"{folder}: expected at least two images, got {len(files)}")
-    x, labels = _scaled(np.stack(arrays), 256)[order], labels[order]
-    classes = None if names == [folder] else len(names)
-    return Images(x[:cut], labels[:cut], x[cut:], labels[cut:], 256, classes, cut)
+    held = _held_out([file.relative_to(folder).as_posix() for file in files], labels, config)
+    x, classes = _scaled(np.stack(arrays), 256), None if names == [folder] else len(names)
+    state = "\n".join(f"{f.relative_to(folder)} {f.stat().st_size}" for f in files)
+    return Images(
+        *(x[~held], labels[~held], x[held], labels[held], 256, classes, int((~held).sum())),
+        digest=hashlib.sha256(state.encode()).hexdigest()[:16],
+    )
+
+
+def _held_out(names: list[str], labels: np.ndarray, config: ImageConfig) -> np.ndarray:
+    """Files held out: those whose name's hash is low; two at least, never a whole class."""
+    place = np.array([int(hashlib.sha256(n.encode()).hexdigest()[:12], 16) for n in names]) / 16**12
+    held = place < config.validation
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        if held[mine].all():
+            held[mine[place[mine].argmax()]] = False
+    counts = np.bincount(labels)
+    for chosen in np.argsort(place):
+        if held.sum() < 2 and counts[labels[chosen]] - held[labels == labels[chosen]].sum() > 1:
+            held[chosen] = True
+    if held.sum() < 2:
+        raise DataError(
+            f"data.path: expected images to train on and two to hold out, got {len(names)} in "
+            f"{len(counts)} classes"
+        )
+    return held
 
 
 def _files(folder: Path) -> list[Path]:
@@ -212,21 +265,27 @@ def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"data.path: expected a folder of images, got {folder}")
     known = Image.registered_extensions()
-
-    def here(place: Path) -> list[Path]:
-        found = [file for file in sorted(place.iterdir()) if file.suffix.lower() in known]
-        return [file for file in found if not file.name.startswith(".")]
-
-    loose = here(folder)
-    inside = [file for place in sorted(folder.iterdir()) if place.is_dir() for file in here(place)]
-    if loose and inside:
+    found = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in known
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    depths = {len(file.relative_to(folder).parts): file for file in found}
+    if not found:
+        raise DataError(f"{folder}: expected image files (PNG, JPEG, ...), found none")
+    if max(depths) > 2:
+        raise DataError(
+            f"{folder}: expected images in the folder or in its sub-folders (classes), got deeper "
+            f"ones: {depths[max(depths)].relative_to(folder)}"
+        )
+    if len(depths) > 1:
         raise DataError(
             f"{folder}: expected images in the folder or in its sub-folders (classes), got both: "
-            f"{loose[0].name} and {inside[0].relative_to(folder)}"
+            f"{depths[1].name} and {depths[2].relative_to(folder)}"
         )
-    if not loose and not inside:
-        raise DataError(f"{folder}: expected image files (PNG, JPEG, ...), found none")
-    return loose or inside
+    return found
 
 
 def _read(file: Path, config: ImageConfig) -> np.ndarray:
@@ -235,11 +294,21 @@ def _read(file: Path, config: ImageConfig) -> np.ndarray:
 
     try:
         with Image.open(file) as opened:
+            frames = getattr(opened, "n_frames", 1)
             image = ImageOps.exif_transpose(opened)
             image.load()
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow's formats raise many kinds
         raise DataError(f"{file}: expected a readable image, got: {error}") from None
-    if config.mode is not None:
+    if frames > 1:
+        raise DataError(f"{file}: expected a still image, got {frames} frames")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise DataError(f"{file}: expected 8 or 16 bits a pixel, got mode {image.mode}")
+    if config.mode is not None and image.mode != config.mode:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert(config.mode)
     if image.mode not in ("L", "RGB"):
         raise DataError(

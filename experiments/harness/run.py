@@ -95,6 +95,19 @@ class Run:
                 "the same command resumes it"
             )
 
+    def pin(self, name: str, value: str) -> None:
+        """Remember what the run works on; refuse to go on with something else.
+
+        Raises:
+            ExperimentError: another value was pinned when the run began.
+        """
+        pinned = self.data.get("pinned", {})
+        if pinned.get(name, value) != value:
+            raise ExperimentError(
+                f"{self.directory}: {name} has changed since the run began; give another --workdir"
+            )
+        self._write(pinned={**pinned, name: value})
+
     def finish(self, result: dict[str, Any]) -> Record:
         """Write the result."""
         self._write(status="done", result=result)

@@ -1,5 +1,6 @@
 """Images from every source: scaled, split, resized; folders that do not fit are refused by name."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -51,14 +52,23 @@ def test_other_sizes_average_down_and_interpolate_up(size):
 def test_folders_become_classes(pets):
     config = ImageConfig(path=str(pets), validation=0.2)
     images = image_sets.load(config)
-    assert images.train.shape == (16, 8, 8, 3) and images.test.shape == (4, 8, 8, 3)
-    assert images.classes == 2 and image_sets.shape(config) == (8, 8, 3)
+    assert images.train.shape[1:] == images.test.shape[1:] == (8, 8, 3)
+    assert len(images.train) + len(images.test) == 20 and 2 <= len(images.test) <= 8
+    assert (
+        images.classes == 2
+        and images.count == len(images.train)
+        and image_sets.shape(config) == (8, 8, 3)
+    )
     for x, label in ((images.train, images.train_labels), (images.test, images.test_labels)):
         grey = np.round((x[:, 0, 0, 0] + 1) * 127.5).astype(int)
         np.testing.assert_array_equal(grey // 100, label)
-    again = image_sets.load(config)
-    np.testing.assert_array_equal(again.train, images.train)
     assert config.label == "pets"
+    held = {round(float(x)) for x in (images.test[:, 0, 0, 0] + 1) * 127.5}
+    save(pets / "cats", "more.png", value=50)
+    again = image_sets.load(config)
+    still = {round(float(x)) for x in (again.test[:, 0, 0, 0] + 1) * 127.5}
+    assert still - {50} == held  # more files do not move the others
+    assert again.digest != images.digest
 
 
 def test_a_flat_folder_has_no_classes_and_other_files_are_passed_over(tmp_path):
@@ -67,7 +77,10 @@ def test_a_flat_folder_has_no_classes_and_other_files_are_passed_over(tmp_path):
     (tmp_path / "flat" / "notes.txt").write_text("no image")
     (tmp_path / "flat" / ".hidden.png").write_text("no image")
     images = image_sets.load(ImageConfig(path=str(tmp_path / "flat")))
-    assert images.classes is None and images.train.shape == (3, 8, 8, 1)
+    assert images.classes is None and images.train.shape == (2, 8, 8, 1)
+    (tmp_path / "flat" / "set.png").mkdir()
+    save(tmp_path / "flat" / ".thumbs", "small.png")
+    assert image_sets.load(ImageConfig(path=str(tmp_path / "flat"))).count == 2
     assert set(images.train_labels) == {0}
 
 
@@ -76,7 +89,8 @@ def test_centre_squares_are_cut_out(tmp_path):
     picture[:, 4:8] = 255
     (tmp_path / "wide").mkdir()
     Image.fromarray(picture).save(tmp_path / "wide" / "a.png")
-    save(tmp_path / "wide", "b.png", (30, 20), value=255)
+    for name in ("b.png", "c.PNG"):
+        save(tmp_path / "wide", name, (30, 20), value=255)
     images = image_sets.load(ImageConfig(path=str(tmp_path / "wide"), size=2))
     assert images.train.shape == (1, 2, 2, 3)
     assert images.train.min() == images.test.min() == 1.0
@@ -86,7 +100,10 @@ def test_centre_squares_are_cut_out(tmp_path):
     ("files", "options", "message"),
     [
         ({}, {}, "expected image files .* found none"),
-        ({"a.png": {}}, {}, "expected at least two images, got 1"),
+        ({"a.png": {}}, {}, "images to train on and two to hold out, got 1 in 1 classes"),
+        ({"a/x.png": {}, "b/x.png": {}}, {}, "two to hold out, got 2 in 2 classes"),
+        ({"a/b/x.png": {}}, {}, "got deeper ones: a/b/x.png"),
+        ({"a.tif": {"mode": "F"}, "b.png": {}}, {}, "a.tif: expected 8 or 16 bits a pixel"),
         ({"a.png": {}, "b.png": {"size": (8, 9)}}, {}, r"b.png: expected 8 x 8 .* 8 x 9; .*size"),
         (
             {"a.png": {}, "b.png": {"mode": "L"}},
@@ -111,10 +128,34 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, files, options, message):
 
 
 def test_modes_and_sizes_that_differ_can_be_converted(tmp_path):
-    save(tmp_path / "f", "a.png", (9, 7), "RGBA", 255)
+    (tmp_path / "f").mkdir()
+    Image.new("RGBA", (9, 7), (10, 20, 30, 0)).save(tmp_path / "f" / "a.png")  # seen through
     save(tmp_path / "f", "b.png", (5, 6), "L", 255)
+    deep = np.full((6, 6), 65535, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "f" / "c.png")
     images = image_sets.load(ImageConfig(path=str(tmp_path / "f"), size=4, mode="RGB"))
-    assert images.train.shape == images.test.shape == (1, 4, 4, 3)
+    assert images.train.shape == (1, 4, 4, 3) and images.test.shape == (2, 4, 4, 3)
+    assert images.train.min() == images.test.min() == 1.0
+
+
+def test_sixteen_bits_are_scaled_and_films_refused(tmp_path):
+    (tmp_path / "f").mkdir()
+    for i in range(3):
+        ramp = np.linspace(0, 65535, 64).round().astype(np.uint16).reshape(8, 8)
+        Image.fromarray(ramp).save(tmp_path / "f" / f"{i}.png")
+    images = image_sets.load(ImageConfig(path=str(tmp_path / "f")))
+    np.testing.assert_allclose(images.train[0].ravel(), np.linspace(-1, 1, 64), atol=0.01)
+    frames = [Image.new("L", (8, 8), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "f" / "film.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=r"film.gif: expected a still image, got 2 frames"):
+        image_sets.load(ImageConfig(path=str(tmp_path / "f")))
+
+
+def test_labels_follow_their_frequencies():
+    images = image_sets.load(image_sets.DIGITS)
+    rare = dataclasses.replace(images, train_labels=np.repeat([0, 1, 4], [70, 20, 10]))
+    np.testing.assert_array_equal(np.bincount(rare.labels(50)), [35, 10, 0, 0, 5])
+    np.testing.assert_array_equal(rare.labels(50), rare.labels(50))
 
 
 def test_missing_folders_sets_and_sizes_are_named(tmp_path, monkeypatch):
@@ -137,6 +178,9 @@ def test_missing_folders_sets_and_sizes_are_named(tmp_path, monkeypatch):
 def test_sets_of_tfds_whole_and_lazily(tiny_images):
     folder = str(tiny_images)
     assert datasets.held_out_split("tiny_images", folder) == "validation"
+    assert image_sets.shape(ImageConfig("tiny_images", data_dir=folder, size=4)) == (4, 4, 3)
+    with pytest.raises(DataError, match=r"split 'extra' .*expected that split"):
+        datasets.open_tfds("tiny_images", "extra", folder)
     whole = image_sets.load(ImageConfig("tiny_images", data_dir=folder, size=4))
     lazy = image_sets.load(ImageConfig("tiny_images", data_dir=folder, size=4, lazy=True))
     assert whole.train.shape == (12, 4, 4, 3) and whole.classes == 3 and lazy.count == 12

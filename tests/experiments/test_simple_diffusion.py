@@ -24,11 +24,12 @@ from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
 from experiments.harness import config as configs
 from experiments.harness import image_sets, ledger, paired, training
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import ExperimentError, UsageError
 from experiments.harness.image_sets import ImageConfig
+from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
 
-TINY = NetworkConfig("unet", 4, 1, multipliers=(1, 2), blocks=(1,))
+TINY = NetworkConfig("unet", 4, 1)
 SHORT = TrainingConfig(steps=3, batch_size=8, weight_decay=0.0, ema=0.5, eval_every=3)
 
 
@@ -189,11 +190,15 @@ def shapes(tmp_path):
 
 def test_training_on_a_folder_takes_one_flag(shapes, tmp_path):
     tiny = ["--network.kind", "mlp", "--network.width", "8", "--network.depth", "1"]
-    tiny += ["--network.blocks", "2", "--training.steps", "4", "--training.batch_size", "8"]
+    tiny += ["--training.steps", "4", "--training.batch_size", "8"]
     tiny += ["--samples", "24", "--steps", "4"]
     path = ["--data.path", str(shapes)]
     record = commands.run("diffusion/train", "quick", [*path, *tiny], tmp_path / "run")
-    assert len(record.result["grid"]) == 24 and record.result["classifier"]["accuracy"] >= 0
+    assert len(record.result["grid"]) == 24
+    assert (
+        record.data["pinned"]["the folder of images"]
+        and record.result["classifier"]["accuracy"] >= 0
+    )
     assert (record.directory / "figure.png").exists()
     guided = ["--network.classes", "3", "--scale", "2.0"]
     record = commands.run("diffusion/train", "quick", [*path, *tiny, *guided], tmp_path / "guided")
@@ -223,7 +228,7 @@ def test_guided_samples_are_those_of_the_guided_denoiser():
     params = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
     x, labels = train.sample(config, params, images, schedules.cosine())
     assert x.shape == (20, 8, 8, 1)
-    np.testing.assert_array_equal(labels, np.arange(20) % 10)
+    np.testing.assert_array_equal(labels, images.labels(20))
     apply = denoising.denoiser(network)
     z, level, label = jnp.asarray(x), jnp.zeros(20), jnp.asarray(labels)
     with_class, without = (apply(params, z, level, c) for c in (label, jnp.full(20, 10)))
@@ -251,6 +256,35 @@ def test_large_images_are_averaged_before_the_classifier():
     x = np.random.default_rng(0).uniform(-1, 1, (2, 128, 128, 3))
     expected = x.reshape(2, 32, 4, 32, 4, 3).mean((2, 4)).reshape(2, -1)
     np.testing.assert_allclose(classifier.flat(x), expected, atol=1e-6)
+    assert classifier.shrunk(x[:, :100], 32).shape == (2, 25, 32, 3)
+    assert classifier.shrunk(np.ones((1, 101, 7, 1)), 8).shape == (1, 7, 1, 1)
+    assert classifier.shrunk(np.ones((1, 101, 7, 1)), 8) == pytest.approx(1.0)
+
+
+def test_classes_without_a_training_image_have_no_probability():
+    images = image_sets.load(image_sets.DIGITS)
+    for kept in ((0, 2, 5), (3, 7)):
+        mine = np.isin(images.train_labels, kept)
+        part = dataclasses.replace(
+            images, train=images.train[mine], train_labels=images.train_labels[mine]
+        )
+        found = classifier._fit(part, 16, 0)
+        weights = tuple((found[f"matrix_{i}"], found[f"vector_{i}"]) for i in range(2))
+        share = classifier.Classifier(weights, 0, 0.0, "").probabilities(part.train)
+        assert share.shape == (mine.sum(), 10)
+        np.testing.assert_allclose(share[:, list(kept)].sum(1), 1.0)
+        assert (share.argmax(1) == part.train_labels).mean() > 0.95
+
+
+def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):
+    config = train.PRESETS["quick"]
+    with Run("diffusion/train", "quick", config, tmp_path / "run") as run:
+        run.pin("the folder of images", "a")
+    with (
+        Run("diffusion/train", "quick", config, tmp_path / "run") as run,
+        pytest.raises(ExperimentError, match="the folder of images has changed since"),
+    ):
+        run.pin("the folder of images", "b")
 
 
 @pytest.mark.parametrize(
@@ -258,6 +292,11 @@ def test_large_images_are_averaged_before_the_classifier():
     [
         (TINY, (9, 8, 1), "sides of 2 n"),
         (dataclasses.replace(TINY, stem="dwt", patch=4), (12, 12, 1), "sides of 8 n"),
+        (
+            dataclasses.replace(TINY, kind="uvit"),
+            (128, 128, 1),
+            "positions: expected at least 4096",
+        ),
     ],
 )
 def test_images_that_cannot_be_halved_are_refused(network, shape, message):
@@ -266,15 +305,31 @@ def test_images_that_cannot_be_halved_are_refused(network, shape, message):
     )
     with pytest.raises(UsageError, match=message):
         denoising.check(network, images)
+    with pytest.raises(UsageError, match=r"loss.scales: expected divisors .* got \(3, 8\)"):
+        denoising.check(TINY, image_sets.load(image_sets.DIGITS), LossConfig(scales=(3, 8)))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NetworkConfig(stem="conv"), "network.stem: expected kind unet or uvit, got mlp"),
+        (
+            lambda: NetworkConfig(stem="conv"),
+            "network.stem: expected kind unet or uvit, .* got mlp",
+        ),
         (lambda: NetworkConfig("unet", blocks=(1, 2)), "network.blocks: expected one number"),
         (lambda: NetworkConfig("unet", 50, head_width=30), "network.head_width: expected to"),
-        (lambda: NetworkConfig("unet", dropout=1.0), "network.dropout, head_width, attention"),
+        (lambda: NetworkConfig("unet", dropout=1.0), "network.dropout, head_width: expected"),
+        (lambda: NetworkConfig("uvit", attention=0), "network.multipliers, attention: expected"),
+        (lambda: NetworkConfig("unet", multipliers=(0, 1)), "network.multipliers, attention"),
+        (lambda: NetworkConfig("unet", context=0), "network.context: expected at least 1"),
+        (
+            lambda: train.Config(network=NetworkConfig(classes=10, drop=0.0), scale=2.0),
+            "network.drop: expected a share between 0 and 1 for guidance",
+        ),
+        (
+            lambda: architecture.Config(network=dataclasses.replace(TINY, dropout=0.3)),
+            "network.dropout, stem, multipliers: expected a base without",
+        ),
         (lambda: NetworkConfig(classes=0), "network.classes: expected at least 1"),
         (lambda: LossConfig("elbo", scales=(8,)), "loss.scales: expected no weighting"),
         (lambda: train.Config(scale=2.0), "scale: expected 1 for a network without classes"),
