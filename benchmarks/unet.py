@@ -3,9 +3,9 @@
     python benchmarks/unet.py [--torch path/to/python] [--rounds 8]
 
 A step is forward, backward and Adam; a call is forward alone. Networks are compared by operations
-of matrix products and convolutions, which are printed: diffusers' `UNet2DModel` has one more block
-on the way up and two in the middle, so ours gets a deeper bottom. `--torch` names a Python of its
-own with torch and diffusers; both sides take turns.
+of matrix products and convolutions, which are printed. Beside diffusers' `UNet2DModel` stand our
+U-Net of about as many operations, and the very same network as our loader of its checkpoints runs
+it. `--torch` names a Python of its own with torch and diffusers; both sides take turns.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import schedules
+from diffusion import diffusers_config, diffusers_unet
 from experiments.diffusion import denoising, train
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import estimate, training
@@ -49,30 +49,66 @@ def like(shape):
     )
 
 
-class Ours:
-    """The training step of the experiments, and a call of its network."""
+AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}  # of weights in a file, in the order of JAX
 
-    def __init__(self, network, size, batch, colours):
+
+def loss(apply, params, batch, key):
+    """The error of a prediction of the input, as on the other side."""
+    return jnp.mean(jnp.square(apply(params, batch, jnp.zeros(len(batch))) - batch)), {}
+
+
+def settings_of(shape):
+    """Of `UNet2DModel`, as torch_unet.py makes it."""
+    plain = len(shape["channels"]) - 1
+    return {
+        "in_channels": shape["colours"],
+        "out_channels": shape["colours"],
+        "block_out_channels": shape["channels"],
+        "layers_per_block": shape["layers"],
+        "down_block_types": ["DownBlock2D"] * plain + ["AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D"] + ["UpBlock2D"] * plain,
+        "norm_num_groups": shape["channels"][0] // 4,
+        "attention_head_dim": shape["channels"][-1],
+    }
+
+
+class Ours:
+    """The training step of the experiments, and a call, of a network (params, x, level) -> v."""
+
+    def __init__(self, init, apply, size, batch, colours):
         settings = TrainingConfig(steps=1000, batch_size=batch, weight_decay=0.0, ema=0.0)
-        schedule, shape = schedules.cosine(), (size, size, colours)
-        problem = training.Problem(
-            denoising.make_init(network, shape),
-            denoising.make_loss(network, schedule),
-            lambda step: None,
-            lambda params: {},
-        )
+        problem = training.Problem(init, functools.partial(loss, apply), None, None)
         self.state = jax.jit(lambda: training.init_state(problem, settings))()
-        x = jax.random.normal(jax.random.key(0), (batch, *shape))
-        self.batch = {"x": x, "label": jnp.zeros(batch, int)}
+        self.batch = jax.random.normal(jax.random.key(0), (batch, size, size, colours))
         step = training.compile_step(training.make_step(problem, settings))
         start = time.perf_counter()
         self.step = step.lower(self.state, self.batch).compile()
         self.compiled = time.perf_counter() - start
-        module, level = network.network(), jnp.zeros(batch)
-        self.call = training.compile_call(lambda params: module.apply(params, x, level))
-        forward = jax.make_jaxpr(lambda p: module.apply(p, x, level))(self.state.params)
+        level = jnp.zeros(batch)
+        self.call = training.compile_call(lambda params: apply(params, self.batch, level))
+        forward = jax.make_jaxpr(lambda p: apply(p, self.batch, level))(self.state.params)
         self.flops = estimate.matrix_flops(forward)
         self.parameters = estimate.count(self.state.params)
+
+    @classmethod
+    def of(cls, network, size, batch, colours):
+        """A network of the experiments."""
+        init = denoising.make_init(network, (size, size, colours))
+        return cls(init, network.network().apply, size, batch, colours)
+
+    @classmethod
+    def same(cls, shape):
+        """Diffusers' own network, as it is read from its checkpoints."""
+        config = diffusers_config.checked_config(settings_of(shape))
+        model = diffusers_unet.DiffusersUNet(config, {})
+
+        def init(key):
+            return {
+                name: 0.1 * jax.random.normal(key, np.empty(size).transpose(AXES[len(size)]).shape)
+                for name, size in diffusers_config.shapes(config).items()
+            }
+
+        return cls(init, model.apply, shape["size"], shape["batch"], shape["colours"])
 
     def run(self, job, count):
         seconds = []
@@ -149,22 +185,20 @@ def main():
         unet = NetworkConfig("unet", width, 6, multipliers=(1, 2), blocks=(2,))
         # A layer of the U-ViT has about 12/22 of the operations of a block that attends.
         uvit = dataclasses.replace(unet, kind="uvit", depth=11)
-        make = functools.partial(Ours, size=size, batch=batch, colours=1)
-        rivals = [make(uvit), make(unet)]
+        rivals = [Ours.of(network, size, batch, 1) for network in (uvit, unet)]
         for job in ("step", "call"):
             row(f"{size} x {size}", job, rivals, options.rounds)
     if options.torch:
         heading("ours", "diffusers")
         for name, shape in SHAPES.items():
-            ours = Ours(like(shape), shape["size"], shape["batch"], shape["colours"])
-            rivals = [ours, Torch(options.torch, shape)]
-            for job in ("step", "call"):
-                row(name, job, rivals, options.rounds)
-            rivals[1].close()
-            counts = " and ".join(f"{rival.parameters:,}" for rival in rivals)
-            print(f"\n{name}: {counts} parameters")
+            theirs = Torch(options.torch, shape)
+            size = shape["size"], shape["batch"], shape["colours"]
+            for kind, ours in (("UNet", Ours.of(like(shape), *size)), ("same", Ours.same(shape))):
+                for job in ("step", "call"):
+                    row(f"{name}, {kind}", job, [ours, theirs], options.rounds)
+            theirs.close()
     cpu = train.PRESETS["cpu"]
-    seconds = Ours(cpu.network, 8, cpu.training.batch_size, 1).compiled
+    seconds = Ours.of(cpu.network, 8, cpu.training.batch_size, 1).compiled
     print(f"\ncompile of the training step of diffusion/train --preset cpu: {seconds:.1f} s")
 
 

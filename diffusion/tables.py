@@ -70,7 +70,7 @@ class Table(Schedule):
             inside = jnp.clip(jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1]), *self.ends)
             return network(z, self.time(inside) * (len(self.logsnrs) - 1), *condition)
 
-        return predict
+        return functools.update_wrapper(predict, network, assigned=(), updated=())
 
     def _pieces(self, left: Array, dtype: Any) -> tuple[Array, Array]:
         values = jnp.asarray(self.logsnrs[:-1], dtype), jnp.asarray(np.diff(self.logsnrs), dtype)

@@ -163,10 +163,11 @@ def _check_axes(z: Array, spatial_axes: tuple[int, ...], factor: int) -> None:
 
 
 def _warn(denoiser: Any) -> None:
-    """Ask the network behind a bound method, or a partial of one, whether it fits other sizes."""
-    while hasattr(denoiser, "func"):
-        denoiser = denoiser.func
-    reasons = getattr(getattr(denoiser, "__self__", denoiser), "size_bound", ())
+    """Ask the network behind a bound method, a partial or a wrapper whether it fits other sizes."""
+    reasons: tuple[str, ...] = ()
+    while denoiser is not None and not reasons:
+        reasons = getattr(getattr(denoiser, "__self__", denoiser), "size_bound", ())
+        denoiser = getattr(denoiser, "func", getattr(denoiser, "__wrapped__", None))
     if reasons:
         warnings.warn(
             "upsample: the denoiser works differently on arrays of another size and may fail "

@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 THEORY = ("fourier_density", "attention", "ssm", "diffusion")
 PRESENT = [name for name in THEORY if (ROOT / name).is_dir()]
-LAZY = {"plotting.py": {"matplotlib"}}  # imported inside a function; see the test of loading below
+LAZY = {
+    "plotting.py": {"matplotlib"},
+    "diffusers_unet.py": {"safetensors"},
+}  # imported inside a function; see the test of loading below
 ALLOWED = {"jax", "numpy", "scipy", "threadpoolctl", "flax", "jaxtyping", *sys.stdlib_module_names}
 SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen and flax.core
 

@@ -123,13 +123,14 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def draw(record: Record):
     """Distances and errors of every arm, and what a step costs."""
-    figure, axes = figures.new(rows=1, columns=3, width=4.0, height=2.8)
+    figure, axes = figures.new(rows=1, columns=4, width=3.6, height=2.8)
     names = arms.names(record)
     arms.draw_metric(axes[0, 0], record, names, "frechet", "Frechet distance of features")
     arms.draw_metric(axes[0, 1], record, names, "error", "error of v on held-out images")
     arms.draw_metric(axes[0, 2], record, names, "ms", "ms of a training step")
-    for axis in axes[0, 1:]:
+    for axis in axes[0, 1:3]:
         axis.set_yticklabels([])
+    arms.draw_samples(axes[0, 3], record, names)
     return figure
 
 

@@ -159,7 +159,7 @@ def _gradient(loss: training.Loss) -> Any:
 
 def draw(record: Record):
     """Errors by size, distances of samples, and the gradient of every size."""
-    figure, axes = figures.new(rows=1, columns=3, width=3.6, height=2.8)
+    figure, axes = figures.new(rows=1, columns=4, width=3.4, height=2.8)
     scales = record.config["scales"]
     for name, style in zip(arms.names(record), figures.styles(), strict=False):
         for key, axis in (("noisy", axes[0, 0]), ("gradient", axes[0, 2])):
@@ -175,6 +175,7 @@ def draw(record: Record):
     arms.draw_metric(
         axes[0, 1], record, arms.names(record), "frechet", "Frechet distance of features"
     )
+    arms.draw_samples(axes[0, 3], record, arms.names(record))
     return figure
 
 

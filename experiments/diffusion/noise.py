@@ -20,8 +20,8 @@ class NoiseConfig:
     """
 
     kind: Literal["cosine", "shifted", "interpolated"] = "cosine"
-    base: float = 32
-    base_at_noise: float = 32
+    base: int | float = 32
+    base_at_noise: int | float = 32
     logsnr_min: float = -15.0
     logsnr_max: float = 15.0
 

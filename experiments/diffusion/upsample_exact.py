@@ -51,8 +51,8 @@ class Config:
     strengths: tuple[float, ...] = (0.5, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5)
     cuts: tuple[float, ...] = (0.4, 0.6, 0.8, 0.9)
     steps: int = 100
-    logsnr_min: float = -10.0
-    logsnr_max: float = 10.0
+    logsnr_min: float = -15.0
+    logsnr_max: float = 15.0
 
     def __post_init__(self):
         if self.factor < 2 or self.size % self.factor or self.size < 2 * self.factor:
@@ -112,34 +112,35 @@ class Fields:
         return np.stack(rows)
 
     def denoise(self, z: jax.Array, logsnr: jax.Array) -> jax.Array:
-        """E[x | z] of the small law; on larger arrays the same convolution kernel."""
+        """The noise, by E[x | z] of the small law; on larger arrays the same kernel."""
         axes = tuple(range(1, z.ndim - 1))
         alpha, sigma = process.alpha_sigma(process.spread(logsnr[:1], z)[..., 0])
         gain = alpha * self.small / (alpha**2 * self.small + sigma**2)
         if z.shape[1] != self.small.shape[0]:
             kernel = jnp.fft.fftshift(jnp.fft.ifftn(gain, axes=axes).real, axes=axes)
-            extra = z.shape[1] - self.small.shape[0]
-            # The kernel's centre lies at half the small size; it goes to half the large size.
-            pads = [(0, 0)] + [(extra - extra // 2, extra // 2)] * len(axes)
-            if (z.shape[1] // 2 - self.small.shape[0] // 2) != pads[1][0]:
-                pads = [(0, 0)] + [(extra // 2, extra - extra // 2)] * len(axes)
-            wide = jnp.fft.ifftshift(jnp.pad(kernel, pads), axes=axes)
-            gain = jnp.fft.fftn(wide, axes=axes)
-        return jnp.fft.ifftn(jnp.fft.fftn(z[..., 0], axes=axes) * gain, axes=axes).real[..., None]
+            before = z.shape[1] // 2 - self.small.shape[0] // 2  # the centre stays the centre
+            after = z.shape[1] - self.small.shape[0] - before
+            wide = jnp.pad(kernel, [(0, 0)] + [(before, after)] * len(axes))
+            gain = jnp.fft.fftn(jnp.fft.ifftshift(wide, axes=axes), axes=axes)
+        return self._eps(z, logsnr, gain, axes)
 
     def perfect(self, z: jax.Array, logsnr: jax.Array) -> jax.Array:
-        """E[x | z] of the large law."""
-        axes = tuple(range(1, z.ndim - 1))
+        """The noise, by E[x | z] of the large law."""
         alpha, sigma = process.alpha_sigma(process.spread(logsnr[:1], z)[..., 0])
         gain = alpha * self.large / (alpha**2 * self.large + sigma**2)
-        return jnp.fft.ifftn(jnp.fft.fftn(z[..., 0], axes=axes) * gain, axes=axes).real[..., None]
+        return self._eps(z, logsnr, gain, tuple(range(1, z.ndim - 1)))
+
+    def _eps(self, z: jax.Array, logsnr: jax.Array, gain: Any, axes: tuple[int, ...]) -> jax.Array:
+        """The noise in z where a filter gives x, as the paper's ablations have it."""
+        x = jnp.fft.ifftn(jnp.fft.fftn(z[..., 0], axes=axes) * gain, axes=axes).real[..., None]
+        return process.convert(x, z, logsnr, "x", "eps")
 
     def sample(self, denoiser: Any) -> np.ndarray:
         """The matrix that takes noise to samples, from what becomes of each unit vector."""
         config = self.config
         schedule = schedules.cosine(config.logsnr_min, config.logsnr_max)
         logsnrs = schedule(jnp.linspace(1.0, 0.0, config.steps + 1))
-        x = samplers.sample(denoiser, self.unit, logsnrs, "ddim", "x")
+        x = samplers.sample(denoiser, self.unit, logsnrs, "ddim", "eps")
         return np.asarray(x).reshape(self.count, -1)
 
     def distance(self, matrix: np.ndarray) -> float:
@@ -176,7 +177,7 @@ def _measure(config: Config) -> dict[str, Any]:
         guidance.upsample,
         fields.denoise,
         config.factor,
-        prediction="x",
+        prediction="eps",
         spatial_axes=axes,
     )
     schedule = schedules.cosine(config.logsnr_min, config.logsnr_max)
@@ -230,11 +231,12 @@ def draw(record: Record):
         for name, color in lines:
             axis.axhline(result[name], color=color, linewidth=0.9, linestyle="--", label=name)
         axis.set(ylabel="W2 from the field, per element")
-        axis.set_ylim(bottom=0)
     axes[0, 0].set(xlabel="strength w")
     axes[0, 0].legend(fontsize=7)
     axes[0, 1].plot([*config["cuts"], 1.0], [*result["cuts"], result["ablations"]["both"]], **style)
     axes[0, 1].set(xlabel="eta, share of the way with guidance (w = 1)")
+    for axis in (axes[0, 0], axes[0, 1]):
+        axis.set_ylim(bottom=0)
     names = ["naive", *(name for name in ABLATIONS if name != "both"), "both"]
     values = [result["naive"] if n == "naive" else result["ablations"][n] for n in names]
     axes[0, 2].barh(range(len(names)), values, color=figures.COLORS[0])

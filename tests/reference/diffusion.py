@@ -188,3 +188,65 @@ def upsample_eps(eps, z, logsnr, m, w):
     tau = np.log(n * a**2 / s**2)
     whole = eps(z, logsnr)
     return whole + w * enlarge(eps(small, tau) / np.sqrt(n) - pool(whole, m), m)
+
+
+def field_distances(size, m, decay, steps, ends, strength=1.0, time=True, power=True, eta=1.0):
+    """Upsample guidance on a 1-D field, by matrices: W2 per element of samples and of averages.
+
+    The law has the spectrum 1 / (1 + k^2)^decay and variance 1; the small law is that of its
+    averages, whose perfect denoiser is applied to large arrays as the same kernel.
+    """
+    k = np.fft.fftfreq(size) * size
+    spectrum = 1.0 / (1.0 + k**2) ** decay
+    spectrum /= spectrum.mean()
+
+    def circulant(column):
+        return np.stack([np.roll(column, i) for i in range(len(column))], axis=1)
+
+    large = circulant(np.fft.ifft(spectrum).real)
+    average = np.kron(np.eye(size // m), np.full((1, m), 1.0 / m))
+    repeat = np.kron(np.eye(size // m), np.ones((m, 1)))
+    small = average @ large @ average.T
+    power_low = np.fft.fft(small[:, 0]).real
+    half = size // m // 2
+
+    def small_matrix(lam, wide):
+        a, s = alpha_sigma(lam)
+        kernel = np.fft.ifft(a * power_low / (a**2 * power_low + s**2)).real
+        if not wide:
+            return circulant(kernel)
+        column = np.zeros(size)
+        for place, value in enumerate(np.roll(kernel, half)):
+            column[(place - half) % size] = value
+        return circulant(column)
+
+    def denoise(z, lam, t):
+        a, s = alpha_sigma(lam)
+        eps = (z - a * small_matrix(lam, True) @ z) / s
+        if t >= 1 - eta:
+            low = lam + np.log(m) if time else lam
+            a_low, s_low = alpha_sigma(low)
+            given = average @ z / (np.sqrt(a**2 + s**2 / m) if power else 1.0)
+            eps_low = (given - a_low * small_matrix(low, False) @ given) / s_low
+            eps = eps + strength * repeat @ (eps_low / np.sqrt(m) - average @ eps)
+        return (z - s * eps) / a
+
+    first, last = (np.arctan(np.exp(-0.5 * end)) for end in (ends[1], ends[0]))
+    times = np.linspace(1.0, 0.0, steps + 1)
+    lams = -2.0 * np.log(np.tan(first + times * (last - first)))
+    z = np.eye(size)
+    for i in range(steps):
+        x = denoise(z, lams[i], times[i])
+        (a, s), (a2, s2) = alpha_sigma(lams[i]), alpha_sigma(lams[i + 1])
+        z = a2 * x + s2 * (z - a * x) / s if i < steps - 1 else x
+    pooled = average @ z
+    return w2(z @ z.T, large), w2(pooled @ pooled.T, small)
+
+
+def w2(first, second):
+    """Wasserstein-2 of centred normal laws, per element."""
+    from scipy.linalg import sqrtm
+
+    root = sqrtm(second).real
+    cross = np.trace(sqrtm(root @ first @ root).real)
+    return np.sqrt(max(np.trace(first) + np.trace(second) - 2 * cross, 0.0) / len(first))
