@@ -9,7 +9,7 @@ import pytest
 
 from diffusion import unet, wavelet
 from diffusion.unet import UNet
-from diffusion.uvit import UViT
+from diffusion.uvit import UViT, product
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": (2, 2), "heads": (0, 2)}
 NETWORKS = {
@@ -116,6 +116,22 @@ def test_the_norm_is_flax_group_norm_then_scale_and_shift(channels, groups, x64)
         for f in (ours, expected)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), *sides)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "axes"), [((2, 3, 4), (4, 5, 6), 1), ((2, 3, 4, 5), (4, 5, 6), 2)]
+)
+def test_products_of_tokens_are_dot_general(x, w, axes, x64):
+    x, w = draw(*x), draw(*w, seed=1)
+    contracted = tuple(range(x.ndim - axes, x.ndim)), tuple(range(axes))
+    sides = []
+    for f in (product, jax.lax.dot_general):
+
+        def loss(x, w, f=f):
+            return jnp.sum(jnp.sin(f(x, w, (contracted, ((), ())))))
+
+        sides.append(jax.value_and_grad(loss, (0, 1))(x, w))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *sides)
 
 
 @pytest.mark.parametrize("kind", [UNet, UViT])
