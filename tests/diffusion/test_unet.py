@@ -230,7 +230,7 @@ def test_deeper_bottoms_do_not_compile_more_operations():
         (UNet(**SMALL, patch=2), (1, 8, 8, 1), "patch: expected 1 without a stem"),
         (UNet(8, (1, 2), (1, 1), (0, 3)), (1, 8, 8, 1), "heads: expected a divisor of 16"),
         (UViT(8, (1, 2), (1, 1), (0, 3)), (1, 8, 8, 1), "heads: expected a divisor of 16"),
-        (UViT(**SMALL, positions=4), (1, 8, 8, 1), "positions: expected at least 16, tokens"),
+        (UViT(**SMALL, positions=4), (1, 8, 8, 1), "positions: expected at least 16, places"),
     ],
 )
 def test_bad_sizes_are_refused_by_name(network, shape, message):
