@@ -65,7 +65,7 @@ def checked_config(given: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"config.json: {name}: expected {len(levels)} of {values}, got {blocks}"
             )
-    if not config["flip_sin_to_cos"] and config["freq_shift"] == levels[0] // 2:
+    if config["freq_shift"] >= levels[0] // 2:
         raise ValueError("config.json: freq_shift: expected less than half the channels")
     return config
 

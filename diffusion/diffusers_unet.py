@@ -7,7 +7,7 @@
 The network is a function over a flat dictionary of arrays, named as in the file, convolutions and
 linear maps transposed to JAX's order once. No torch is needed and no pickle is read.
 
-Source: Ho et al. (arXiv 2006.11239), in the layout of diffusers 0.39 (`UNet2DModel`).
+Source: Ho et al. (arXiv 2006.11239), in the layout of diffusers 0.42 (`UNet2DModel`).
 """
 
 import functools
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion import pooling
 from diffusion.convolution import ORDER, same
 from diffusion.diffusers_config import checked_config, mid_groups, shapes
 from diffusion.tables import Table
@@ -117,7 +118,7 @@ def _turned(name: str, value: np.ndarray) -> Array:
 
 
 def _check_arrays(config: dict[str, Any], arrays: dict[str, np.ndarray], path: Path) -> None:
-    """Run the network on shapes, noting which arrays it reads, and of which shapes."""
+    """Refuse arrays that are missing, superfluous or of another shape than the settings say."""
     expected = shapes(config)
     for name, shape in expected.items():
         if name not in arrays:
@@ -145,13 +146,8 @@ def _norm(params: Params, name: str, x: Array, groups: int, eps: float) -> Array
     return y * params[f"{name}.weight"] + params[f"{name}.bias"]
 
 
-def _halved(x: Array) -> Array:
-    batch, height, width, channels = x.shape
-    return jnp.mean(x.reshape(batch, height // 2, 2, width // 2, 2, channels), (2, 4))
-
-
-def _doubled(x: Array) -> Array:
-    return x.repeat(2, axis=1).repeat(2, axis=2)
+_halved = functools.partial(pooling.average, factor=2)
+_doubled = functools.partial(pooling.nearest, factor=2)
 
 
 def _resnet(
