@@ -19,7 +19,7 @@ from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
 from experiments.harness import datasets, figures, image_sets, paired, training
 from experiments.harness.errors import NonFiniteError
-from experiments.harness.image_sets import ImageConfig
+from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
@@ -66,17 +66,17 @@ class Measuring:
 MEASURING = Measuring()
 
 
-class Trainer:
-    """Trains an arm from any seed; compiled once."""
+class Loop:
+    """Trains a problem on a set from any seed; compiled once.
 
-    def __init__(self, arm: Arm, settings: TrainingConfig):
-        self.arm, self.settings = arm, settings
-        self.images = image_sets.load(arm.data)
-        self.schedule = arm.noise.schedule(self.images.train.shape[1])
-        problem = denoising.make_problem(
-            arm.network, self.images, self.schedule, settings, arm.loss
-        )
-        self.evaluate = problem.evaluate
+    Intervals for evaluation, checkpoints and logging are not used.
+    """
+
+    def __init__(
+        self, name: str, problem: training.Problem, images: Images, settings: TrainingConfig
+    ):
+        self.name, self.problem, self.images = name, problem, images
+        self.settings = settings
         self.init = jax.jit(lambda seed: training.init_state(problem, settings, seed))
         self.step = training.compile_step(training.make_step(problem, settings))
 
@@ -96,10 +96,23 @@ class Trainer:
             fastest = min(fastest, time.perf_counter() - began)
         if not np.isfinite(float(metrics_["loss"])):
             raise NonFiniteError(
-                f"{self.arm.name}, seed {seed}: expected a finite loss, got {metrics_['loss']}; "
+                f"{self.name}, seed {seed}: expected a finite loss, got {metrics_['loss']}; "
                 "lower training.learning_rate"
             )
         return training.averaged(state), fastest
+
+
+class Trainer(Loop):
+    """Trains an arm."""
+
+    def __init__(self, arm: Arm, settings: TrainingConfig, images: Images | None = None):
+        self.arm = arm
+        self.images = image_sets.load(arm.data) if images is None else images
+        self.schedule = arm.noise.schedule(self.images.train.shape[1])
+        problem = denoising.make_problem(
+            arm.network, self.images, self.schedule, settings, arm.loss
+        )
+        super().__init__(arm.name, problem, self.images, settings)
 
 
 def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[str, Any]:
@@ -123,14 +136,14 @@ def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[st
     found = {
         "frechet": metrics.frechet_distance(judge.features(x), judge.features(images.train)),
         "coarse": _coarse(x, images, how.coarse),
-        "error": trainer.evaluate(params)["validation_v_error"],
+        "error": trainer.problem.evaluate(params)["validation_v_error"],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "samples": denoising.grey(x[:8], 256) if seed == 0 else None,
     }
     return {name: float(v) if isinstance(v, np.floating) else v for name, v in found.items()}
 
 
-def _coarse(x: np.ndarray, images: image_sets.Images, size: int) -> float:
+def _coarse(x: np.ndarray, images: Images, size: int) -> float:
     """Sliced Wasserstein distance of layouts: images averaged down to `size` pixels."""
     small = (classifier.shrunk(part, size) for part in (x, images.train))
     ours, real = (np.asarray(part, np.float64).reshape(len(part), -1) for part in small)
@@ -147,8 +160,7 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """Rows of every arm and seed; those recorded already are not repeated.
 
-    Seeds count from that of `settings`, of which the intervals for evaluation, checkpoints and
-    logging are not used. Times of steps are taken arm after arm.
+    Seeds count from that of `settings`. Times of steps are taken arm after arm.
     """
     for data in dict.fromkeys(arm.data for arm in arms):
         classifier.train(data)  # refuses sets without classes before anything is trained

@@ -208,19 +208,46 @@ def programs(
 ) -> dict[str, Program]:
     """The training step on images of a set, without reading them."""
     shape = image_sets.shape(data)
-    problem = training.Problem(
+    return {"training step": step_program(network, shape, schedule, settings, loss)}
+
+
+def step_program(
+    network: NetworkConfig,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    settings: TrainingConfig,
+    loss: LossConfig = PLAIN,
+) -> Program:
+    """The training step on arrays [H, W, C]."""
+    return problem_program(shaped_problem(network, shape, schedule, loss), shape, settings)
+
+
+def shaped_problem(
+    network: NetworkConfig,
+    shape: tuple[int, ...],
+    schedule: Schedule,
+    loss: LossConfig = PLAIN,
+) -> training.Problem:
+    """`make_problem` on arrays [H, W, C] that are not at hand."""
+    return training.Problem(
         init=make_init(network, shape),
         loss=make_loss(network, schedule, loss),
         batch=lambda step: None,
         evaluate=lambda params: {},
     )
+
+
+def problem_program(
+    problem: training.Problem, shape: tuple[int, ...], settings: TrainingConfig
+) -> Program:
+    """The training step of a problem on labelled arrays [H, W, C]."""
     state = jax.eval_shape(lambda: training.init_state(problem, settings))
     batch = {
         "x": jax.ShapeDtypeStruct((settings.batch_size, *shape), jnp.float32),
         "label": jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     }
     step = training.make_step(problem, settings)
-    return {"training step": Program(step, (state, batch), (0,), settings.steps)}
+    return Program(step, (state, batch), (0,), settings.steps)
 
 
 @functools.lru_cache(maxsize=8)

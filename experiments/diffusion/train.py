@@ -9,8 +9,10 @@ no classes; none is an FID.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +24,17 @@ from experiments.diffusion import classifier, denoising, networks
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
+from experiments.harness import config as configs
 from experiments.harness import figures, image_sets, training
-from experiments.harness.errors import UsageError
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError, UsageError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
+NAME = "diffusion/train"
 COARSEST = 8  # pixels a side of the images that are compared where there is no classifier
 SHOWN = 40
 
@@ -131,6 +136,42 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "levels": images.levels,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     }
+
+
+class Trained(NamedTuple):
+    """A run's denoiser.
+
+    Attributes:
+        config: of the run.
+        params: averaged weights.
+        schedule: t -> log-SNR.
+        denoiser: (z [B, H, W, C], logsnr [B][, label [B]]) -> v.
+    """
+
+    config: Config
+    params: Any
+    schedule: Schedule
+    denoiser: Callable[..., jax.Array]
+
+
+def load(directory: str | Path) -> Trained:
+    """What a run of this experiment has trained so far.
+
+    Raises:
+        ExperimentError: no run, one of another experiment, or one without a readable checkpoint.
+    """
+    record = runs.load(Path(directory))
+    if record.data["experiment"] != NAME:
+        raise ExperimentError(
+            f"{directory}: expected a run of {NAME}, got one of {record.data['experiment']}"
+        )
+    config = configs.from_dict(Config, record.config)
+    shape = image_sets.shape(config.data)
+    schedule = config.noise.schedule(shape[0])
+    problem = denoising.shaped_problem(config.network, shape, schedule, config.loss)
+    params = training.averaged(training.restore(problem, config.training, record))
+    network = functools.partial(denoising.denoiser(config.network), params)
+    return Trained(config, params, schedule, network)
 
 
 def sample(

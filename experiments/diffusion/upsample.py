@@ -7,7 +7,6 @@ cut-off do. The network is convolutional and knows no size. Distances are from r
 large size, in features of a small classifier (not an FID) and in pixels; seeds are paired.
 """
 
-import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,21 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import guidance, metrics, pooling, process, samplers
-from experiments.diffusion import arms, classifier, denoising
+from diffusion import pooling
+from experiments.diffusion import arms, classifier, denoising, enlarging
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
 from experiments.harness import figures, image_sets
 from experiments.harness.estimate import Program
-from experiments.harness.image_sets import ImageConfig, Images
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 COSINE = NoiseConfig(logsnr_min=-10.0, logsnr_max=10.0)
 SMALL = NetworkConfig("conv", 16, 2)
-METRICS = ("frechet", "sliced_w2", "averaged_w2", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,8 @@ class Config:
 MNIST = Config(
     small=8,
     strengths=(0.5, 1.0, 1.2, 1.5),
-    seeds=3,
-    samples=400,
+    seeds=5,
+    samples=600,
     steps=30,
     data=ImageConfig("mnist"),
     network=NetworkConfig("conv", 48, 3),
@@ -91,6 +89,16 @@ MNIST = Config(
 PRESETS = {
     "quick": Config(),
     "cpu": MNIST,
+    "cpu_32": replace(
+        MNIST,
+        small=16,
+        strengths=(1.0, 1.2),
+        seeds=3,
+        samples=400,
+        steps=24,
+        network=NetworkConfig("conv", 48, 4),
+        training=replace(MNIST.training, steps=1500, batch_size=32),
+    ),
     "paper": replace(
         MNIST,
         small=32,
@@ -110,7 +118,6 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     trainer = Trainer(Arm("small", small, config.network, config.noise), config.training)
     done = {row["step"] for row in run.tracker.rows()}
     ways = _ways(config, trainer)
-    grids: dict[str, Any] = {}
     for seed in range(config.seeds):
         steps = [seed * len(ways) + place for place in range(len(ways))]
         if done.issuperset(steps):
@@ -120,94 +127,55 @@ def main(config: Config, run: Run) -> dict[str, Any]:
             if step in done:
                 continue
             x = way(params, jax.random.key(seed))
-            row = {"arm": name, "seed": seed, **_measure(config, x, images, judge)}
+            found = enlarging.measure(x, images.train, judge, config.small)
+            row = {"arm": name, "seed": seed, **found}
             if seed == 0:
                 row["grid"] = denoising.grey(x[:16], 256)
             run.tracker.log(step, **row)
         run.check_stop()
-    grids["real"] = denoising.grey(images.test[:16], 256)
-    return {"runs": len(run.tracker.rows()), "grids": grids, "floor": _floor(config, images, judge)}
+    held_out = enlarging.held_out(images, config.samples)
+    return {
+        "runs": len(run.tracker.rows()),
+        "grids": {"real": denoising.grey(held_out[:16], 256)},
+        "floor": enlarging.measure(held_out, images.train, judge, config.small),
+    }
 
 
-def _ways(config: Config, trainer: Trainer) -> dict[str, Any]:
+def _ways(config: Config, trainer: Trainer) -> dict[str, enlarging.Way]:
     """Name -> (params, key) -> large images."""
-    network = denoising.denoiser(config.network)
-    side = config.small * config.factor
-    channels = trainer.images.train.shape[-1]
+    network, factor = denoising.denoiser(config.network), config.factor
     logsnrs = trainer.schedule(jnp.linspace(1.0, 0.0, config.steps + 1))
     ends = float(trainer.schedule.ends[0]), float(trainer.schedule.ends[1])
 
-    def draw(denoiser: Any, pixels: int, params: Any, key: jax.Array) -> np.ndarray:
-        z = jax.random.normal(key, (config.samples, pixels, pixels, channels))
-        return np.asarray(samplers.sample(denoiser, z, logsnrs, "ddim", "v", params=params))
+    def draw(denoiser: Any, pixels: int) -> enlarging.Way:
+        shape = (config.samples, pixels, pixels, trainer.images.train.shape[-1])
+        return enlarging.draw(denoiser, shape, logsnrs)
 
     def enlarged(params: Any, key: jax.Array) -> np.ndarray:
-        x = jnp.asarray(draw(network, config.small, params, key))
-        return np.asarray(pooling.nearest(x, config.factor))
+        x = jnp.asarray(draw(network, config.small)(params, key))
+        return np.asarray(pooling.nearest(x, factor))
 
     def real(params: Any, key: jax.Array) -> np.ndarray:
-        chosen = jax.random.choice(key, len(trainer.images.test), (config.samples,))
-        x = jnp.asarray(trainer.images.test[np.asarray(chosen)])
-        return np.asarray(pooling.nearest(x, config.factor))
+        x = jnp.asarray(enlarging.held_out(trainer.images, config.samples))
+        return np.asarray(pooling.nearest(x, factor))
 
-    guided = {f"w = {w:g}": {"strength": w} for w in config.strengths}
-    guided |= {
+    settings = {f"w = {w:g}": {"strength": w} for w in config.strengths}
+    settings |= {
         "w = 1, no time": {"match_time": False},
         "w = 1, no power": {"match_power": False},
         f"w = 1, eta = {config.cut:g}": {
-            "interval": (-np.inf, float(trainer.schedule(1.0 - config.cut)))
+            "interval": enlarging.interval(trainer.schedule, config.cut)
         },
     }
-    ways: dict[str, Any] = {
+    large = config.small * factor
+    ways = {
         "nearest of real": real,
         "nearest of small": enlarged,
-        "naive": functools.partial(draw, network, side),
+        "naive": draw(network, large),
     }
-    for name, options in guided.items():
-        denoiser = functools.partial(_guided, network, config.factor, ends, options)
-        ways[name] = functools.partial(draw, denoiser, side)
+    for name, options in settings.items():
+        ways[name] = draw(enlarging.guided(network, factor, ends, options), large)
     return ways
-
-
-def _guided(
-    network: Any,
-    factor: int,
-    trained: tuple[float, float],
-    options: dict[str, Any],
-    params: Any,
-    z: jax.Array,
-    logsnr: jax.Array,
-) -> jax.Array:
-    """The guided v, by way of eps, in which the paper leaves corrections out."""
-
-    def eps(z: jax.Array, logsnr: jax.Array) -> jax.Array:
-        return process.convert(network(params, z, logsnr), z, logsnr, "v", "eps")
-
-    guided = guidance.upsample(eps, factor, prediction="eps", trained=trained, **options)
-    return process.convert(guided(z, logsnr), z, logsnr, "eps", "v")
-
-
-def _measure(config: Config, x: np.ndarray, images: Images, judge: Any) -> dict[str, float]:
-    """Distances of large samples from real large images, and of their averages."""
-    n = min(len(x), len(images.train))
-    x, real = x[:n], images.train[:n]
-    features = judge.features(x), judge.features(real)
-    ours, theirs = (classifier.shrunk(part, config.small).reshape(n, -1) for part in (x, real))
-    shares = metrics.prdc(*features)
-    found = {
-        "frechet": metrics.frechet_distance(*features),
-        "sliced_w2": metrics.sliced_wasserstein(x.reshape(n, -1), real.reshape(n, -1)),
-        "energy": metrics.energy_distance(x.reshape(n, -1), real.reshape(n, -1)),
-        "averaged_w2": metrics.sliced_wasserstein(ours, theirs),
-        "precision": shares.precision,
-        "recall": shares.recall,
-    }
-    return {name: float(value) for name, value in found.items()}
-
-
-def _floor(config: Config, images: Images, judge: Any) -> dict[str, float]:
-    """What real images of the held-out split have."""
-    return _measure(config, images.test[: config.samples], images, judge)
 
 
 def draw(record: Record):
@@ -221,27 +189,14 @@ def draw(record: Record):
         axis.axvline(record.result["floor"][metric], color="#999999", linestyle="--", linewidth=0.9)
     grids = {row["arm"]: row["grid"] for row in record.rows if "grid" in row}
     shown = ["nearest of small", "naive", "w = 1", *(n for n in grids if n == "w = 1.2")]
-    images = [np.asarray(grids[name])[:8] for name in shown]
-    images.append(np.asarray(record.result["grids"]["real"])[:8])
-    axes[0, 2].imshow(denoising.tile(np.concatenate(images), 256, len(images[0])))
-    size = images[0].shape[1] + 1
-    axes[0, 2].set_yticks([size * (i + 0.5) for i in range(len(images))], [*shown, "real"])
-    axes[0, 2].set_xticks([])
-    axes[0, 2].grid(False)
+    rows = {name: grids[name] for name in shown} | {"real": record.result["grids"]["real"]}
+    enlarging.draw_grids(axes[0, 2], rows)
     return figure
 
 
 def table(record: Record) -> str:
     """Means over seeds of every way."""
-    head = " | ".join(METRICS)
-    lines = [f"| way | {head} |", "| --- " * (len(METRICS) + 1) + "|"]
-    floor = " | ".join(f"{record.result['floor'][metric]:.3g}" for metric in METRICS)
-    lines.append(f"| real, held out | {floor} |")
-    for name in arms.names(record):
-        means = [np.mean(arms.values(record, name, metric)) for metric in METRICS]
-        lines.append(f"| {name} | " + " | ".join(f"{mean:.3g}" for mean in means) + " |")
-    count, n = record.config["seeds"], record.config["samples"]
-    return "\n".join(lines) + f"\n\nmeans of {count} seeds, {n} samples each.\n"
+    return enlarging.table(record, {"real, held out": record.result["floor"]})
 
 
 def programs(config: Config) -> dict[str, Program]:

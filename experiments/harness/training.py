@@ -14,8 +14,8 @@ from flax import struct
 from experiments.harness import config as configs
 from experiments.harness import sharding
 from experiments.harness.checkpoint import Checkpoints
-from experiments.harness.errors import NonFiniteError
-from experiments.harness.run import Run
+from experiments.harness.errors import ExperimentError, NonFiniteError
+from experiments.harness.run import Record, Run
 from experiments.harness.tracking import Progress
 
 Batch = Any
@@ -233,6 +233,25 @@ def train(problem: Problem, config: TrainingConfig, run: Run) -> TrainState:
     return state
 
 
+def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainState:
+    """The state of a run's newest checkpoint, without going on.
+
+    Raises:
+        ExperimentError: there is none, or it cannot be read.
+    """
+    folder = record.directory / "checkpoints"
+    if not folder.is_dir():
+        raise ExperimentError(f"{record.directory}: expected checkpoints, found none")
+    checkpoints = Checkpoints(record.directory, config.keep, record.data["config_hash"])
+    latest = checkpoints.latest()
+    if latest is None:
+        raise ExperimentError(f"{folder}: expected a complete checkpoint, found none")
+    mesh = sharding.data_mesh()
+    state = checkpoints.restore(latest, _shapes(lambda: init_state(problem, config), mesh))
+    checkpoints.close()
+    return state
+
+
 def averaged(state: TrainState) -> Params:
     """The weights to evaluate: averaged ones if there are any."""
     return state.params if state.ema is None else state.ema
@@ -279,11 +298,16 @@ def _start(problem: Problem, config: TrainingConfig, checkpoints: Checkpoints, m
     latest = checkpoints.latest()
     if latest is None:
         return make(), 0
-    like = jax.tree.map(
+    return checkpoints.restore(latest, _shapes(make, mesh)), latest
+
+
+def _shapes(make: Callable[[], TrainState], mesh: Any) -> Any:
+    """What a state looks like, a copy on every device."""
+    placement = sharding.replicated(mesh)
+    return jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement),
         jax.eval_shape(make),
     )
-    return checkpoints.restore(latest, like), latest
 
 
 def _report(

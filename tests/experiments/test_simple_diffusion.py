@@ -209,6 +209,29 @@ def test_training_on_a_folder_takes_one_flag(shapes, tmp_path):
         )
 
 
+def test_a_run_is_loaded_as_a_denoiser(tmp_path):
+    options = ["--network.kind", "conv", "--network.width", "4", "--network.depth", "1"]
+    options += ["--training.steps", "3", "--training.batch_size", "8", "--training.ema", "0.5"]
+    options += ["--samples", "20", "--steps", "4", "--network.classes", "10"]
+    record = commands.run("diffusion/train", "quick", options, tmp_path / "run")
+    model = train.load(tmp_path / "run")
+    images = image_sets.load(model.config.data)
+    x, _ = train.sample(model.config, model.params, images, model.schedule)
+    assert denoising.grey(x, images.levels) == record.result["grid"]
+    z, logsnr, label = jnp.ones((2, 6, 6, 1)), jnp.zeros(2), jnp.array([1, 10])
+    expected = model.config.network.network().apply(model.params, z, logsnr, label)
+    np.testing.assert_allclose(model.denoiser(z, logsnr, label), expected, rtol=1e-6)
+    np.testing.assert_allclose(model.schedule(0.3), model.config.noise.schedule(8)(0.3), rtol=1e-6)
+    commands.run("diffusion/snr", "quick", [], tmp_path / "other")
+    with pytest.raises(ExperimentError, match="expected a run of diffusion/train, got one of"):
+        train.load(tmp_path / "other")
+    with pytest.raises(ExperimentError, match=r"expected a run directory"):
+        train.load(tmp_path / "nothing")
+    (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(ExperimentError, match="expected checkpoints, found none"):
+        train.load(str(tmp_path / "run"))
+
+
 def test_images_without_classes_are_measured_by_pixels():
     images = dataclasses.replace(image_sets.load(image_sets.DIGITS), classes=None)
     config = dataclasses.replace(train.PRESETS["quick"], samples=50)

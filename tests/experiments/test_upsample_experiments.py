@@ -1,12 +1,20 @@
-"""Upsample guidance in experiments: the exact field against matrices, and its claims."""
+"""Upsample guidance in experiments: the exact field against matrices, pixels, latents."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import latent as latents
+from diffusion import process
 from experiments import catalog, commands
-from experiments.diffusion import arms, upsample, upsample_exact
+from experiments.diffusion import arms, enlarging, first_stage, latent, upsample, upsample_exact
+from experiments.diffusion.first_stage import AutoencoderConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import config as configs
+from experiments.harness import image_sets
 from tests.reference import diffusion as reference
 
 ENDS = (-8.0, 8.0)
@@ -97,3 +105,102 @@ def test_every_way_of_enlarging_is_measured(tmp_path):
 def test_impossible_settings_of_enlarging_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         upsample.Config(**options)
+
+
+def test_guidance_in_v_is_that_in_eps_and_ends_where_it_should():
+    def network(params, z, logsnr):
+        return params * jnp.tanh(z + jnp.roll(z, 1, 1))
+
+    z, logsnr = jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([-1.0, 2.0])
+    settings = {"strength": 1.3, "interval": (-np.inf, 1.0)}
+    found = enlarging.guided(network, 2, None, settings)(0.7, z, logsnr)
+    expected = upsample_v(lambda z, logsnr: network(0.7, z, logsnr), z, logsnr, 1.3)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[1], network(0.7, z, logsnr)[1], rtol=1e-4, atol=1e-5)
+
+
+def upsample_v(denoiser, z, logsnr, w):
+    """By the definition in eps, in NumPy."""
+
+    def eps(z, logsnr):
+        z, logsnr = jnp.asarray(z), jnp.full(len(z), logsnr)
+        return np.asarray(process.convert(denoiser(z, logsnr), z, logsnr, "v", "eps"))
+
+    each = [
+        reference.upsample_eps(eps, np.asarray(z[i : i + 1]), float(logsnr[i]), 2, w)
+        for i in range(len(z))
+    ]
+    value = jnp.asarray(np.concatenate(each), jnp.float32)
+    return process.convert(value, z, logsnr, "eps", "v")
+
+
+LATENT = ["--first.steps", "2", "--first.batch_size", "8", "--network.width", "4"]
+LATENT += ["--training.steps", "2", "--training.batch_size", "8", "--training.ema", "0.5"]
+LATENT += ["--samples", "24", "--steps", "4", "--autoencoder.channels", "4"]
+
+
+def test_latent_diffusion_is_measured_at_both_sizes(tmp_path):
+    record = commands.run("diffusion/latent", "quick", LATENT, tmp_path / "run")
+    names = arms.names(record)
+    assert names[:4] == [
+        f"latent, {n}" for n in ("nearest of small", "naive", "eta = 0.6", "eta = 1")
+    ]
+    assert names[4:] == [f"pixel, {n}" for n in ("nearest of small", "naive", "eta = 1")]
+    assert len(record.rows) == 2 * 7 and (record.directory / "figure.png").exists()
+    grids = {row["arm"]: np.array(row["grid"]) for row in record.rows if row["seed"] == 0}
+    assert all(grid.shape == (8, 16, 16, 1) for grid in grids.values())
+    assert not np.array_equal(grids["latent, eta = 1"], grids["latent, eta = 0.6"])
+    result = record.result
+    assert result["commutation"] > 0 and set(result["small"]) == set(result["large"])
+    for claim in catalog.get("diffusion/latent").claims:
+        measured = claim.measure(record)
+        assert measured.low <= measured.value <= measured.high
+    record = commands.run("diffusion/latent", "quick", LATENT, tmp_path / "run")  # again: nothing
+    assert len(record.rows) == 2 * 7
+
+
+def test_diffusion_of_pixels_has_the_operations_of_both_stages():
+    config = configs.parse(latent.PRESETS["quick"], ["--first.steps", "500"])
+    programs = latent.programs(config)
+    cost = {name: latent._operations(p) * p.calls for name, p in programs.items()}
+    both = cost["autoencoder step"] + cost["encoding"] + cost["latent step"]
+    one = cost["pixel step"] / programs["pixel step"].calls
+    assert abs(cost["pixel step"] - both) <= 0.5 * one
+    assert programs["autoencoder step"].calls == 500
+
+
+def test_the_first_stage_learns_and_its_latents_are_normalised():
+    data = dataclasses.replace(image_sets.DIGITS, size=8)
+    images = image_sets.load(data)
+    config = AutoencoderConfig(8, blocks=0, latent=2)
+    settings = latent.PRESETS["quick"].first
+    stage, _ = first_stage.train(config, images, settings)
+    real = images.test[:50]
+    through = stage.decode(stage.encode(real))
+    assert np.mean((real - through) ** 2) < 0.5 * np.mean((real - real.mean(0)) ** 2)
+    z = stage.latents(images)
+    assert z.train.shape == (1500, 4, 4, 2) and z.test.shape == (297, 4, 4, 2)
+    np.testing.assert_allclose(z.train.std(), 1.0, rtol=1e-4)
+    one = stage.network.apply(stage.params, jnp.asarray(real[:1]), method="encode")
+    assert isinstance(one, latents.Posterior)
+    expected = stage.normalisation.normalise(one.mode())
+    np.testing.assert_allclose(stage.encode(real)[:1], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "small, factor, seeds: expected at least 2"),
+        ({"small": 9}, "small: expected a multiple of 2, pixels a side of a latent"),
+        ({"etas": (0.5,)}, "etas: expected shares in"),
+        ({"samples": 3}, "samples, steps: expected at least 20 and 2"),
+        ({"network": NetworkConfig()}, "network: expected one without classes that takes images"),
+    ],
+)
+def test_impossible_settings_of_latent_diffusion_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        latent.Config(**options)
+    with pytest.raises(ValueError, match=r"autoencoder.multipliers, beta: expected at least two"):
+        AutoencoderConfig(multipliers=(1,))
+    with pytest.raises(ValueError, match=r"autoencoder.channels, latent"):
+        AutoencoderConfig(latent=0)

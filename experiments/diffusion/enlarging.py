@@ -1,0 +1,102 @@
+"""Images larger than a network was trained on: ways to make them, and how they are measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion import guidance, metrics, process, samplers
+from experiments.diffusion import arms, classifier, denoising
+from experiments.harness import training
+from experiments.harness.image_sets import Images
+from experiments.harness.run import Record
+
+METRICS = ("frechet", "sliced_w2", "averaged_w2", "precision", "recall")
+REFERENCE = 10_000  # real images that samples are compared with
+Way = Callable[[Any, jax.Array], np.ndarray]
+
+
+def guided(network: Any, factor: int, trained: Any, options: dict[str, Any]) -> Any:
+    """(params, z, logsnr) -> guided v, by way of eps, in which the paper leaves corrections out."""
+
+    def denoiser(params: Any, z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        def eps(z: jax.Array, logsnr: jax.Array) -> jax.Array:
+            return process.convert(network(params, z, logsnr), z, logsnr, "v", "eps")
+
+        large = guidance.upsample(eps, factor, prediction="eps", trained=trained, **options)
+        return process.convert(large(z, logsnr), z, logsnr, "eps", "v")
+
+    return denoiser
+
+
+def draw(denoiser: Any, shape: tuple[int, ...], logsnrs: jax.Array) -> Way:
+    """(params, key) -> samples of DDIM, of a denoiser (params, z, logsnr) -> v."""
+
+    @training.compile_call
+    def sample(params: Any, key: jax.Array) -> jax.Array:
+        z = jax.random.normal(key, shape)
+        return samplers.sample(denoiser, z, logsnrs, "ddim", "v", params=params)
+
+    return lambda params, key: np.asarray(sample(params, key))
+
+
+def interval(schedule: Any, eta: float) -> tuple[float, float]:
+    """Log-SNR of the share eta of the way from the noise."""
+    return -np.inf, float(schedule(1.0 - eta)) if eta < 1.0 else np.inf
+
+
+def measure(x: np.ndarray, real: np.ndarray, judge: Any, averaged: int) -> dict[str, float]:
+    """Distances of samples from real images, and of averages at `averaged` pixels a side.
+
+    The classifier sees images clipped to [-1, 1]. Distances that look at all pairs take as many
+    real images as there are samples.
+    """
+    real = real[:REFERENCE]
+    n = min(len(x), len(real))
+    features = judge.features(x), judge.features(real)
+    pixels = x.reshape(len(x), -1), real.reshape(len(real), -1)
+    ours, theirs = (classifier.shrunk(a, averaged).reshape(len(a), -1) for a in (x, real))
+    shares = metrics.prdc(features[0], features[1][:n])
+    found = {
+        "frechet": metrics.frechet_distance(*features),
+        "sliced_w2": metrics.sliced_wasserstein(*pixels),
+        "energy": metrics.energy_distance(pixels[0], pixels[1][:n]),
+        "averaged_w2": metrics.sliced_wasserstein(ours, theirs),
+        "precision": shares.precision,
+        "recall": shares.recall,
+    }
+    return {name: float(value) for name, value in found.items()}
+
+
+def held_out(images: Images, count: int) -> np.ndarray:
+    """Some held-out images, from all over their split."""
+    chosen = np.random.default_rng(0).permutation(len(images.test))[:count]
+    return images.test[chosen]
+
+
+def draw_grids(axis: Any, rows: dict[str, Any]) -> None:
+    """Eight images of each way, a row each."""
+    images = [np.asarray(grid)[:8] for grid in rows.values()]
+    axis.imshow(denoising.tile(np.concatenate(images), 256, len(images[0])))
+    size = images[0].shape[1] + 1
+    axis.set_yticks([size * (i + 0.5) for i in range(len(images))], list(rows))
+    axis.set_xticks([])
+    axis.grid(False)
+
+
+def table(record: Record, fixed: dict[str, dict[str, float]]) -> str:
+    """Means over seeds of every way, below what needs no seed."""
+    found = dict(fixed)
+    for name in arms.names(record):
+        found[name] = {m: float(np.mean(arms.values(record, name, m))) for m in METRICS}
+    count, n = record.config["seeds"], record.config["samples"]
+    return f"{rows(found)}\n\nmeans of {count} seeds, {n} samples each.\n"
+
+
+def rows(found: dict[str, dict[str, float]]) -> str:
+    """A table of measurements by name."""
+    lines = [f"| way | {' | '.join(METRICS)} |", "| --- " * (len(METRICS) + 1) + "|"]
+    for name, values in found.items():
+        lines.append(f"| {name} | " + " | ".join(f"{values[m]:.3g}" for m in METRICS) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,322 @@
+"""Latent diffusion, and upsample guidance in its latent space with a cut-off.
+
+Reproduces: what upsample guidance (arXiv 2404.01709; the post https://kexue.fm/archives/10055)
+says of latent diffusion (2112.10752): averaging latents is not encoding averaged images, so that
+guidance has to end before the way does. An autoencoder and a denoiser of its latents are trained on
+small images and sampled twice as large, with guidance for several shares of the way; beside them
+stands diffusion of pixels with as many operations of training. Distances are from real images, in
+features of a small classifier (not an FID) and in pixels.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import pooling
+from experiments.diffusion import arms, classifier, denoising, enlarging, first_stage
+from experiments.diffusion.arms import Arm, Trainer
+from experiments.diffusion.first_stage import AutoencoderConfig, FirstStage
+from experiments.diffusion.networks import NetworkConfig
+from experiments.diffusion.noise import NoiseConfig
+from experiments.harness import figures, image_sets
+from experiments.harness.estimate import Program, matrix_flops
+from experiments.harness.image_sets import ImageConfig, Images
+from experiments.harness.ledger import Claim
+from experiments.harness.run import Record, Run
+from experiments.harness.training import TrainingConfig
+
+COSINE = NoiseConfig(logsnr_min=-10.0, logsnr_max=10.0)
+SHORT = replace(denoising.QUICK, steps=150)
+SMALL = NetworkConfig("conv", 16, 1)
+AUTOENCODER = AutoencoderConfig(8, blocks=0)
+FIRST = replace(denoising.QUICK, steps=150, learning_rate=3e-3)
+FIXED = ("real, held out", "the same, decoded")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to train, and how to enlarge.
+
+    Attributes:
+        small: pixels a side of the training images.
+        factor: of the large images over them.
+        etas: shares of the way from the noise with guidance, of strength 1.
+        seeds: of denoisers and samples; there is one autoencoder.
+        samples, steps: of DDIM at even times of the schedule.
+        data: its size is set by `small`.
+        autoencoder, first: the first stage and its training.
+        network, noise, training: of the denoiser of latents; that of pixels has the same network
+            and as many steps as make the operations of both stages.
+    """
+
+    small: int = 8
+    factor: int = 2
+    etas: tuple[float, ...] = (0.6, 1.0)
+    seeds: int = 2
+    samples: int = 100
+    steps: int = 16
+    data: ImageConfig = image_sets.DIGITS
+    autoencoder: AutoencoderConfig = AUTOENCODER
+    first: TrainingConfig = FIRST
+    network: NetworkConfig = SMALL
+    noise: NoiseConfig = COSINE
+    training: TrainingConfig = SHORT
+
+    def __post_init__(self):
+        if min(self.small, self.factor) < 2 or self.seeds < 2:
+            raise ValueError(
+                f"small, factor, seeds: expected at least 2, got {self.small}, {self.factor}, "
+                f"{self.seeds}"
+            )
+        f = 2 ** (len(self.autoencoder.multipliers) - 1)
+        if self.small % f:
+            raise ValueError(
+                f"small: expected a multiple of {f}, pixels a side of a latent, got {self.small}"
+            )
+        if 1.0 not in self.etas or not all(0 < eta <= 1 for eta in self.etas):
+            raise ValueError(f"etas: expected shares in (0, 1], 1 among them, got {self.etas}")
+        if self.samples < 20 or self.steps < 2:
+            raise ValueError(
+                f"samples, steps: expected at least 20 and 2, got {self.samples}, {self.steps}"
+            )
+        if self.network.classes is not None or self.network.kind == "mlp":
+            raise ValueError(
+                "network: expected one without classes that takes images of any size, got "
+                f"{self.network.kind} with classes {self.network.classes}"
+            )
+
+
+MNIST = Config(
+    small=16,
+    etas=(0.2, 0.4, 0.6, 0.8, 1.0),
+    seeds=3,
+    samples=400,
+    steps=24,
+    data=ImageConfig("mnist"),
+    autoencoder=AutoencoderConfig(16, latent=1, beta=0.1),
+    first=replace(denoising.CPU, steps=1000, batch_size=64, ema=0.99, learning_rate=2e-3),
+    network=NetworkConfig("conv", 48, 3),
+    training=replace(denoising.CPU, steps=1600, batch_size=64, ema=0.995),
+)
+PRESETS = {
+    "quick": Config(),
+    "cpu": MNIST,
+    "paper": replace(
+        MNIST,
+        small=32,
+        samples=10_000,
+        steps=250,
+        data=ImageConfig("cifar10_jpeg"),
+        autoencoder=AutoencoderConfig(128, (1, 2), 2, 4),
+        first=replace(denoising.PAPER, batch_size=128),
+        network=NetworkConfig("conv", 128, 12),
+        training=denoising.PAPER,
+    ),
+}
+
+
+def main(config: Config, run: Run) -> dict[str, Any]:
+    """Train the first stage, then each seed's denoisers, and sample in every way."""
+    sets = [replace(config.data, size=config.small * m) for m in (1, config.factor)]
+    images = [image_sets.load(data) for data in sets]
+    judges = [classifier.train(data) for data in sets]
+    stage, _ = first_stage.train(config.autoencoder, images[0], config.first)
+    trainers = _trainers(config, stage, images[0])
+    done = {(row["arm"], row["seed"]) for row in run.tracker.rows()}
+    for name, trainer in trainers.items():
+        decode, ways = stage.decode if name == "latent" else np.asarray, _ways(config, trainer)
+        for seed in range(config.seeds):
+            missing = [way for way in ways if (f"{name}, {way}", seed) not in done]
+            params = trainer(config.training.seed + seed)[0] if missing else None
+            for way in missing:
+                x = decode(ways[way](params, jax.random.key(seed)))
+                row = {"arm": f"{name}, {way}", "seed": seed, **_measure(config, x, images, judges)}
+                run.tracker.log(len(run.tracker.rows()), **row)
+            run.check_stop()
+    return _result(config, stage, trainers, images, judges)
+
+
+def _trainers(config: Config, stage: FirstStage, images: Images) -> dict[str, Trainer]:
+    """Of latents, and of pixels with as many operations."""
+    data = replace(config.data, size=config.small)
+    arm = Arm("latent", data, config.network, config.noise)
+    settings = replace(config.training, steps=programs(config)["pixel step"].calls)
+    return {
+        "latent": Trainer(arm, config.training, stage.latents(images)),
+        "pixel": Trainer(replace(arm, name="pixel"), settings, images),
+    }
+
+
+def _ways(config: Config, trainer: Trainer) -> dict[str, enlarging.Way]:
+    """Name -> (params, key) -> small or large arrays, of latents or pixels."""
+    network = denoising.denoiser(config.network)
+    logsnrs = trainer.schedule(jnp.linspace(1.0, 0.0, config.steps + 1))
+    ends = float(trainer.schedule.ends[0]), float(trainer.schedule.ends[1])
+    height, width, channels = trainer.images.train.shape[1:]
+
+    def draw(denoiser: Any, factor: int) -> enlarging.Way:
+        shape = (config.samples, height * factor, width * factor, channels)
+        return enlarging.draw(denoiser, shape, logsnrs)
+
+    ways = {"nearest of small": draw(network, 1), "naive": draw(network, config.factor)}
+    for eta in config.etas if trainer.name == "latent" else (1.0,):
+        options = {"interval": enlarging.interval(trainer.schedule, eta)}
+        guided = enlarging.guided(network, config.factor, ends, options)
+        ways[f"eta = {eta:g}"] = draw(guided, config.factor)
+    return ways
+
+
+def _measure(
+    config: Config, x: np.ndarray, images: list[Images], judges: list[Any]
+) -> dict[str, Any]:
+    """Of large images; of small ones as they are, and repeated."""
+    row: dict[str, Any] = {}
+    if x.shape[1] == config.small:
+        row["small"] = enlarging.measure(x, images[0].train, judges[0], config.small)
+        x = np.asarray(pooling.nearest(jnp.asarray(x), config.factor))
+    row |= enlarging.measure(x, images[1].train, judges[1], config.small)
+    return {**row, "grid": denoising.grey(x[:8], 256)}
+
+
+def _commutation(config: Config, stage: FirstStage, large: np.ndarray) -> float:
+    """How far averages of latents are from latents of averages, in deviations of latents."""
+    small = np.asarray(pooling.average(jnp.asarray(large), config.factor))
+    pooled = pooling.average(jnp.asarray(stage.encode(large)), config.factor)
+    return float(np.sqrt(np.mean((np.asarray(pooled) - stage.encode(small)) ** 2)))
+
+
+def _result(
+    config: Config,
+    stage: FirstStage,
+    trainers: dict[str, Trainer],
+    images: list[Images],
+    judges: list[Any],
+) -> dict[str, Any]:
+    """What real images have, as they are and through the autoencoder."""
+    result: dict[str, Any] = {"pixel_steps": trainers["pixel"].settings.steps}
+    for name, part, judge in zip(("small", "large"), images, judges, strict=True):
+        real = enlarging.held_out(part, config.samples)
+        through = stage.decode(stage.encode(real))
+        result[name] = {
+            "real, held out": enlarging.measure(real, part.train, judge, config.small),
+            "the same, decoded": enlarging.measure(through, part.train, judge, config.small),
+            "error": float(np.mean((real - through) ** 2)),
+            "grids": [denoising.grey(shown[:8], 256) for shown in (real, through)],
+        }
+    result["commutation"] = _commutation(
+        config, stage, enlarging.held_out(images[1], config.samples)
+    )
+    return result
+
+
+def draw(record: Record):
+    """Distances against the share of the way with guidance, and images."""
+    figure, axes = figures.new(rows=1, columns=3, width=4.2, height=3.6)
+    etas = record.config["etas"]
+    lines = {
+        "pixels, guidance": "pixel, eta = 1",
+        "enlarged small samples": "latent, nearest of small",
+        "no guidance": "latent, naive",
+    }
+    for axis, metric, label in (
+        (axes[0, 0], "frechet", "Frechet distance of features"),
+        (axes[0, 1], "sliced_w2", "sliced W2 of pixels"),
+    ):
+        each = [arms.values(record, f"latent, eta = {eta:g}", metric) for eta in etas]
+        for seed in np.array(each).T:
+            axis.plot(etas, seed, color="#bbbbbb", linewidth=0.7)
+        axis.plot(etas, [np.mean(e) for e in each], color=figures.COLORS[0], marker="D")
+        for color, (name, arm) in zip(figures.COLORS[1:], lines.items(), strict=False):
+            axis.axhline(np.mean(arms.values(record, arm, metric)), color=color, label=name)
+        floor = record.result["large"]["the same, decoded"][metric]
+        axis.axhline(floor, color="#999999", linestyle="--", label="real, decoded")
+        axis.set(xlabel="share of the way with guidance", ylabel=label)
+    axes[0, 0].legend(fontsize=7)
+    _draw_images(axes[0, 2], record)
+    return figure
+
+
+def _draw_images(axis: Any, record: Record) -> None:
+    grids = {row["arm"]: row["grid"] for row in record.rows if row["seed"] == 0}
+    real, through = record.result["large"]["grids"]
+    enlarging.draw_grids(axis, {**grids, "real": real, "real, decoded": through})
+
+
+def table(record: Record) -> str:
+    """Means over seeds at both sizes, and what the first stage loses."""
+    result = record.result
+    fixed = {name: result["large"][name] for name in FIXED}
+    small = {name: result["small"][name] for name in FIXED}
+    for kind in ("latent", "pixel"):
+        rows = [row["small"] for row in record.rows if row["arm"] == f"{kind}, nearest of small"]
+        small[kind] = {m: float(np.mean([row[m] for row in rows])) for m in enlarging.METRICS}
+    return (
+        f"At the size of the training:\n\n{enlarging.rows(small)}\n\nTwice as large:\n\n"
+        f"{enlarging.table(record, fixed)}\n"
+        f"Autoencoder: mean squared error {result['small']['error']:.2g} of small, "
+        f"{result['large']['error']:.2g} of large images. Averages of latents are "
+        f"{result['commutation']:.2f} deviations from latents of averages. Pixels: "
+        f"{result['pixel_steps']} steps.\n"
+    )
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training steps; those of pixels cost what both stages cost, encoding each batch anew."""
+    data = replace(config.data, size=config.small)
+    shape = image_sets.shape(data)
+    network = config.autoencoder.network(shape[-1])
+    problem = first_stage.make_problem(config.autoencoder, shape)
+    params = jax.eval_shape(problem.init, jax.random.key(0))
+    side = config.small // network.factor
+    sizes = {"latent": (side, side, config.autoencoder.latent), "pixel": shape}
+    steps = {
+        name: denoising.step_program(
+            config.network, size, config.noise.schedule(size[0]), config.training
+        )
+        for name, size in sizes.items()
+    }
+    batch = jax.ShapeDtypeStruct((config.training.batch_size, *shape), jnp.float32)
+    found = {
+        "autoencoder step": denoising.problem_program(problem, shape, config.first),
+        "encoding": Program(
+            lambda params, x: network.apply(params, x, method="encode"),
+            (params, batch),
+            calls=config.training.steps,
+        ),
+        "latent step": steps["latent"],
+    }
+    each = {name: _operations(program) for name, program in {**found, **steps}.items()}
+    total = sum(program.calls * each[name] for name, program in found.items())
+    count = max(1, round(total / each["pixel"]))
+    return {**found, "pixel step": replace(steps["pixel"], calls=count)}
+
+
+def _operations(program: Program) -> int:
+    return matrix_flops(jax.make_jaxpr(program.function)(*program.arguments))
+
+
+def describe(config: Config) -> dict[str, str]:
+    """What a dry run says about the data."""
+    side = config.small * config.factor
+    return {"data": f"{config.data.label}: trained at {config.small}, sampled at {side} pixels"}
+
+
+def _claim(name: str, what: str, *names: str) -> Claim:
+    above, below = (f"latent, {part}" for part in names)
+    return Claim(
+        id=f"latent.{name}",
+        statement=f"in latents, {what}, above 1: frechet",
+        source="arXiv 2404.01709; https://kexue.fm/archives/10055",
+        measure=lambda record: arms.ratio(record, above, below, "frechet"),
+        paper=1.0,
+        kind="ordering",
+    )
+
+
+CLAIMS = (
+    _claim("naive", "no guidance over guidance on the first 60 %", "naive", "eta = 0.6"),
+    _claim("cut", "guidance on the whole way over that on the first 60 %", "eta = 1", "eta = 0.6"),
+)
