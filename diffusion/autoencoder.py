@@ -6,7 +6,8 @@
     q = network.apply(params, x, method="encode")
     x = network.apply(params, q.mode(), method="decode")
 
-Norms look at the channels of one place only, so that the same weights serve images of every size.
+Images are floating point, in [-1, 1] by convention. Norms look at the channels of one place only,
+so that the same weights serve images of every size.
 
 Source: Rombach et al. (arXiv 2112.10752), whose autoencoders have group norms and attention too.
 """
@@ -19,6 +20,7 @@ from jax import Array
 
 from diffusion.convolution import convolve
 from diffusion.latent import Posterior, posterior
+from diffusion.process import floating
 
 
 class Block(nn.Module):
@@ -113,6 +115,11 @@ class Autoencoder(nn.Module):
 
     def setup(self) -> None:
         """The two halves."""
+        if min(self.channels, self.latent, self.image, *(self.multipliers or (0,))) < 1:
+            raise ValueError(
+                "channels, multipliers, latent, image: expected at least 1 and one level, got "
+                f"{self.channels}, {self.multipliers}, {self.latent}, {self.image}"
+            )
         sizes = self.channels, self.multipliers, self.blocks
         self.encoder = Encoder(*sizes, 2 * self.latent)
         self.decoder = Decoder(*sizes, self.image)
@@ -129,18 +136,21 @@ class Autoencoder(nn.Module):
             ValueError: sizes that are not multiples of f, or other channels.
         """
         f = self.factor
+        floating("x", x)
         if x.ndim != 4 or x.shape[1] % f or x.shape[2] % f or x.shape[3] != self.image:
             raise ValueError(
                 f"x: expected [B, H, W, {self.image}] with sides of {f} n, got {x.shape}"
             )
         return posterior(self.encoder(x))
 
-    def decode(self, z: Array) -> Array:
+    def decode(self, z: Any) -> Array:
         """Images [B, H, W, image] from latents [B, H / f, W / f, latent].
 
         Raises:
             ValueError: other channels.
         """
+        if isinstance(z, Posterior):
+            raise ValueError("z: expected latents, got a Posterior; take its mode() or a sample")
         if z.ndim != 4 or z.shape[3] != self.latent:
             raise ValueError(f"z: expected [B, h, w, {self.latent}], got {z.shape}")
         return self.decoder(z)

@@ -20,6 +20,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from diffusion.levels import concrete
+from diffusion.process import floating
+
 LOG_VARIANCE = (-30.0, 20.0)  # bounds, nats
 
 
@@ -46,7 +49,8 @@ class Posterior:
     def kl_divergence(self) -> Float[Array, "B"]:
         """From N(0, 1), nats an example, summed over its latents."""
         excess = jnp.expm1(self.log_variance) - self.log_variance
-        each = 0.5 * (jnp.square(self.mean) + excess)
+        wide = jnp.promote_types(self.mean.dtype, jnp.float32)
+        each = 0.5 * (jnp.square(self.mean.astype(wide)) + excess)
         return jnp.sum(each, axis=tuple(range(1, each.ndim)))
 
 
@@ -54,9 +58,9 @@ def posterior(moments: Float[Array, "B *space two_c"]) -> Posterior:
     """Of means and log-variances side by side in the last axis, the latter kept within bounds.
 
     Raises:
-        ValueError: an odd number of channels.
+        ValueError: an odd number of channels, or none.
     """
-    if moments.shape[-1] % 2:
+    if moments.ndim < 2 or moments.shape[-1] % 2 or not moments.shape[-1]:
         raise ValueError(f"moments: expected an even number of channels, got {moments.shape}")
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return Posterior(mean, jnp.clip(log_variance, *LOG_VARIANCE))
@@ -68,12 +72,26 @@ def loss(x: Array, x_hat: Array, q: Posterior, beta: Any = 1e-2) -> Float[Array,
     This is beta times the negative evidence bound, in nats and but for a constant, of a decoder
     whose pixels have variance beta / 2.
 
+    Args:
+        x: images in floating point, in [-1, 1] by convention.
+        beta: a number, or one an example [B].
+
     Raises:
-        ValueError: images of different shapes.
+        ValueError: shapes that differ, whole numbers, a beta that is known and negative.
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"x_hat: expected the shape of x, {x.shape}, got {x_hat.shape}")
-    error = jnp.square(x - x_hat)
+    if q.mean.shape[:1] != x.shape[:1]:
+        raise ValueError(f"q: expected as many as x, {len(x)}, got {q.mean.shape}")
+    floating("x", x)
+    beta = jnp.asarray(beta)
+    if beta.shape not in ((), x.shape[:1]):
+        raise ValueError(f"beta: expected a number or {x.shape[:1]}, got {beta.shape}")
+    known = concrete(beta)
+    if known is not None and not np.all(known >= 0):
+        raise ValueError(f"beta: expected no negative weight, got {beta}")
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    error = jnp.square(x.astype(wide) - x_hat.astype(wide))
     return jnp.sum(error, axis=tuple(range(1, error.ndim))) + beta * q.kl_divergence()
 
 
@@ -90,10 +108,12 @@ class Normalisation:
 
     def normalise(self, z: Array) -> Array:
         """For the diffusion model."""
+        _channels(z, self.mean)
         return (z - self.mean) / self.deviation
 
     def restore(self, z: Array) -> Array:
         """For the decoder."""
+        _channels(z, self.mean)
         return z * self.deviation + self.mean
 
 
@@ -101,15 +121,23 @@ def normalisation(z: Float[Array, "B *space c"]) -> Normalisation:
     """From latents of many images.
 
     Raises:
-        ValueError: a channel that is the same everywhere, or numbers that are not finite; not
-            where z is traced, where they give infinite latents or NaN.
+        ValueError: a channel that is the same everywhere but for rounding, or numbers that are not
+            finite; where z is traced, deviations are NaN then.
     """
-    axes = tuple(range(z.ndim - 1))
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    axes, rounding = tuple(range(z.ndim - 1)), 100.0 * float(jnp.finfo(z.dtype).eps)
     mean, deviation = jnp.mean(z, axes), jnp.std(z, axes)
-    try:
-        known = np.asarray(deviation)
-    except jax.errors.TracerArrayConversionError:
-        return Normalisation(mean, deviation)
-    if not (np.isfinite(known).all() and known.min(initial=1.0) > 0):
-        raise ValueError(f"z: expected finite latents, no channel constant, deviations are {known}")
+    good = jnp.isfinite(deviation) & (deviation > rounding * jnp.max(jnp.abs(z), axes))
+    known = concrete(good)
+    if known is None:
+        return Normalisation(mean, jnp.where(good, deviation, jnp.nan))
+    if not known.all():
+        raise ValueError(
+            f"z: expected finite latents, no channel constant, deviations are {deviation}"
+        )
     return Normalisation(mean, deviation)
+
+
+def _channels(z: Array, mean: Array) -> None:
+    if z.shape[-1:] != mean.shape[-1:]:
+        raise ValueError(f"z: expected {mean.shape[-1]} channels, got {z.shape}")

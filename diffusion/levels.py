@@ -18,9 +18,8 @@ def rising(values: Any, name: str, sign: float = 1.0) -> None:
     """
     if np.ndim(values) != 1 or np.shape(values)[0] < 2:
         raise ValueError(f"{name}: expected at least 2 levels, got shape {np.shape(values)}")
-    try:
-        known = np.asarray(values, np.float64)
-    except jax.errors.TracerArrayConversionError:
+    known = concrete(values)
+    if known is None:
         return
     good = sign * np.diff(known) > 0
     if not np.all(good):
@@ -31,6 +30,14 @@ def rising(values: Any, name: str, sign: float = 1.0) -> None:
         )
     if sign < 0 and known[-1] < 0:
         raise ValueError(f"{name}: expected no negative level, got {known[-1]:g}")
+
+
+def concrete(value: Any) -> np.ndarray | None:
+    """The value in float64 on the host, or None while it is traced."""
+    try:
+        return np.asarray(value, np.float64)
+    except jax.errors.TracerArrayConversionError:
+        return None
 
 
 def call(denoiser: Callable[..., Array], z: Array, level: Array, condition: Any) -> Array:

@@ -57,15 +57,16 @@ def upsample(
         denoiser: (z, logsnr [B][, condition]) -> prediction, for arrays of both sizes.
         factor: elements of a cell along each axis; 1 changes nothing.
         strength: w, a number or one an example [B]; 0 is the denoiser itself, 1 replaces averages.
-            The paper's w_t; in pixels 1 to 1.2, in a latent space 1 above a cut-off.
+            The paper's w_t: there 1 to 1.2 in pixels, 1 with a cut-off in a latent space.
         prediction: what the denoiser returns, and the result: "eps", "x" or "v".
         spatial_axes: of z, channels last: (1,), (1, 2) or (1, 2, 3).
-        interval: lowest and highest log-SNR at which to guide. For the share eta of the way from
-            the noise, (-inf, schedule(1 - eta)).
+        interval: lowest and highest log-SNR at which to guide, known numbers. For the share eta of
+            the way from the noise, (-inf, schedule(1 - eta)).
         trained: lowest and highest log-SNR that the denoiser knows. No guidance where the small
             array lies above; the small array is never shown at a level outside.
         match_time, match_power: False leaves log-SNR, or the variance, of the small array as that
-            of the large one; for ablations.
+            of the large one; for ablations, the paper's with "eps" alone: what is left out differs
+            between predictions.
 
     Raises:
         ValueError: an unknown prediction, axes that are not all between the first and the last,
@@ -106,11 +107,11 @@ def upsample(
             difference = difference - product * (1.0 - 1.0 / n) / power * pooled
         return difference.astype(output.dtype)
 
-    def guided(z: Array, logsnr: Array, *condition: Any) -> Array:
+    def guided(z: Array, logsnr: Any, condition: Any = None) -> Array:
         _check_axes(z, spatial_axes, factor)
+        process.spread(logsnr, z)
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
-        known = condition[0] if condition else None
-        output = levels.call(denoiser, z, logsnr, known)
+        output = levels.call(denoiser, z, logsnr, condition)
         weight = jnp.asarray(strength, output.dtype)
         if weight.shape not in ((), z.shape[:1]):
             raise ValueError(f"strength: expected a number or {z.shape[:1]}, got {weight.shape}")
@@ -119,7 +120,7 @@ def upsample(
         cells = (len(z), *(size // factor for size in z.shape[1:-1]), z.shape[-1])
         difference = jax.lax.cond(
             jnp.any(weight != 0.0),
-            lambda: residual(z, logsnr, known, output),
+            lambda: residual(z, logsnr, condition, output),
             lambda: jnp.zeros(cells, output.dtype),
         )
         weight = weight.reshape(-1, *(1,) * (z.ndim - 1))
@@ -143,7 +144,8 @@ def _check(prediction: str, interval: Any, trained: Any, shift: float) -> None:
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction: expected one of {PREDICTIONS}, got {prediction!r}")
     for name, ends in (("interval", interval), ("trained", trained)):
-        if ends is not None and not ends[0] < ends[1]:
+        pair = isinstance(ends, tuple | list) and len(ends) == 2
+        if ends is not None and not (pair and ends[0] < ends[1]):
             raise ValueError(f"{name}: expected a lower and a higher log-SNR, got {ends}")
     if trained is not None and trained[1] - trained[0] <= shift:
         raise ValueError(

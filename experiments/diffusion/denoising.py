@@ -255,7 +255,8 @@ def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
     """(params, z, logsnr[, condition]) -> v, one function for each network."""
     module = network.network()
 
-    def predict(params: Any, z: jax.Array, logsnr: jax.Array, condition: Any = None) -> jax.Array:
+    def predict(params: Any, z: jax.Array, logsnr: Any, condition: Any = None) -> jax.Array:
+        logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
         if len(z) <= CHUNK:
             return module.apply(params, z, logsnr, condition)
 
@@ -264,4 +265,5 @@ def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
 
         return jax.lax.map(one, (z, logsnr, condition), batch_size=CHUNK)
 
+    setattr(predict, "size_bound", getattr(module, "size_bound", ()))  # noqa: B010
     return predict

@@ -8,11 +8,13 @@ import numpy as np
 
 from diffusion import guidance, metrics, process, samplers
 from experiments.diffusion import arms, classifier, denoising
+from experiments.diffusion.noise import NoiseConfig
 from experiments.harness import training
-from experiments.harness.image_sets import Images
+from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.run import Record
 
 METRICS = ("frechet", "sliced_w2", "averaged_w2", "precision", "recall")
+COSINE = NoiseConfig(logsnr_min=-10.0, logsnr_max=10.0)
 REFERENCE = 10_000  # real images that samples are compared with
 Way = Callable[[Any, jax.Array], np.ndarray]
 
@@ -42,8 +44,34 @@ def draw(denoiser: Any, shape: tuple[int, ...], logsnrs: jax.Array) -> Way:
 
 
 def interval(schedule: Any, eta: float) -> tuple[float, float]:
-    """Log-SNR of the share eta of the way from the noise."""
-    return -np.inf, float(schedule(1.0 - eta)) if eta < 1.0 else np.inf
+    """Log-SNR of the share eta of the way from the noise, a call at its very end left out."""
+    return -np.inf, float(schedule(1.0 - eta + 1e-4)) if eta < 1.0 else np.inf
+
+
+def check(small: int, factor: int, seeds: int, samples: int, steps: int, network: Any) -> None:
+    """Refuse settings that cannot be compared or enlarged.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if min(small, factor, seeds) < 2:
+        raise ValueError(
+            f"small, factor, seeds: expected at least 2, got {small}, {factor}, {seeds}"
+        )
+    if samples < 20 or steps < 2:
+        raise ValueError(f"samples, steps: expected at least 20 and 2, got {samples}, {steps}")
+    if network.classes is not None or network.kind == "mlp":
+        raise ValueError(
+            "network: expected one without classes that takes images of any size, got "
+            f"{network.kind} with classes {network.classes}"
+        )
+
+
+def describe(data: ImageConfig, small: int, factor: int) -> dict[str, str]:
+    """What a dry run says about the data."""
+    return {
+        "data": f"{data.label}: trained at {small}, sampled at {small * factor} pixels",
+    }
 
 
 def measure(x: np.ndarray, real: np.ndarray, judge: Any, averaged: int) -> dict[str, float]:

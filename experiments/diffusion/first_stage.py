@@ -94,19 +94,18 @@ class FirstStage:
 
     def latents(self, images: Images) -> Images:
         """A set's latents in place of its images: samples, so that diffusion meets their spread."""
-        return replace(images, train=self.encode(images.train, 0), test=self.encode(images.test, 1))
+        train, test = self.encode(images.train, 0), self.encode(images.test, 1)
+        return replace(images, train=train, test=test, count=len(train), source=None)
 
 
-def train(
-    config: AutoencoderConfig, images: Images, settings: TrainingConfig
-) -> tuple[FirstStage, float]:
-    """Train on a set; also the seconds of the quickest step."""
+def train(config: AutoencoderConfig, images: Images, settings: TrainingConfig) -> FirstStage:
+    """Train on a set."""
     shape = images.train.shape[1:]
     loop = Loop("autoencoder", make_problem(config, shape), images, settings)
-    params, seconds = loop(settings.seed)
+    params, _ = loop(settings.seed)
     network = config.network(shape[-1])
     z = jnp.asarray(_encoded(network, params, images.train, 0))
-    return FirstStage(network, params, latent.normalisation(z)), seconds
+    return FirstStage(network, params, latent.normalisation(z))
 
 
 def _encoded(network: Any, params: Any, x: np.ndarray, seed: int | None) -> np.ndarray:

@@ -28,7 +28,6 @@ from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
-COSINE = NoiseConfig(logsnr_min=-10.0, logsnr_max=10.0)
 SHORT = replace(denoising.QUICK, steps=150)
 SMALL = NetworkConfig("conv", 16, 1)
 AUTOENCODER = AutoencoderConfig(8, blocks=0)
@@ -62,31 +61,19 @@ class Config:
     autoencoder: AutoencoderConfig = AUTOENCODER
     first: TrainingConfig = FIRST
     network: NetworkConfig = SMALL
-    noise: NoiseConfig = COSINE
+    noise: NoiseConfig = enlarging.COSINE
     training: TrainingConfig = SHORT
 
     def __post_init__(self):
-        if min(self.small, self.factor) < 2 or self.seeds < 2:
-            raise ValueError(
-                f"small, factor, seeds: expected at least 2, got {self.small}, {self.factor}, "
-                f"{self.seeds}"
-            )
+        enlarging.check(self.small, self.factor, self.seeds, self.samples, self.steps, self.network)
         f = 2 ** (len(self.autoencoder.multipliers) - 1)
         if self.small % f:
             raise ValueError(
                 f"small: expected a multiple of {f}, pixels a side of a latent, got {self.small}"
             )
-        if 1.0 not in self.etas or not all(0 < eta <= 1 for eta in self.etas):
-            raise ValueError(f"etas: expected shares in (0, 1], 1 among them, got {self.etas}")
-        if self.samples < 20 or self.steps < 2:
-            raise ValueError(
-                f"samples, steps: expected at least 20 and 2, got {self.samples}, {self.steps}"
-            )
-        if self.network.classes is not None or self.network.kind == "mlp":
-            raise ValueError(
-                "network: expected one without classes that takes images of any size, got "
-                f"{self.network.kind} with classes {self.network.classes}"
-            )
+        rising = tuple(sorted(set(self.etas))) == tuple(self.etas)
+        if not rising or self.etas[-1:] != (1.0,) or self.etas[0] <= 0:
+            raise ValueError(f"etas: expected shares that rise from above 0 to 1, got {self.etas}")
 
 
 MNIST = Config(
@@ -106,7 +93,6 @@ PRESETS = {
     "cpu": MNIST,
     "paper": replace(
         MNIST,
-        small=32,
         samples=10_000,
         steps=250,
         data=ImageConfig("cifar10_jpeg"),
@@ -123,7 +109,8 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     sets = [replace(config.data, size=config.small * m) for m in (1, config.factor)]
     images = [image_sets.load(data) for data in sets]
     judges = [classifier.train(data) for data in sets]
-    stage, _ = first_stage.train(config.autoencoder, images[0], config.first)
+    _check(config, images[0])
+    stage = first_stage.train(config.autoencoder, images[0], config.first)
     trainers = _trainers(config, stage, images[0])
     done = {(row["arm"], row["seed"]) for row in run.tracker.rows()}
     for name, trainer in trainers.items():
@@ -133,10 +120,20 @@ def main(config: Config, run: Run) -> dict[str, Any]:
             params = trainer(config.training.seed + seed)[0] if missing else None
             for way in missing:
                 x = decode(ways[way](params, jax.random.key(seed)))
-                row = {"arm": f"{name}, {way}", "seed": seed, **_measure(config, x, images, judges)}
+                row, large = _measure(config, x, images, judges)
+                row |= {"grid": denoising.grey(large[:8], 256)} if seed == 0 else {}
+                row |= {"arm": f"{name}, {way}", "seed": seed}
                 run.tracker.log(len(run.tracker.rows()), **row)
             run.check_stop()
     return _result(config, stage, trainers, images, judges)
+
+
+def _check(config: Config, images: Images) -> None:
+    """Refuse a network that fits images or latents not, before anything is trained."""
+    f = 2 ** (len(config.autoencoder.multipliers) - 1)
+    shape = (1, config.small // f, config.small // f, config.autoencoder.latent)
+    for part in (images.train[:1], np.zeros(shape)):
+        denoising.check(config.network, replace(images, train=part))
 
 
 def _trainers(config: Config, stage: FirstStage, images: Images) -> dict[str, Trainer]:
@@ -171,14 +168,13 @@ def _ways(config: Config, trainer: Trainer) -> dict[str, enlarging.Way]:
 
 def _measure(
     config: Config, x: np.ndarray, images: list[Images], judges: list[Any]
-) -> dict[str, Any]:
-    """Of large images; of small ones as they are, and repeated."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Of large images; of small ones as they are, and repeated. Also the large ones."""
     row: dict[str, Any] = {}
     if x.shape[1] == config.small:
         row["small"] = enlarging.measure(x, images[0].train, judges[0], config.small)
         x = np.asarray(pooling.nearest(jnp.asarray(x), config.factor))
-    row |= enlarging.measure(x, images[1].train, judges[1], config.small)
-    return {**row, "grid": denoising.grey(x[:8], 256)}
+    return row | enlarging.measure(x, images[1].train, judges[1], config.small), x
 
 
 def _commutation(config: Config, stage: FirstStage, large: np.ndarray) -> float:
@@ -197,6 +193,7 @@ def _result(
 ) -> dict[str, Any]:
     """What real images have, as they are and through the autoencoder."""
     result: dict[str, Any] = {"pixel_steps": trainers["pixel"].settings.steps}
+    grids: dict[str, Any] = {}
     for name, part, judge in zip(("small", "large"), images, judges, strict=True):
         real = enlarging.held_out(part, config.samples)
         through = stage.decode(stage.encode(real))
@@ -204,8 +201,9 @@ def _result(
             "real, held out": enlarging.measure(real, part.train, judge, config.small),
             "the same, decoded": enlarging.measure(through, part.train, judge, config.small),
             "error": float(np.mean((real - through) ** 2)),
-            "grids": [denoising.grey(shown[:8], 256) for shown in (real, through)],
         }
+        grids = {"real": real, "real, decoded": through}
+    result["grids"] = {name: denoising.grey(shown[:8], 256) for name, shown in grids.items()}
     result["commutation"] = _commutation(
         config, stage, enlarging.held_out(images[1], config.samples)
     )
@@ -241,8 +239,7 @@ def draw(record: Record):
 
 def _draw_images(axis: Any, record: Record) -> None:
     grids = {row["arm"]: row["grid"] for row in record.rows if row["seed"] == 0}
-    real, through = record.result["large"]["grids"]
-    enlarging.draw_grids(axis, {**grids, "real": real, "real, decoded": through})
+    enlarging.draw_grids(axis, {**grids, **record.result["grids"]})
 
 
 def table(record: Record) -> str:
@@ -300,8 +297,7 @@ def _operations(program: Program) -> int:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about the data."""
-    side = config.small * config.factor
-    return {"data": f"{config.data.label}: trained at {config.small}, sampled at {side} pixels"}
+    return enlarging.describe(config.data, config.small, config.factor)
 
 
 def _claim(name: str, what: str, *names: str) -> Claim:

@@ -161,11 +161,17 @@ def load(directory: str | Path) -> Trained:
         ExperimentError: no run, one of another experiment, or one without a readable checkpoint.
     """
     record = runs.load(Path(directory))
-    if record.data["experiment"] != NAME:
+    if record.data.get("experiment") != NAME:
         raise ExperimentError(
-            f"{directory}: expected a run of {NAME}, got one of {record.data['experiment']}"
+            f"{directory}: expected a run of {NAME}, got one of {record.data.get('experiment')}"
         )
-    config = configs.from_dict(Config, record.config)
+    config = configs.from_dict(Config, record.data.get("config", {}))
+    lines = configs.difference(record.data.get("config", {}), configs.to_dict(config))
+    if lines or configs.digest(config) != record.data.get("config_hash"):
+        raise ExperimentError(
+            f"{directory}: expected a configuration of this version, as the run began with; "
+            f"{'; '.join(lines) or 'run.json has been edited'}"
+        )
     shape = image_sets.shape(config.data)
     schedule = config.noise.schedule(shape[0])
     problem = denoising.shaped_problem(config.network, shape, schedule, config.loss)

@@ -18,12 +18,17 @@ class Checkpoints:
         directory: they lie in directory/checkpoints.
         keep: how many of the newest to keep.
         config_hash: stored beside every state, checked when it is restored.
+        read_only: leave alone what another process may be writing.
     """
 
-    def __init__(self, directory: Path, keep: int, config_hash: str):
+    def __init__(self, directory: Path, keep: int, config_hash: str, *, read_only: bool = False):
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._hash = config_hash
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(
             (directory / "checkpoints").absolute(), options=options
         )

@@ -242,14 +242,16 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
     folder = record.directory / "checkpoints"
     if not folder.is_dir():
         raise ExperimentError(f"{record.directory}: expected checkpoints, found none")
-    checkpoints = Checkpoints(record.directory, config.keep, record.data["config_hash"])
-    latest = checkpoints.latest()
-    if latest is None:
-        raise ExperimentError(f"{folder}: expected a complete checkpoint, found none")
-    mesh = sharding.data_mesh()
-    state = checkpoints.restore(latest, _shapes(lambda: init_state(problem, config), mesh))
-    checkpoints.close()
-    return state
+    digest = record.data["config_hash"]
+    checkpoints = Checkpoints(record.directory, config.keep, digest, read_only=True)
+    try:
+        latest = checkpoints.latest()
+        if latest is None:
+            raise ExperimentError(f"{folder}: expected a complete checkpoint, found none")
+        like = _shapes(lambda: init_state(problem, config), sharding.data_mesh())
+        return checkpoints.restore(latest, like)
+    finally:
+        checkpoints.close()
 
 
 def averaged(state: TrainState) -> Params:

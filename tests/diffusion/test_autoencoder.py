@@ -14,6 +14,19 @@ def draw(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
+SCALE = latent.Normalisation(jnp.zeros(2), jnp.ones(2))
+
+
+def loss(x, count, beta=1.0):
+    return latent.loss(x, x, latent.posterior(jnp.zeros((count, 2))), beta)
+
+
+def started(**options):
+    return Autoencoder(**options).init(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jax.random.key(1)
+    )
+
+
 def test_divergence_is_the_integral(x64):
     mean, log_variance = draw((2, 1, 2, 1)), draw((2, 1, 2, 1), 1)
     q = latent.Posterior(jnp.asarray(mean), jnp.asarray(log_variance))
@@ -73,10 +86,29 @@ def test_normalised_latents_have_unit_deviation(x64):
     np.testing.assert_allclose(leaves[1][0], scale.deviation, rtol=1e-12)
 
 
+def test_half_precision_is_widened():
+    z = jnp.asarray(300.0 * draw((50, 4, 2)), jnp.float16)
+    np.testing.assert_allclose(latent.normalisation(z).deviation, 300.0, rtol=0.1)
+    x = jnp.full((1, 4), 200.0, jnp.float16)
+    assert float(latent.loss(x, -x, latent.posterior(jnp.zeros((1, 2))))[0]) == 4 * 400.0**2
+    constant = jax.jit(latent.normalisation)(jnp.full((100, 7, 3), 0.1))
+    assert np.isnan(constant.deviation).all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: latent.posterior(jnp.zeros((1, 3))), "moments: expected an even number"),
+        (lambda: latent.posterior(jnp.zeros((3, 0))), "moments: expected an even number"),
+        (lambda: latent.normalisation(jnp.full((100, 7, 3), 0.1)), "z: expected finite latents"),
+        (lambda: SCALE.normalise(jnp.zeros((1, 2, 2, 3))), "z: expected 2 channels"),
+        (lambda: SCALE.restore(jnp.zeros((1, 2, 2, 1))), "z: expected 2 channels"),
+        (lambda: loss(jnp.zeros((1, 4)), 8), "q: expected as many as x, 1"),
+        (lambda: loss(jnp.zeros((2, 4), jnp.uint8), 2), "x: expected floating point"),
+        (lambda: loss(jnp.zeros((2, 4)), 2, jnp.zeros((2, 1))), "beta: expected a number or"),
+        (lambda: loss(jnp.zeros((2, 4)), 2, -1.0), "beta: expected no negative weight"),
+        (lambda: started(channels=0), "channels, multipliers, latent, image: expected"),
+        (lambda: started(multipliers=()), "channels, multipliers, latent, image: expected"),
         (lambda: latent.normalisation(jnp.ones((5, 2))), "z: expected finite latents"),
         (lambda: latent.normalisation(jnp.full((5, 2), jnp.nan)), "z: expected finite latents"),
         (
@@ -119,21 +151,43 @@ def test_the_same_weights_serve_every_size(trained):
         np.testing.assert_allclose(encoded.mean, q.mean, rtol=1e-5, atol=1e-5)
 
 
-def test_latents_of_a_moved_image_are_moved_latents(trained):
-    """Inside, far from the zeros around the image: no norm or position knows the size."""
+def test_what_is_far_away_changes_nothing(trained):
+    """A patch in two surroundings of different sizes, encoded and decoded: no norm looks far."""
     network, params = trained
     f = network.factor
-    x = np.zeros((1, 24 * f, 24 * f, 2), np.float32)
-    x[:, 10 * f : 14 * f, 10 * f : 14 * f] = draw((1, 4 * f, 4 * f, 2))
+    patch = draw((1, 20 * f, 20 * f, 2))
+    small = np.pad(patch, ((0, 0), (4 * f, 4 * f), (4 * f, 4 * f), (0, 0)))
+    large = 3.0 * draw((1, 40 * f, 36 * f, 2), 1)
+    large[:, 8 * f : 28 * f, 12 * f : 32 * f] = patch
     first, second = (
-        network.apply(params, jnp.asarray(a), method="encode").mean
-        for a in (x, np.roll(x, 2 * f, axis=2))
+        network.apply(params, jnp.asarray(a, jnp.float32), method="encode").mean
+        for a in (small, large)
     )
-    inside = slice(7, 17)
     np.testing.assert_allclose(
-        second[:, inside, 9:19], first[:, inside, 7:17], rtol=1e-4, atol=1e-4
+        first[:, 12:16, 12:16], second[:, 16:20, 20:24], rtol=1e-4, atol=1e-4
     )
-    assert float(jnp.abs(first[:, inside, 9:19] - first[:, inside, 7:17]).max()) > 0.1
+    z = draw((1, 20, 20, 3), 2)
+    wide = 3.0 * draw((1, 40, 36, 3), 3)
+    wide[:, 8:28, 12:32] = z
+    ours, theirs = (
+        network.apply(params, jnp.asarray(a, jnp.float32), method="decode") for a in (z, wide)
+    )
+    inside = slice(9 * f, 11 * f)
+    np.testing.assert_allclose(
+        ours[:, inside, inside],
+        theirs[:, 17 * f : 19 * f, 21 * f : 23 * f],
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_a_posterior_has_to_be_sampled_before_decoding(trained):
+    network, params = trained
+    q = network.apply(params, jnp.zeros((1, 8, 8, 2)), method="encode")
+    with pytest.raises(ValueError, match=r"z: expected latents, got a Posterior; take its mode"):
+        network.apply(params, q, method="decode")
+    with pytest.raises(ValueError, match="x: expected floating point"):
+        network.apply(params, jnp.zeros((1, 8, 8, 2), jnp.uint8), method="encode")
 
 
 @pytest.mark.parametrize(

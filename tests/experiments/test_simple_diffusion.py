@@ -1,6 +1,7 @@
 """Simple diffusion: its sizes, training on any images, and the three ablations."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion import process, schedules, times
+from diffusion import guidance, process, schedules, times
 from experiments import commands
 from experiments.diffusion import (
     architecture,
@@ -222,6 +223,20 @@ def test_a_run_is_loaded_as_a_denoiser(tmp_path):
     expected = model.config.network.network().apply(model.params, z, logsnr, label)
     np.testing.assert_allclose(model.denoiser(z, logsnr, label), expected, rtol=1e-6)
     np.testing.assert_allclose(model.schedule(0.3), model.config.noise.schedule(8)(0.3), rtol=1e-6)
+    np.testing.assert_allclose(model.denoiser(z, 0.0, label), expected, rtol=1e-6)
+    half = tmp_path / "run" / "checkpoints" / "4.orbax-checkpoint-tmp"
+    half.mkdir()  # that of a run which goes on meanwhile
+    train.load(tmp_path / "run")
+    assert half.exists()
+    file = tmp_path / "run" / "run.json"
+    text = file.read_text()
+    file.write_text(text.replace('"width": 4', '"width": 8'))
+    with pytest.raises(ExperimentError, match=r"run.json has been edited"):
+        train.load(tmp_path / "run")
+    file.write_text(text.replace('"width": 4,', ""))
+    with pytest.raises(ExperimentError, match=r"network.width: absent -> 128"):
+        train.load(tmp_path / "run")
+    file.write_text(text)
     commands.run("diffusion/snr", "quick", [], tmp_path / "other")
     with pytest.raises(ExperimentError, match="expected a run of diffusion/train, got one of"):
         train.load(tmp_path / "other")
@@ -230,6 +245,12 @@ def test_a_run_is_loaded_as_a_denoiser(tmp_path):
     (tmp_path / "run" / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(ExperimentError, match="expected checkpoints, found none"):
         train.load(str(tmp_path / "run"))
+
+
+def test_upsampling_warns_of_the_network_of_a_run():
+    module = denoising.denoiser(TINY)
+    with pytest.warns(UserWarning, match="group norms take moments"):
+        guidance.upsample(functools.partial(module, {}), 2)
 
 
 def test_images_without_classes_are_measured_by_pixels():
