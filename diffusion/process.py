@@ -172,3 +172,33 @@ def error_factor(logsnr: Any, source: str, target: str, sigma_data: float = 0.5)
         "F": -logsnr - 2.0 * jnp.log(scale.out),
     }
     return jnp.exp(of_eps[target] - of_eps[source])
+
+
+def edm_denoiser(denoiser: Callable[..., Array], prediction: str = "v") -> Callable[..., Array]:
+    """(z, logsnr [B][, condition]) -> prediction, as EDM's (y, sigma [B][, condition]) -> x.
+
+    EDM's y is z / alpha = x + s eps, with s = sigma / alpha.
+
+    Raises:
+        ValueError: an unknown prediction.
+    """
+    check("prediction", prediction)
+
+    def predict(y: Array, sigma: Any, *condition: Any) -> Array:
+        logsnr = -2.0 * jnp.log(jnp.broadcast_to(jnp.asarray(sigma), y.shape[:1]))
+        alpha, _ = alpha_sigma(spread(logsnr, y))
+        z = (alpha * y).astype(y.dtype)
+        return convert(denoiser(z, logsnr, *condition), z, logsnr, prediction, "x")
+
+    return predict
+
+
+def logsnr_denoiser(denoiser: Callable[..., Array]) -> Callable[..., Array]:
+    """EDM's (y, sigma [B][, condition]) -> x as (z, logsnr [B][, condition]) -> x."""
+
+    def predict(z: Array, logsnr: Any, *condition: Any) -> Array:
+        logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
+        alpha, _ = alpha_sigma(spread(logsnr, z))
+        return denoiser((z / alpha).astype(z.dtype), jnp.exp(-0.5 * logsnr), *condition)
+
+    return predict

@@ -101,17 +101,7 @@ def run_method(denoiser: Any, z: jax.Array, name: str, calls: int, key: Any, **o
     return samplers.sample_edm(_in_edm(denoiser), y, sigmas, method, key, churn=churn, **options)
 
 
-@functools.lru_cache(maxsize=8)
-def _in_edm(denoiser: Any) -> Any:
-    """A denoiser (z, logsnr) -> v as (y, sigma) -> x; always the same one, to compile once."""
-
-    def denoise(y: jax.Array, sigma: jax.Array) -> jax.Array:
-        logsnr = -2.0 * jnp.log(sigma)
-        alpha, _ = process.alpha_sigma(process.spread(logsnr, y))
-        z = alpha * y
-        return process.convert(denoiser(z, logsnr), z, logsnr, "v", "x")
-
-    return denoise
+_in_edm = functools.lru_cache(maxsize=8)(process.edm_denoiser)  # the same one, to compile once
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

@@ -250,3 +250,15 @@ def w2(first, second):
     root = sqrtm(second).real
     cross = np.trace(sqrtm(root @ first @ root).real)
     return np.sqrt(max(np.trace(first) + np.trace(second) - 2 * cross, 0.0) / len(first))
+
+
+def identity_terms(x, teacher, fake, sigma, noise, alpha):
+    """L2 - alpha L1 of SiD (arXiv 2404.04057) and its weight, an example: denoisers (y, sigma)."""
+    losses, weights = [], []
+    for one, s, n in zip(x, sigma, noise, strict=True):
+        y = (one + s * n)[None]
+        f, p = teacher(y, np.array([s]))[0], fake(y, np.array([s]))[0]
+        first, second = np.sum((f - p) ** 2), np.sum((f - p) * (f - one))
+        losses.append(second - alpha * first)
+        weights.append(1.0 / max(np.mean(np.abs(one - f)), 1e-5))
+    return np.array(losses), np.array(weights)
