@@ -296,7 +296,7 @@ def test_denoisers_of_sigma_are_those_of_log_snr(x64):
     back = process.logsnr_denoiser(there)
     np.testing.assert_allclose(back(z, logsnr), law.denoise(z, logsnr), rtol=1e-12)
     np.testing.assert_allclose(back(z, 1.5), law.denoise(z, 1.5), rtol=1e-12)
-    told = process.logsnr_denoiser(process.edm_denoiser(lambda z, l, c: c * z, "x"))
+    told = process.logsnr_denoiser(process.edm_denoiser(lambda z, logsnr, c: c * z, "x"))
     np.testing.assert_allclose(told(z, logsnr, 3.0), 3.0 * z, rtol=1e-12)
 
 
