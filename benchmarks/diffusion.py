@@ -5,8 +5,8 @@
 Samplers: one program against as many calls alone. The network is the MLP of the experiments (width
 256, 3 blocks) on batches of 8 x 8 images; the calls alone are a scan that feeds each output to the
 next, one program as well. Guidance: one guided call against one of the convolutional network
-(48 channels, 3 blocks) on the same large images; a cell has n pixels, and 1 / n is what the call on
-the small ones should cost.
+(48 channels, 3 blocks) on the same large images, both with the compiler options of the experiments; a
+cell has n pixels, and 1 / n is what the call on the small ones should cost.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from benchmarks.timing import fastest
 from diffusion import guidance, layers, samplers, schedules
+from experiments.harness import training
 
 METHODS = {"ddim": 1, "ancestral": 1, "dpmpp_2m": 1, "heun": 2}
 
@@ -52,11 +53,11 @@ def guided(size, batch, rounds):
     logsnr = jnp.zeros(batch)
     params = network.init(jax.random.key(1), z, logsnr)
     denoiser = functools.partial(network.apply, params)
-    plain = jax.jit(denoiser)
+    plain = training.compile_call(denoiser)
     print(f"\nupsample guidance, {size} x {size}, batch {batch}\n")
     print("| factor | ms | plain call, ms | added | 1 / n |\n| --- | --- | --- | --- | --- |")
     for factor in (2, 3, 4):
-        large = jax.jit(guidance.upsample(denoiser, factor, prediction="v"))
+        large = training.compile_call(guidance.upsample(denoiser, factor, prediction="v"))
         ours, alone = fastest(
             rounds, lambda large=large: large(z, logsnr), lambda: plain(z, logsnr), turn=0.5
         )

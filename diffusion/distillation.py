@@ -61,6 +61,8 @@ def generator_loss(
     noise: Array,
     alpha: Any = 1.2,
     condition: Any = None,
+    *,
+    identity: Any = 1.0,
 ) -> Float[Array, "B"]:
     """W (L2 - alpha L1) at y = x + sigma noise, summed over each example.
 
@@ -71,6 +73,7 @@ def generator_loss(
         sigma: noise levels of EDM's, [B], `generator_sigma` of uniform numbers.
         noise: standard normal, of the shape of x.
         alpha: 0 for L2, 1/2 for the exact direction, 1.2 as the paper uses; see `threshold`.
+        identity: what L2 is multiplied with; 0 and an alpha of -1 are `naive_loss`.
 
     Raises:
         ValueError: shapes that differ, sigma that is known and not positive.
@@ -79,9 +82,11 @@ def generator_loss(
         UserWarning: alpha outside of [0, 1.2], with what it does to normal laws.
     """
     _check(x, sigma, noise)
-    _warn(alpha)
+    known = concrete(identity)
+    if known is None or known.all():
+        _warn(alpha)
     f, p = _answers(x, teacher, fake, sigma, noise, condition)
-    return _weight(x, f) * _sum((f - p) * ((f - x) - alpha * (f - p)))
+    return _weight(x, f) * _sum((f - p) * (identity * (f - x) - alpha * (f - p)))
 
 
 def naive_loss(
@@ -93,9 +98,7 @@ def naive_loss(
     condition: Any = None,
 ) -> Float[Array, "B"]:
     """W L1, which collapses: the post's first form, for comparison. As `generator_loss`."""
-    _check(x, sigma, noise)
-    f, p = _answers(x, teacher, fake, sigma, noise, condition)
-    return _weight(x, f) * _sum(jnp.square(f - p))
+    return generator_loss(x, teacher, fake, sigma, noise, -1.0, condition, identity=0.0)
 
 
 def fake_score_loss(

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ class Problem:
     evaluate: Callable[[Params], dict[str, float]]
 
 
-def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
+def make_optimizer(config: TrainingConfig, beta1: float = 0.9) -> optax.GradientTransformation:
     """AdamW with warm-up and cosine decay, behind gradient clipping."""
     warmup = min(config.warmup, config.steps - 1)
     peak = config.learning_rate
@@ -115,7 +115,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
         peak / (warmup + 1), peak, warmup, config.steps, 0.1 * peak
     )
     adamw = optax.adamw(
-        schedule, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
+        schedule, b1=beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
     )
     clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
     return optax.chain(clip, adamw)
@@ -162,6 +162,18 @@ def make_step(problem: Problem, config: TrainingConfig) -> Step:
     return step
 
 
+class How(NamedTuple):
+    """How a problem becomes a state and its update.
+
+    Attributes:
+        init_state: (problem, config) -> state; `state.ema` is what is evaluated, if there is any.
+        make_step: (problem, config) -> pure update, as `make_step`.
+    """
+
+    init_state: Callable[[Problem, TrainingConfig], TrainState]
+    make_step: Callable[[Problem, TrainingConfig], Step]
+
+
 def compile_step(step: Step) -> Step:
     """Jit that gives the state's memory to the new state.
 
@@ -188,8 +200,11 @@ def _compiler_options() -> dict[str, str] | None:
     return dots
 
 
-def train(problem: Problem, config: TrainingConfig, run: Run) -> TrainState:
+def train(problem: Problem, config: TrainingConfig, run: Run, how: How | None = None) -> TrainState:
     """Train to the last step, resuming from the newest checkpoint of the run.
+
+    Args:
+        how: the first state and the update, where they are not those of one loss.
 
     Raises:
         NonFiniteError: loss or gradients are not finite; checkpoints keep the last good state.
@@ -198,9 +213,10 @@ def train(problem: Problem, config: TrainingConfig, run: Run) -> TrainState:
     mesh = sharding.data_mesh()
     sharding.check_batch(config.batch_size // config.accumulate, mesh)
     checkpoints = Checkpoints(run.directory, config.keep, configs.digest(run.config))
-    state, start = _start(problem, config, checkpoints, mesh)
+    how = How(init_state, make_step) if how is None else how
+    state, start = _start(lambda: how.init_state(problem, config), checkpoints, mesh)
     run.tracker.rewind(start if start else -1)
-    step_fn = compile_step(make_step(problem, config))
+    step_fn = compile_step(how.make_step(problem, config))
     leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
 
     if start == 0:
@@ -294,9 +310,8 @@ def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, pa
     return jax.tree.map(lambda a: a / parts, total)
 
 
-def _start(problem: Problem, config: TrainingConfig, checkpoints: Checkpoints, mesh: Any):
-    placement = sharding.replicated(mesh)
-    make = jax.jit(lambda: init_state(problem, config), out_shardings=placement)
+def _start(init: Callable[[], TrainState], checkpoints: Checkpoints, mesh: Any):
+    make = jax.jit(init, out_shardings=sharding.replicated(mesh))
     latest = checkpoints.latest()
     if latest is None:
         return make(), 0
