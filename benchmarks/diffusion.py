@@ -5,8 +5,8 @@
 Samplers: one program against as many calls alone. The network is the MLP of the experiments (width
 256, 3 blocks) on batches of 8 x 8 images; the calls alone are a scan that feeds each output to the
 next, one program as well. Guidance: one guided call against one of the convolutional network
-(48 channels, 3 blocks) on the same large images, both with the compiler options of the experiments; a
-cell has n pixels, and 1 / n is what the call on the small ones should cost.
+(48 channels, 3 blocks) on the same large images, both with the compiler options of the experiments;
+a cell has n pixels, and 1 / n is what the call on the small ones should cost.
 """
 
 import argparse
