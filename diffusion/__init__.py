@@ -4,6 +4,7 @@ Source: Su Jianlin's posts https://kexue.fm/archives/10047 and those after it.
 """
 
 from diffusion import (
+    distillation,
     edm,
     edm_samplers,
     exact,
@@ -23,6 +24,7 @@ from diffusion.schedules import Schedule
 
 __all__ = [
     "Schedule",
+    "distillation",
     "edm",
     "edm_samplers",
     "exact",

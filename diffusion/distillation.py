@@ -246,6 +246,42 @@ def threshold(alpha: float, sigma: float = 0.0, tau: float = 1.0) -> float:
     return math.sqrt((sigma**2 + alpha * tau**2) / (alpha - 1))
 
 
+def diagnose(
+    deviation: float, reference: float, alpha: float = 1.0, least: float = 0.25, most: float = 3.0
+) -> str | None:
+    """What is wrong with a generator, or None: a guard for training loops, on the host.
+
+    Args:
+        deviation: root of the mean variance of an element over generated arrays.
+        reference: that of the teacher's data.
+        alpha: of the loss; its `threshold` counts where it is below `most`.
+        least, most: shares of the reference below and above which a law is lost. A generator begins
+            narrow, as the teacher's means given pure noise; wait some hundred steps.
+
+    Raises:
+        ValueError: a reference that is not positive.
+    """
+    if not reference > 0:
+        raise ValueError(f"reference: expected a positive deviation, got {reference}")
+    share, limit = deviation / reference, min(threshold(alpha), most)
+    if not math.isfinite(share):
+        return "diverged: generated arrays are not finite; lower the learning rates"
+    if share > limit:
+        reason = f"alpha = {alpha:g} drives normal laws away that are wider than {limit:.3g} times"
+        if limit >= most:
+            reason = f"no data are wider than {most:g} times"
+        return (
+            f"diverged: generated arrays are {share:.3g} times as wide as the teacher's, and "
+            f"{reason} the teacher's; lower alpha to 1 or the learning rates"
+        )
+    if share < least:
+        return (
+            f"collapsed: generated arrays are {share:.3g} times as wide as the teacher's; the naive "
+            "loss |f - p|^2 makes every law narrower, use the identity's with alpha near 1"
+        )
+    return None
+
+
 def gaussian_gradient(theta: Any, tau: Any, sigma: Any, alpha: Any) -> Array:
     """Derivative of E[L2 - alpha L1] by the generator's deviation theta, an element, with p optimal
     and standing still, for normal laws of deviations theta and tau around one mean.

@@ -223,6 +223,27 @@ def test_closed_forms_of_normal_laws():
     np.testing.assert_allclose(distillation.threshold(2.0, 0.5, 2.0), (0.25 + 8.0) ** 0.5)
 
 
+@pytest.mark.parametrize(
+    ("share", "alpha", "message"),
+    [
+        (1.0, 1.2, None),
+        (0.3, 1.0, None),
+        (2.9, 1.0, None),
+        (2.4, 1.2, None),
+        (2.5, 1.2, "alpha = 1.2 drives normal laws away that are wider than 2.45 times"),
+        (1.8, 1.5, "diverged: generated arrays are 1.8 times as wide"),
+        (3.1, 0.5, "no data are wider than 3 times"),
+        (float("nan"), 1.0, "diverged: generated arrays are not finite"),
+        (float("inf"), 1.0, "diverged: generated arrays are not finite"),
+        (0.2, 1.0, "collapsed: generated arrays are 0.2 times as wide"),
+    ],
+)
+def test_the_guard_says_what_is_wrong(share, alpha, message):
+    found = distillation.diagnose(0.7 * share, 0.7, alpha)
+    assert (found is None) == (message is None)
+    assert message is None or message in found
+
+
 def test_gradient_of_normal_laws_is_the_closed_form(x64):
     """By quadrature, without the weight."""
     nodes, weight = np.polynomial.hermite_e.hermegauss(12)
@@ -368,6 +389,7 @@ def test_bad_input_is_named(change, message):
             "sigma: expected a positive",
         ),
         (lambda: steps([1.0, 2.0]), "sigmas: expected positive levels that fall"),
+        (lambda: distillation.diagnose(1.0, 0.0), "reference: expected a positive deviation"),
         (lambda: steps([]), "sigmas: expected \\[steps\\]"),
         (lambda: distillation.generator_sigma(0.5, 1.5), "t_max, sigma_min, sigma_max, rho"),
         (lambda: process.edm_denoiser(shrink, "y"), "prediction: expected one of"),

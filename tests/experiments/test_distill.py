@@ -1,0 +1,223 @@
+"""Distillation in the harness: one iteration by hand, resuming, devices, the mixture."""
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffusion import distillation, process
+from experiments import catalog, commands
+from experiments.diffusion import distill_mixture, distilling
+from experiments.diffusion.distilling import DistillConfig
+from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import training
+from experiments.harness.run import Run
+from experiments.harness.training import Problem, TrainingConfig
+
+NETWORK = NetworkConfig(width=8, depth=1)
+SETTINGS = TrainingConfig(
+    steps=4,
+    batch_size=8,
+    learning_rate=1e-2,
+    weight_decay=0.0,
+    clip=None,
+    ema=0.5,
+    eval_every=4,
+    checkpoint_every=2,
+)
+NOTHING = Problem(
+    init=lambda key: {},
+    loss=lambda *_: (jnp.zeros(()), {}),
+    batch=lambda step: distilling.indices(SETTINGS),
+    evaluate=lambda params: {},
+)
+
+
+def setup(config=DistillConfig()):  # noqa: B008
+    """Network, weights that are zero nowhere, and how to train."""
+    network = distill_mixture.network_of(NETWORK)
+    params = NETWORK.network().init(jax.random.key(3), jnp.zeros((1, 2)), jnp.zeros(1))
+    keys = iter(jax.random.split(jax.random.key(4), 50))
+    params = jax.tree.map(lambda p: p + 0.2 * jax.random.normal(next(keys), p.shape), params)
+    teacher = process.edm_denoiser(distill_mixture.law().denoise, "x")
+    return network, params, teacher, distilling.how(config, teacher, network, params, (2,))
+
+
+def test_an_iteration_trains_the_fake_denoiser_then_the_generator_against_it(x64):
+    """With losses, gradients and Adam written out, from the noise that the step draws."""
+    config = DistillConfig(alpha=1.2, fake_rate=2.0, sigma_data=0.7)
+    network, params, teacher, how = setup(config)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
+    settings = dataclasses.replace(SETTINGS, warmup=0)
+    how = distilling.how(config, teacher, network, params, (2,))
+    state = how.init_state(NOTHING, settings)
+    batch = {"index": jnp.arange(8)}
+    after, found = how.make_step(NOTHING, settings)(state, batch)
+
+    key = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
+    index = jnp.arange(8)
+
+    def samples(generator, key):
+        z = distilling._normal(jax.random.split(key, 3)[0], index, (2,))
+        return distillation.generate(functools.partial(network, generator), z, 2.5)
+
+    def fake_loss(fake):
+        keys = jax.random.split(key[1])
+        sigma = jnp.exp(-0.5 * distilling.NOISE(distilling._uniform(keys[0], index)))
+        noise = distilling._normal(keys[1], index, (2,))
+        bound, x = functools.partial(network, fake), samples(params, key[0])
+        return distillation.fake_score_loss(x, bound, sigma, noise, 0.7).mean()
+
+    def adam(params, gradient, rate):
+        """The first step of Adam without a mean: sign-like, rate g / (|g| + eps)."""
+        return jax.tree.map(lambda p, g: p - rate * g / (jnp.abs(g) + 1e-8), params, gradient)
+
+    fake = adam(params, jax.grad(fake_loss)(params), 2e-2)
+
+    def generator_loss(generator):
+        keys = jax.random.split(key[2], 3)
+        x = samples(generator, keys[0])
+        sigma = distillation.generator_sigma(distilling._uniform(keys[1], index))
+        noise = distilling._normal(keys[2], index, (2,))
+        bound = functools.partial(network, fake)
+        return distillation.generator_loss(x, teacher, bound, sigma, noise, 1.2).mean()
+
+    value, gradient = jax.value_and_grad(generator_loss)(params)
+    generator = adam(params, gradient, 1e-2)
+    np.testing.assert_allclose(found["loss"], value, rtol=1e-9)
+    np.testing.assert_allclose(found["fake_loss"], fake_loss(params), rtol=1e-9)
+    expected = {"fake": fake, "generator": generator}
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), after.params, expected
+    )
+    mean = optax.incremental_update(generator, params, 0.5)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-7), after.ema, mean
+    )
+
+
+def test_a_sweep_compiles_once():
+    *_, how = setup()
+    state, calls = how.init_state(NOTHING, SETTINGS), []
+
+    @jax.jit
+    def step(state, weights):
+        calls.append(0)
+        return how.make_step(NOTHING, SETTINGS)(state, {"index": jnp.arange(8)}, 0, weights)
+
+    losses = [float(step(state, w)[1]["loss"]) for w in ((0.5, 1.0), (1.2, 1.0), (-1.0, 0.0))]
+    assert len(calls) == 1 and len(set(losses)) == 3
+
+
+def test_a_few_steps_are_trained_too():
+    *_, how = setup(DistillConfig(levels=(2.5, 0.5)))
+    state = how.init_state(NOTHING, SETTINGS)
+    step = jax.jit(how.make_step(NOTHING, SETTINGS))
+    for _ in range(3):
+        state, found = step(state, {"index": jnp.arange(8)})
+    assert np.isfinite(float(found["loss"])) and int(state.step) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    training: TrainingConfig = SETTINGS
+
+
+def test_training_stops_and_goes_on_bit_exactly(tmp_path):
+    """Both networks, both optimisers, the average and the noise."""
+
+    def train(folder, stop=False):
+        *_, how = setup()
+        with Run("test", "quick", Settings(), folder) as run:
+
+            def batch(step):
+                run.stop_requested = stop and step == 1
+                return distilling.indices(SETTINGS)
+
+            problem = dataclasses.replace(NOTHING, batch=batch)
+            return training.train(problem, SETTINGS, run, how)
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Exception, match="stopped by a signal"):
+        train(tmp_path / "parts", stop=True)
+    parts = train(tmp_path / "parts")
+    assert int(parts.step) == 4
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+DEVICES = """
+import jax, jax.numpy as jnp, numpy as np, sys
+sys.path.insert(0, {root!r})
+from tests.experiments.test_distill import NOTHING, SETTINGS, setup
+from experiments.diffusion import distilling
+from experiments.harness import sharding
+*_, how = setup()
+mesh = sharding.data_mesh()
+state = jax.device_put(how.init_state(NOTHING, SETTINGS), sharding.replicated(mesh))
+step = jax.jit(how.make_step(NOTHING, SETTINGS))
+for _ in range(3):
+    state, found = step(state, sharding.put_batch(distilling.indices(SETTINGS), mesh))
+leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]
+print(len(jax.devices()), float(found["loss"]), *map(float, np.concatenate(leaves)[:200]))
+"""
+
+
+def test_eight_devices_are_one():
+    root = str(Path(__file__).resolve().parents[2])
+    results = []
+    for count in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={count}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        out = subprocess.run(
+            [sys.executable, "-c", DEVICES.format(root=root)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        results.append([float(part) for part in out.stdout.split()])
+    assert (results[0][0], results[1][0]) == (1, 8)
+    np.testing.assert_allclose(results[1][1:], results[0][1:], rtol=1e-5, atol=1e-6)
+
+
+TINY = ["--start.steps", "20", "--start.batch_size", "64", "--samples", "500"]
+TINY += ["--training.steps", "20", "--training.batch_size", "64", "--check_every", "10"]
+TINY += ["--patience", "10"]
+
+
+def test_the_mixture_is_distilled_by_every_loss(tmp_path):
+    record = commands.run("diffusion/distill_mixture", "quick", TINY, tmp_path / "run")
+    assert {row["arm"] for row in record.rows} == {"alpha = 0.5", "alpha = 1", "L1 alone"}
+    assert len(record.rows) == 6 and (record.directory / "figure.png").exists()
+    for row in record.rows:
+        assert (row["message"] is None) == (row["stopped"] is None)
+    claims = {claim.id: claim for claim in catalog.get("diffusion/distill_mixture").claims}
+    assert claims["distill_mixture.threshold"].measure(record) < 0.02
+    assert record.result["floor"]["inside"] > 0.95 and record.result["floor"]["modes"] == 8
+    record = commands.run("diffusion/distill_mixture", "quick", TINY, tmp_path / "run")
+    assert len(record.rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DistillConfig(levels=(1.0, 2.0)), r"distill.levels: expected positive levels"),
+        (lambda: DistillConfig(levels=()), r"distill.levels: expected positive levels"),
+        (lambda: DistillConfig(fake_rate=0.0), r"distill.sigma_data, fake_rate, beta1"),
+        (lambda: DistillConfig(t_max=0.0), "t_max, sigma_min, sigma_max"),
+        (lambda: distill_mixture.Config(seeds=1), "seeds, samples, alphas"),
+        (lambda: distill_mixture.Config(check_every=7), "check_every: expected a divisor"),
+        (lambda: distill_mixture.Config(network=NetworkConfig("conv")), "network: expected kind"),
+    ],
+)
+def test_impossible_settings_of_distillation_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
