@@ -276,8 +276,8 @@ def diagnose(
         )
     if share < least:
         return (
-            f"collapsed: generated arrays are {share:.3g} times as wide as the teacher's; the naive "
-            "loss |f - p|^2 makes every law narrower, use the identity's with alpha near 1"
+            f"collapsed: generated arrays are {share:.3g} times as wide as the teacher's; the naive"
+            " loss |f - p|^2 makes every law narrower, use the identity's with alpha near 1"
         )
     return None
 

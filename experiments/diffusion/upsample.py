@@ -76,6 +76,15 @@ MNIST = Config(
 PRESETS = {
     "quick": Config(),
     "cpu": MNIST,
+    "paper": replace(
+        MNIST,
+        small=16,  # CIFAR-10 has no more than 32
+        samples=10_000,
+        steps=250,
+        data=ImageConfig("cifar10_jpeg"),
+        network=NetworkConfig("conv", 128, 12),
+        training=denoising.PAPER,
+    ),
     "cpu_32": replace(
         MNIST,
         small=16,
@@ -85,15 +94,6 @@ PRESETS = {
         steps=24,
         network=NetworkConfig("conv", 48, 4),
         training=replace(MNIST.training, steps=1500, batch_size=32),
-    ),
-    "paper": replace(
-        MNIST,
-        small=16,  # CIFAR-10 has no more than 32
-        samples=10_000,
-        steps=250,
-        data=ImageConfig("cifar10_jpeg"),
-        network=NetworkConfig("conv", 128, 12),
-        training=denoising.PAPER,
     ),
 }
 
