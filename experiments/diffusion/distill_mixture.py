@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import distillation, exact, metrics, process, schedules
-from experiments.diffusion import arms, denoising, distilling
+from experiments.diffusion import arms, distilling
 from experiments.diffusion.distilling import DistillConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import figures, training
@@ -108,7 +108,7 @@ def law() -> exact.Mixture:
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Learn the mixture with each seed, then distil it with every loss."""
     shape, teacher = (2,), process.edm_denoiser(law().denoise, "x")
-    network = network_of(config.network)
+    network = distilling.network_of(config.network)
     step = distilling.joint_step(config.distill, teacher, network, shape, config.training)
     batch = {"index": jnp.arange(config.training.batch_size)}
 
@@ -144,17 +144,6 @@ def _arms(config: Config) -> dict[str, tuple[float, float]]:
     found = {f"alpha = {alpha:g}": replace(config.distill, alpha=alpha) for alpha in config.alphas}
     found[NAIVE] = replace(config.distill, naive=True)
     return {name: part.weights for name, part in found.items()}
-
-
-def network_of(config: NetworkConfig) -> distilling.Network:
-    """(params, y, sigma) -> x of a network that says v."""
-    predict = denoising.denoiser(config)
-
-    def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:
-        bound = functools.partial(predict, params)
-        return process.edm_denoiser(bound, "v")(y, sigma, *label)
-
-    return network
 
 
 def _learner(config: Config, network: distilling.Network) -> Any:
@@ -199,7 +188,7 @@ def _distil(config: Config, advance: Any, state: Any, seed: int, weights: Any) -
             message = distillation.diagnose(curve[-1], 1.0, weights[0] if weights[1] else 1.0)
     seconds = time.monotonic() - began
     z = jax.random.normal(jax.random.key(1), (config.samples, 2))
-    bound = functools.partial(network_of(config.network), state.ema)
+    bound = functools.partial(distilling.network_of(config.network), state.ema)
     x = distillation.generate(bound, z, config.distill.levels[0])
     row = {**_distances(config, x), "seconds": seconds, "curve": np.round(curve, 4).tolist()}
     row |= {"stopped": int(state.step) if message else None, "message": message}
@@ -306,16 +295,11 @@ def table(record: Record) -> str:
 
 def programs(config: Config) -> dict[str, Program]:
     """A step of both networks."""
-    network, shape = network_of(config.network), (2,)
-    teacher = process.edm_denoiser(law().denoise, "x")
-    module = config.network.network()
+    network, module = distilling.network_of(config.network), config.network.network()
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), params)
-    how = distilling.how(config.distill, teacher, network, zeros, shape)
-    state = jax.eval_shape(lambda: how.init_state(None, config.training))  # pyright: ignore
-    batch = {"index": jax.ShapeDtypeStruct((config.training.batch_size,), jnp.int32)}
-    step = distilling.joint_step(config.distill, teacher, network, shape, config.training)
-    return {"distillation step": Program(step, (state, batch), (0,), config.training.steps)}
+    teacher = process.edm_denoiser(law().denoise, "x")
+    step = distilling.program(config.distill, network, params, (2,), config.training, teacher)
+    return {"distillation step": step}
 
 
 def _threshold(record: Record) -> float:

@@ -5,6 +5,7 @@ both denoisers. Noise of an example depends on its number alone, so that batches
 devices.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion import distillation, schedules
+from diffusion import distillation, process, schedules
+from experiments.diffusion import denoising
+from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import training
+from experiments.harness.estimate import Program
 from experiments.harness.training import How, TrainingConfig, TrainState
 
 Network = Callable[..., jax.Array]  # (params, y, sigma[, label]) -> x
@@ -66,6 +70,17 @@ class DistillConfig:
         return (-1.0, 0.0) if self.naive else (float(self.alpha), 1.0)
 
 
+def network_of(config: NetworkConfig) -> Network:
+    """(params, y, sigma) -> x of a network that says v."""
+    predict = denoising.denoiser(config)
+
+    def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:
+        bound = functools.partial(predict, params)
+        return process.edm_denoiser(bound, "v")(y, sigma, *label)
+
+    return network
+
+
 def how(
     config: DistillConfig, teacher: Any, network: Network, params: Any, shape: tuple[int, ...]
 ) -> How:
@@ -86,7 +101,7 @@ def how(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=start,
-            optimizer={name: _optimizer(config, settings, name).init(params) for name in start},
+            optimizer={name: optimizer(config, settings, name).init(params) for name in start},
             ema=jax.tree.map(jnp.copy, params) if settings.ema else None,
         )
 
@@ -107,7 +122,7 @@ def joint_step(
 
     `weights`, alpha and that of L2, may be traced, so that a sweep compiles once.
     """
-    optimizers = {name: _optimizer(config, settings, name) for name in ("fake", "generator")}
+    optimizers = {name: optimizer(config, settings, name) for name in ("fake", "generator")}
 
     def samples(generator: Any, batch: Any, key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 3)
@@ -181,9 +196,10 @@ def _update(optimizers: Any, params: Any, optimizer: Any, grads: Any, name: str)
     params[name] = optax.apply_updates(params[name], change)
 
 
-def _optimizer(
+def optimizer(
     config: DistillConfig, settings: TrainingConfig, name: str
 ) -> optax.GradientTransformation:
+    """Of one of the two networks."""
     if name == "fake":
         settings = replace(settings, learning_rate=settings.learning_rate * config.fake_rate)
     return training.make_optimizer(settings, float(config.beta1))
@@ -209,3 +225,37 @@ def _uniform(key: jax.Array, index: jax.Array) -> jax.Array:
 
 def _integers(key: jax.Array, index: jax.Array, count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.randint(jax.random.fold_in(key, i), (), 0, count))(index)
+
+
+def program(
+    config: DistillConfig,
+    network: Network,
+    params: Any,
+    shape: tuple[int, ...],
+    settings: TrainingConfig,
+    teacher: Any = None,
+    classes: int | None = None,
+) -> Program:
+    """An iteration, (state, teacher's weights, batch), from the shapes of weights.
+
+    Args:
+        teacher: (y, sigma[, label]) -> x, if it has no weights.
+    """
+    state = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32),  # pyright: ignore[reportArgumentType]
+        params={"fake": params, "generator": params},
+        optimizer={
+            name: jax.eval_shape(optimizer(config, settings, name).init, params)
+            for name in ("fake", "generator")
+        },
+        ema=params if settings.ema else None,
+    )
+
+    def step(state: TrainState, weights: Any, batch: Any) -> Any:
+        frozen = functools.partial(network, weights) if teacher is None else teacher
+        return joint_step(config, frozen, network, shape, settings)(state, batch)
+
+    size = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
+    batch = {"index": size, **({} if classes is None else {"label": size})}
+    weights = params if teacher is None else {}
+    return Program(step, (state, weights, batch), (0,), settings.steps)

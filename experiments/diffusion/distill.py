@@ -1,0 +1,376 @@
+"""Score identity distillation of a teacher of images into a generator of one step.
+
+Reproduces: SiD (arXiv 2404.04057; the post https://kexue.fm/archives/10085): one step against the
+teacher at every number of evaluations, and the distance falling as a power of the images that the
+generator has made. The teacher is trained first, or given: a run of diffusion/train, or a directory
+of diffusers. Data are only looked at to measure; distances are of a small classifier's features,
+not an FID.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import distillation, metrics, samplers, schedules
+from experiments.diffusion import classifier, denoising, distilling, enlarging, teachers, train
+from experiments.diffusion.arms import Arm
+from experiments.diffusion.distilling import DistillConfig
+from experiments.diffusion.networks import NetworkConfig
+from experiments.diffusion.noise import NoiseConfig
+from experiments.diffusion.teachers import Teacher
+from experiments.harness import datasets, figures, image_sets, training
+from experiments.harness.errors import NonFiniteError
+from experiments.harness.estimate import Program
+from experiments.harness.image_sets import ImageConfig, Images
+from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.run import Record, Run
+from experiments.harness.training import TrainingConfig
+
+SMALL = NetworkConfig(width=64, depth=2)
+DISTILL = DistillConfig(sigma_data=1.0, sigma_min=0.02, t_max=0.7)
+TRAINING = TrainingConfig(
+    steps=200,
+    batch_size=64,
+    learning_rate=4e-4,
+    warmup=0,
+    weight_decay=0.0,
+    beta2=0.999,
+    clip=None,
+    ema=0.98,
+    eval_every=50,
+    checkpoint_every=100,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to distil.
+
+    Attributes:
+        teacher: folder of a run of diffusion/train, or of diffusers' UNet2DModel; None trains one.
+        data, network, noise, start: of the teacher that is trained; data measure samples too.
+        distill, training: of the distillation. Learning rates are the generator's.
+        calls: of the teacher's denoiser, by EDM's Heun.
+        samples: for distances.
+    """
+
+    teacher: str | None = None
+    data: ImageConfig = image_sets.DIGITS
+    network: NetworkConfig = SMALL
+    noise: NoiseConfig = enlarging.COSINE
+    start: TrainingConfig = denoising.QUICK
+    distill: DistillConfig = DISTILL
+    training: TrainingConfig = TRAINING
+    calls: tuple[int, ...] = (3, 9, 17)
+    samples: int = 300
+
+    def __post_init__(self):
+        if not self.training.ema:
+            raise ValueError("training.ema: expected an average of weights, got 0")
+        if self.samples < 20 or any(call < 3 or call % 2 == 0 for call in self.calls):
+            raise ValueError(
+                "samples, calls: expected at least 20 and odd numbers from 3 on, got "
+                f"{self.samples}, {self.calls}"
+            )
+
+
+DIGITS = Config(
+    network=NetworkConfig(width=256, depth=3),
+    start=replace(denoising.CPU, steps=4000),
+    training=replace(TRAINING, steps=4000, batch_size=128, ema=0.99, eval_every=250),
+    calls=(3, 5, 9, 17, 35),
+    samples=2000,
+)
+
+
+def _paper(
+    data: str, size: int, batch: int, images: float, rate: float, half_life: float = 0.5e6
+) -> Config:
+    """Settings of the paper, in images; the network is this project's U-Net of a similar size."""
+    rgb = ImageConfig(data, size=size, lazy=size > 32)
+    network = NetworkConfig(
+        "unet", 128, 4, multipliers=(1, 2, 2), blocks=(4, 4), attention=2, dropout=0.13
+    )
+    return Config(
+        data=rgb,
+        network=network,
+        start=denoising.PAPER,
+        distill=DistillConfig(alpha=1.2),
+        training=replace(
+            TRAINING,
+            steps=round(images / batch),
+            batch_size=batch,
+            learning_rate=rate,
+            ema=0.5 ** (batch / half_life),
+            eval_every=10_000,
+            checkpoint_every=10_000,
+        ),
+        calls=(35,),
+        samples=10_000,
+    )
+
+
+CIFAR = _paper("cifar10", 32, 256, 500e6, 1e-5)
+PRESETS = {
+    "quick": Config(),
+    "cpu": replace(DIGITS, data=ImageConfig("mnist", size=16)),
+    "paper": CIFAR,
+    "cpu_digits": DIGITS,
+    "paper_cifar10_classes": replace(
+        CIFAR,
+        network=replace(CIFAR.network, classes=10),
+        training=replace(CIFAR.training, steps=round(800e6 / 256)),
+    ),
+    "paper_imagenet_64": _paper("imagenet_resized/64x64", 64, 8192, 1000e6, 4e-6, 2e6),
+    "paper_ffhq_64": _paper("ffhq", 64, 512, 500e6, 1e-5),
+    "paper_afhq_64": replace(
+        _paper("afhq", 64, 512, 500e6, 5e-6), distill=DistillConfig(alpha=1.0)
+    ),
+}
+
+
+def main(config: Config, run: Run) -> dict[str, Any]:
+    """Train or read the teacher, distil it, measure both."""
+    images = image_sets.load(config.data)
+    shape = images.train.shape[1:]
+    if config.teacher is None:
+        arm = Arm("teacher", config.data, config.network, config.noise)
+        teacher = teachers.trained(arm, config.start, images, run)
+    else:
+        teacher = teachers.read(config.teacher, images)
+    judge = _features(config.data, images)
+    frozen = functools.partial(teacher.network, teacher.params)
+    how = distilling.how(config.distill, frozen, teacher.network, teacher.params, shape)
+    problem = training.Problem(
+        init=lambda key: teacher.params,
+        loss=lambda *_: (jnp.zeros(()), {}),
+        batch=_batch(config, teacher, images),
+        evaluate=_evaluate(config, teacher, images, judge, run),
+    )
+    state = training.train(problem, config.training, run, how)
+    generator = training.averaged(state)
+    x = sample(config, teacher, generator, images)
+    held_out = enlarging.held_out(images, config.samples)
+    return {
+        **_distances(x, images, judge),
+        "floor": _distances(held_out, images, judge),
+        "teacher": _teacher_curve(config, teacher, images, judge),
+        "grid": denoising.grey(x[:40], images.levels),
+        "levels": images.levels,
+        "images": config.training.steps * config.training.batch_size,
+    }
+
+
+def _batch(config: Config, teacher: Teacher, images: Images) -> Callable[[int], Any]:
+    """Numbers of examples, and classes as often as in training for teachers that know any."""
+    index, size = distilling.indices(config.training), config.training.batch_size
+
+    def batch(step: int) -> dict[str, np.ndarray]:
+        if teacher.classes is None:
+            return index
+        labels = images.train_labels
+        chosen = datasets.shuffled(len(labels), size, config.training.seed, step)
+        return {**index, "label": labels[chosen]}
+
+    return batch
+
+
+def _features(data: ImageConfig, images: Images) -> Callable[[Any], np.ndarray]:
+    """Of a classifier, or pixels of images without classes."""
+    if images.classes is not None and images.classes > 1:
+        return classifier.train(data).features
+    return functools.partial(classifier.flat, largest=train.COARSEST)
+
+
+def _labels(config: Config, teacher: Teacher, images: Images) -> jax.Array | None:
+    return None if teacher.classes is None else jnp.asarray(images.labels(config.samples))
+
+
+def sample(config: Config, teacher: Teacher, generator: Any, images: Images) -> np.ndarray:
+    """Images of the generator."""
+    noise, key = jax.random.split(jax.random.key(config.training.seed + 1))
+    z = jax.random.normal(noise, (config.samples, *images.train.shape[1:]))
+    levels, label = tuple(config.distill.levels), _labels(config, teacher, images)
+    return np.asarray(_generated(teacher.network, levels)(generator, z, key, label))
+
+
+@functools.lru_cache(maxsize=8)
+def _generated(network: distilling.Network, levels: tuple[float, ...]) -> Callable[..., Any]:
+    @training.compile_call
+    def generate(params: Any, z: jax.Array, key: jax.Array, label: Any) -> jax.Array:
+        bound = functools.partial(network, params)
+        return distillation.generate_steps(bound, z, levels, key, None, label)
+
+    return generate
+
+
+def _distances(x: np.ndarray, images: Images, judge: Any) -> dict[str, float]:
+    """From all training images."""
+    real, n = images.train[: enlarging.REFERENCE], len(x)
+    features = judge(x), judge(real)
+    shares = metrics.prdc(features[0], features[1][:n])
+    pixels = x.reshape(n, -1), real.reshape(len(real), -1)
+    return {
+        "frechet": float(metrics.frechet_distance(*features)),
+        "sliced_w2": float(metrics.sliced_wasserstein(*pixels)),
+        "precision": float(shares.precision),
+        "recall": float(shares.recall),
+    }
+
+
+def _evaluate(
+    config: Config, teacher: Teacher, images: Images, judge: Any, run: Run
+) -> Callable[[Any], dict[str, float]]:
+    """Generator -> distances of its images; stops a generator that runs away or collapses."""
+    reference = float(np.sqrt(np.mean(np.var(images.train, axis=0))))
+
+    def evaluate(generator: Any) -> dict[str, float]:
+        x = sample(config, teacher, generator, images)
+        width = float(np.sqrt(np.mean(np.var(x, axis=0))))
+        seen = any("frechet" in row for row in run.tracker.rows())
+        message = distillation.diagnose(width, reference, float(config.distill.alpha))
+        if message and (seen or not np.isfinite(width)):  # at the start images are means
+            raise NonFiniteError(message)
+        return {**_distances(x, images, judge), "width": width / reference}
+
+    return evaluate
+
+
+def _teacher_curve(
+    config: Config, teacher: Teacher, images: Images, judge: Any
+) -> list[dict[str, Any]]:
+    """Distances of the teacher's samples, by calls of its denoiser."""
+    rows, label = [], _labels(config, teacher, images)
+    shape = (config.samples, *images.train.shape[1:])
+    for calls in config.calls:
+        sigmas = schedules.edm_sigmas((calls + 1) // 2, 0.01, 80.0)
+        y = sigmas[0] * jax.random.normal(jax.random.key(2), shape)
+        x = samplers.sample_edm(teacher.network, y, sigmas, condition=label, params=teacher.params)
+        row = _distances(np.asarray(x), images, judge)
+        rows.append({"calls": calls, **row, "grid": denoising.grey(x[:20], images.levels)})
+    return rows
+
+
+def draw(record: Record):
+    """The teacher by calls beside the generator, the way there, and images of both."""
+    figure, axes = figures.new(rows=1, columns=3, width=4.0, height=3.4)
+    result, styles = record.result, figures.styles()
+    curve = result["teacher"]
+    axes[0, 0].plot(
+        [r["calls"] for r in curve], [r["frechet"] for r in curve], label="teacher", **next(styles)
+    )
+    steps = len(record.config["distill"]["levels"])
+    axes[0, 0].plot([steps], [result["frechet"]], "*", markersize=12, color=figures.COLORS[1])
+    axes[0, 0].axhline(result["floor"]["frechet"], color="#999999", linestyle="--")
+    axes[0, 0].set(xlabel="calls of the network", ylabel="Frechet distance of features")
+    rows = [row for row in record.rows if "frechet" in row and row["step"]]
+    batch = record.config["training"]["batch_size"]
+    images = [batch * row["step"] for row in rows]
+    axes[0, 1].plot(images, [row["frechet"] for row in rows], **next(styles))
+    axes[0, 1].set(xlabel="images generated in training", ylabel="Frechet distance of features")
+    for axis in (axes[0, 0], axes[0, 1]):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+    best = min(curve, key=lambda row: row["frechet"])
+    rows = {f"{steps} call{'s' * (steps > 1)}": result["grid"], f"{best['calls']}": best["grid"]}
+    _draw_grids(axes[0, 2], rows, result["levels"])
+    axes[0, 2].set(title=f"generator, teacher: {image_sets.label(record.config)}")
+    return figure
+
+
+def _draw_grids(axis: Any, rows: dict[str, Any], levels: int) -> None:
+    """Two rows of ten images for each."""
+    tiles = [np.asarray(grid)[:20] for grid in rows.values()]
+    axis.imshow(denoising.tile(np.concatenate(tiles), levels, 10))
+    size = 2 * (tiles[0].shape[1] + 1)
+    axis.set_yticks([size * (i + 0.5) for i in range(len(tiles))], [f"{name}" for name in rows])
+    axis.set_xticks([])
+    axis.grid(False)
+
+
+def table(record: Record) -> str:
+    """The generator beside the teacher."""
+    names = ("frechet", "sliced_w2", "precision", "recall")
+    lines = [f"| images | calls | {' | '.join(names)} |", "| --- " * (len(names) + 2) + "|"]
+    steps = len(record.config["distill"]["levels"])
+    parts = [("real, held out", "-", record.result["floor"])]
+    parts += [("generator", str(steps), record.result)]
+    parts += [("teacher", str(row["calls"]), row) for row in record.result["teacher"]]
+    for name, calls, row in parts:
+        cells = " | ".join(f"{row[metric]:.3g}" for metric in names)
+        lines.append(f"| {name} | {calls} | {cells} |")
+    slope = _slope(record)
+    fit = "" if slope is None else f"; power of images: {slope.value:.2f}"
+    return "\n".join(lines) + f"\n\n{record.config['samples']} samples each{fit}.\n"
+
+
+def _slope(record: Record) -> Measurement | None:
+    """Of log distance by log images, with its standard error."""
+    rows = [row for row in record.rows if "frechet" in row and row["step"]]
+    if len(rows) < 4:
+        return None
+    x, y = np.log([row["step"] for row in rows]), np.log([row["frechet"] for row in rows])
+    (slope, offset), total = np.polyfit(x, y, 1), np.sum((x - x.mean()) ** 2)
+    error = float(np.sqrt(np.sum((y - slope * x - offset) ** 2) / (len(x) - 2) / total))
+    return Measurement(float(slope), float(slope - error), float(slope + error))
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training step of the teacher, and that of both networks."""
+    shape = image_sets.shape(config.data)
+    schedule, network = config.noise.schedule(shape[0]), distilling.network_of(config.network)
+    params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
+    joint = distilling.program(
+        config.distill,
+        network,
+        params,
+        shape,
+        config.training,
+        classes=config.network.classes,
+    )
+    if config.teacher is not None:
+        return {"distillation step": joint}
+    first = denoising.step_program(config.network, shape, schedule, config.start)
+    return {"teacher's training step": first, "distillation step": joint}
+
+
+def describe(config: Config) -> dict[str, str]:
+    """What a dry run says about data and teacher."""
+    return {"data": config.data.label, "teacher": config.teacher or "trained first"}
+
+
+def _one_step(record: Record) -> float | None:
+    """Distance of the teacher with fewest calls over that of the generator."""
+    curve = record.result["teacher"]
+    few = min(curve, key=lambda row: row["calls"])
+    return few["frechet"] / record.result["frechet"]
+
+
+def _falling(record: Record) -> Measurement | None:
+    slope = _slope(record)
+    return None if slope is None else Measurement(-slope.value, -slope.high, -slope.low)
+
+
+CLAIMS = (
+    Claim(
+        id="distill.one_step",
+        statement="Frechet distance of the teacher at its fewest calls over one step's, above 1",
+        source="arXiv 2404.04057, tables 1-3",
+        measure=_one_step,
+        paper=1.0,
+        kind="ordering",
+    ),
+    Claim(
+        id="distill.power",
+        statement="power of images with which the distance falls, negated, above 0",
+        source="arXiv 2404.04057, figure of the distance by images (a line in log-log)",
+        measure=_falling,
+        paper=0.0,
+        kind="ordering",
+    ),
+)

@@ -1,0 +1,95 @@
+"""Teachers of distillation: trained in the run, a run of diffusion/train, a public checkpoint."""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from diffusion import diffusers_unet, process, schedules
+from experiments.diffusion import denoising, distilling, train
+from experiments.diffusion.arms import Arm, Trainer
+from experiments.harness import config as configs
+from experiments.harness import image_sets
+from experiments.harness.checkpoint import Checkpoints
+from experiments.harness.errors import UsageError
+from experiments.harness.image_sets import Images
+from experiments.harness.run import Run
+from experiments.harness.training import TrainingConfig
+
+
+class Teacher(NamedTuple):
+    """Where distillation begins.
+
+    Attributes:
+        network: (params, y, sigma[, label]) -> x.
+        params: its weights.
+        classes: how many, or None.
+    """
+
+    network: distilling.Network
+    params: Any
+    classes: int | None
+
+
+def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Teacher:
+    """One that is trained now, or was in an earlier part of the run."""
+    trainer = Trainer(arm, settings, images)
+    kept = Checkpoints(run.directory / "teacher", 1, configs.digest(run.config))
+    try:
+        if kept.latest() is None:
+            params, _ = trainer(settings.seed)
+            kept.save(settings.steps, params)
+            kept.wait()
+        init = denoising.make_init(arm.network, images.train.shape[1:])
+        where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            jax.eval_shape(init, jax.random.key(0)),
+        )
+        params = kept.restore(settings.steps, like)
+    finally:
+        kept.close()
+    return Teacher(distilling.network_of(arm.network), params, arm.network.classes)
+
+
+def read(folder: str | Path, images: Images) -> Teacher:
+    """A run of diffusion/train, or a directory of diffusers with DDPM's linear schedule.
+
+    Raises:
+        UsageError: neither; one of images of another shape.
+    """
+    folder, shape = Path(folder).expanduser(), images.train.shape[1:]
+    if (folder / "run.json").exists():
+        model = train.load(folder)
+        trained = image_sets.shape(model.config.data)
+        found = Teacher(
+            distilling.network_of(model.config.network), model.params, model.config.network.classes
+        )
+    elif any(path.exists() for path in (folder / "config.json", folder / "unet" / "config.json")):
+        try:
+            unet = diffusers_unet.load_diffusers_unet(folder)
+        except ValueError as error:
+            raise UsageError(f"teacher: {error}") from None
+        table, side = schedules.linear_beta(), unet.config.get("sample_size") or shape[0]
+        trained = (side, side, unet.config["in_channels"])
+
+        def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:
+            predict = table.denoiser(functools.partial(unet.apply, params))
+            return process.edm_denoiser(predict, "eps")(y, sigma, *label)
+
+        found = Teacher(network, unet.params, unet.config["num_class_embeds"])
+    else:
+        raise UsageError(
+            f"teacher: expected a run of {train.NAME} or a directory of diffusers, got {folder}"
+        )
+    if tuple(trained) != shape:
+        raise UsageError(
+            f"teacher: expected one of images {shape}, as the data are, got one of {tuple(trained)}"
+        )
+    if found.classes is not None and found.classes != images.classes:
+        raise UsageError(
+            f"teacher: expected one of {images.classes} classes, as the data have, got one of "
+            f"{found.classes}"
+        )
+    return found
