@@ -18,7 +18,7 @@ import numpy as np
 
 from diffusion import distillation, exact, metrics, process, schedules
 from experiments.diffusion import arms, distilling
-from experiments.diffusion.distilling import DistillConfig
+from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import figures, training
 from experiments.harness.estimate import Program
@@ -26,13 +26,13 @@ from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
-MODES, DEVIATION = 8, 0.1
+MODES, DEVIATION, SHAPE = 8, 0.1, (2,)
 NAIVE = "L1 alone"
 START = TrainingConfig(
     steps=300, batch_size=256, learning_rate=2e-3, weight_decay=0.0, clip=None, ema=0.98
 )
 TRAINING = replace(START, steps=200, beta2=0.999, warmup=0, ema=0.99, learning_rate=1e-3)
-DISTILL = DistillConfig(sigma_data=1.0, sigma_min=0.02, t_max=0.7, fake_rate=2.0)
+DISTILL = DistillConfig(sigma_data=1.0, sigma_min=0.02, fake_rate=4.0)
 SMALL = NetworkConfig(width=32, depth=2)
 METRICS = ("sliced_w2", "energy", "inside", "modes", "imbalance", "seconds")
 
@@ -84,7 +84,7 @@ CPU = Config(
     check_every=100,
     network=NetworkConfig(width=64, depth=3),
     start=replace(START, steps=2000, batch_size=512, ema=0.99),
-    training=replace(TRAINING, steps=4000, batch_size=1024, ema=0.998, learning_rate=1.5e-3),
+    training=replace(TRAINING, steps=4000, batch_size=1024, ema=0.999, learning_rate=1.5e-3),
 )
 PRESETS = {
     "quick": Config(),
@@ -105,11 +105,19 @@ def law() -> exact.Mixture:
     return exact.mixture(np.full(MODES, 1 / MODES), means, np.full(MODES, DEVIATION))
 
 
+def _teacher() -> Model:
+    """The exact denoiser; its weights are the law."""
+
+    def network(one: exact.Mixture, y: jax.Array, sigma: jax.Array) -> jax.Array:
+        return process.edm_denoiser(one.denoise, "x")(y, sigma)
+
+    return Model(network, law())
+
+
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Learn the mixture with each seed, then distil it with every loss."""
-    shape, teacher = (2,), process.edm_denoiser(law().denoise, "x")
-    network = distilling.network_of(config.network)
-    step = distilling.joint_step(config.distill, teacher, network, shape, config.training)
+    teacher, network = _teacher(), distilling.network_of(config.network)
+    step = distilling.joint_step(config.distill, teacher.network, network, SHAPE, config.training)
     batch = {"index": jnp.arange(config.training.batch_size)}
 
     @jax.jit
@@ -125,12 +133,12 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         if done.issuperset(steps):
             continue
         params = learn(config.start.seed + seed)
-        how = distilling.how(config.distill, teacher, network, params, shape)
-        for number, (name, weights) in zip(steps, _arms(config).items(), strict=True):
+        how = distilling.how(config.distill, teacher, Model(network, params), SHAPE)
+        for number, (name, arm) in zip(steps, _arms(config).items(), strict=True):
             if number in done:
                 continue
-            state = how.init_state(None, config.training)  # pyright: ignore[reportArgumentType]
-            row = _distil(config, advance, state, seed, weights)
+            state = how.init_state(None, config.training, *how.given)
+            row = _distil(config, advance, state, seed, arm)
             run.tracker.log(number, arm=name, seed=seed, **row)
             run.check_stop()
     return {
@@ -139,11 +147,11 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def _arms(config: Config) -> dict[str, tuple[float, float]]:
-    """Name -> alpha and what L2 is multiplied with."""
+def _arms(config: Config) -> dict[str, DistillConfig]:
+    """Name -> losses."""
     found = {f"alpha = {alpha:g}": replace(config.distill, alpha=alpha) for alpha in config.alphas}
     found[NAIVE] = replace(config.distill, naive=True)
-    return {name: part.weights for name, part in found.items()}
+    return found
 
 
 def _learner(config: Config, network: distilling.Network) -> Any:
@@ -177,15 +185,17 @@ def _learner(config: Config, network: distilling.Network) -> Any:
     return learn
 
 
-def _distil(config: Config, advance: Any, state: Any, seed: int, weights: Any) -> dict[str, Any]:
+def _distil(
+    config: Config, advance: Any, state: Any, seed: int, arm: DistillConfig
+) -> dict[str, Any]:
     """One run, to its end or until the guard speaks; distances of one-step samples."""
     began, curve, message = time.monotonic(), [], None
     reference = float(np.sqrt(0.5 + DEVIATION**2))  # of an element of the mixture
     while int(state.step) < config.training.steps and message is None:
-        state, found = advance(state, config.training.seed + seed, weights)
+        state, found = advance(state, config.training.seed + seed, arm.weights)
         curve.append(float(found["deviation"][-1]) / reference)
         if int(state.step) >= config.patience or not np.isfinite(curve[-1]):
-            message = distillation.diagnose(curve[-1], 1.0, weights[0] if weights[1] else 1.0)
+            message = arm.diagnose(curve[-1], 1.0)
     seconds = time.monotonic() - began
     z = jax.random.normal(jax.random.key(1), (config.samples, 2))
     bound = functools.partial(distilling.network_of(config.network), state.ema)
@@ -297,9 +307,12 @@ def programs(config: Config) -> dict[str, Program]:
     """A step of both networks."""
     network, module = distilling.network_of(config.network), config.network.network()
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1)))
-    teacher = process.edm_denoiser(law().denoise, "x")
-    step = distilling.program(config.distill, network, params, (2,), config.training, teacher)
-    return {"distillation step": step}
+    student = Model(network, params)
+    return {
+        "distillation step": distilling.program(
+            config.distill, _teacher(), student, SHAPE, config.training
+        )
+    }
 
 
 def _threshold(record: Record) -> float:

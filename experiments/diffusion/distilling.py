@@ -8,7 +8,7 @@ devices.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,26 @@ from experiments.harness.training import How, TrainingConfig, TrainState
 
 Network = Callable[..., jax.Array]  # (params, y, sigma[, label]) -> x
 NOISE = schedules.edm()
+TRAINED = ("fake", "generator")
+
+
+class Model(NamedTuple):
+    """A denoiser that distillation begins with.
+
+    Attributes:
+        network: (params, y, sigma[, label]) -> x.
+        params: its weights, {} for one without any.
+        classes: how many, or None.
+    """
+
+    network: Network
+    params: Any
+    classes: int | None = None
 
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The losses of score identity distillation.
+    """Score identity distillation: losses and what its two optimisers have of their own.
 
     Attributes:
         alpha: of L2 - alpha L1.
@@ -37,8 +52,11 @@ class DistillConfig:
         t_max: share of EDM's noise levels that the generator's loss looks at.
         sigma_min, sigma_max: those levels.
         sigma_data: of EDM's weight in the loss of the fake denoiser.
-        beta1: decay of the gradients' mean in both optimisers.
-        fake_rate: peak learning rate of the fake denoiser over the generator's.
+        beta1, fake_beta1: decay of the gradients' mean, generator's and fake denoiser's.
+        fake_rate: learning rate of the fake denoiser over the generator's.
+        final_rate: share of the rates that their cosine leaves at the end; 1 keeps them constant.
+        ramp: half-life of the averaged weights is at most this share of the steps so far; 0 for no
+            such limit.
     """
 
     alpha: int | float = 1.0
@@ -49,7 +67,10 @@ class DistillConfig:
     sigma_max: int | float = 80.0
     sigma_data: int | float = 0.5
     beta1: int | float = 0.0
+    fake_beta1: int | float = 0.0
     fake_rate: int | float = 1.0
+    final_rate: int | float = 0.1
+    ramp: int | float = 0.0
 
     def __post_init__(self):
         distillation.generator_sigma(0.0, self.t_max, self.sigma_min, self.sigma_max)
@@ -58,16 +79,27 @@ class DistillConfig:
             raise ValueError(
                 f"distill.levels: expected positive levels that fall, got {self.levels}"
             )
-        if not (self.sigma_data > 0 and self.fake_rate > 0 and 0 <= self.beta1 < 1):
+        if not (self.sigma_data > 0 and self.fake_rate > 0 and self.ramp >= 0):
             raise ValueError(
-                "distill.sigma_data, fake_rate, beta1: expected positive numbers and one in "
-                f"[0, 1), got {self.sigma_data}, {self.fake_rate}, {self.beta1}"
+                "distill.sigma_data, fake_rate, ramp: expected two positive numbers and one that "
+                f"is not negative, got {self.sigma_data}, {self.fake_rate}, {self.ramp}"
+            )
+        betas = self.beta1, self.fake_beta1
+        if not (min(betas) >= 0 and max(betas) < 1 and 0 <= self.final_rate <= 1):
+            raise ValueError(
+                "distill.beta1, fake_beta1, final_rate: expected two numbers in [0, 1) and one in "
+                f"[0, 1], got {self.beta1}, {self.fake_beta1}, {self.final_rate}"
             )
 
     @property
     def weights(self) -> tuple[float, float]:
         """Alpha, and what L2 is multiplied with."""
         return (-1.0, 0.0) if self.naive else (float(self.alpha), 1.0)
+
+    def diagnose(self, width: float, reference: float) -> str | None:
+        """What is wrong with generated arrays of a width, as `distillation.diagnose`."""
+        alpha = 1.0 if self.naive else float(self.alpha)
+        return distillation.diagnose(width, reference, alpha)
 
 
 def network_of(config: NetworkConfig) -> Network:
@@ -81,39 +113,38 @@ def network_of(config: NetworkConfig) -> Network:
     return network
 
 
-def how(
-    config: DistillConfig, teacher: Any, network: Network, params: Any, shape: tuple[int, ...]
-) -> How:
-    """Training from a teacher's weights.
+def how(config: DistillConfig, teacher: Model, student: Model, shape: tuple[int, ...]) -> How:
+    """Training of a generator and a fake denoiser that both begin as the student.
 
     Batches are {"index": [B]} and, for networks with classes, "label": [B]; the state's params are
-    {"fake": ..., "generator": ...}, its ema the generator's.
+    {"fake": ..., "generator": ..., "teacher": ...}, its ema the generator's.
 
     Args:
-        teacher: (y, sigma[, label]) -> x.
-        network: of the fake denoiser and the generator.
-        params: weights that both begin with.
         shape: of an example.
     """
 
-    def init_state(problem: training.Problem, settings: TrainingConfig) -> TrainState:
-        start = {"fake": params, "generator": params}
+    def init_state(
+        problem: training.Problem | None, settings: TrainingConfig, params: Any, frozen: Any
+    ) -> TrainState:
+        own = {name: jax.tree.map(jnp.copy, params) for name in TRAINED}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=start,
-            optimizer={name: optimizer(config, settings, name).init(params) for name in start},
+            params={**own, "teacher": jax.tree.map(jnp.copy, frozen)},
+            optimizer={name: optimizer(config, settings, name).init(params) for name in TRAINED},
             ema=jax.tree.map(jnp.copy, params) if settings.ema else None,
         )
 
-    def make_step(problem: training.Problem, settings: TrainingConfig) -> Callable[..., Any]:
-        return joint_step(config, teacher, network, shape, settings)
+    def make_step(
+        problem: training.Problem | None, settings: TrainingConfig
+    ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+        return joint_step(config, teacher.network, student.network, shape, settings)
 
-    return How(init_state, make_step)
+    return How(init_state, make_step, (student.params, teacher.params))
 
 
 def joint_step(
     config: DistillConfig,
-    teacher: Any,
+    teacher: Network,
     network: Network,
     shape: tuple[int, ...],
     settings: TrainingConfig,
@@ -122,70 +153,64 @@ def joint_step(
 
     `weights`, alpha and that of L2, may be traced, so that a sweep compiles once.
     """
-    optimizers = {name: optimizer(config, settings, name) for name in ("fake", "generator")}
+    optimizers = {name: optimizer(config, settings, name) for name in TRAINED}
 
     def samples(generator: Any, batch: Any, key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 3)
         z = _normal(keys[0], batch["index"], shape)
         steps = len(config.levels)
         last = None if steps == 1 else _integers(keys[1], batch["index"], steps)
-        bound = lambda y, sigma, *label: network(generator, y, sigma, *label)  # noqa: E731
-        label = batch.get("label")
+        bound, label = functools.partial(network, generator), batch.get("label")
         return distillation.generate_steps(bound, z, config.levels, keys[2], last, label)
 
     def fake_loss(fake: Any, x: jax.Array, batch: Any, key: jax.Array) -> jax.Array:
         keys = jax.random.split(key)
         sigma = jnp.exp(-0.5 * NOISE(_uniform(keys[0], batch["index"])))
         noise = _normal(keys[1], batch["index"], shape)
-        bound = lambda y, sigma, *label: network(fake, y, sigma, *label)  # noqa: E731
-        each = distillation.fake_score_loss(
-            x, bound, sigma, noise, float(config.sigma_data), batch.get("label")
-        )
-        return jnp.mean(each)
+        bound, label = functools.partial(network, fake), batch.get("label")
+        data = float(config.sigma_data)
+        return jnp.mean(distillation.fake_score_loss(x, bound, sigma, noise, data, label))
 
     def generator_loss(
-        generator: Any, fake: Any, batch: Any, key: jax.Array, alpha: Any, identity: Any
+        generator: Any,
+        frozen: Any,
+        fake: Any,
+        batch: Any,
+        key: jax.Array,
+        alpha: Any,
+        identity: Any,
     ) -> tuple[jax.Array, jax.Array]:
         keys = jax.random.split(key, 3)
         x = samples(generator, batch, keys[0])
         u = _uniform(keys[1], batch["index"])
         levels = float(config.t_max), config.sigma_min, float(config.sigma_max)
         sigma = distillation.generator_sigma(u, *levels)
-        bound = lambda y, sigma, *label: network(fake, y, sigma, *label)  # noqa: E731
         noise = _normal(keys[2], batch["index"], shape)
+        f, p = functools.partial(teacher, frozen), functools.partial(network, fake)
         label = batch.get("label")
-        each = distillation.generator_loss(
-            x, teacher, bound, sigma, noise, alpha, label, identity=identity
-        )
+        each = distillation.generator_loss(x, f, p, sigma, noise, alpha, label, identity=identity)
         return jnp.mean(each), deviation(x)
 
     def step(
         state: TrainState, batch: Any, seed: Any = None, weights: Any = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         alpha, identity = config.weights if weights is None else weights
-        root = jax.random.key(settings.seed if seed is None else seed)
-        keys = jax.random.split(jax.random.fold_in(root, state.step), 3)
+        keys = jax.random.split(training.step_key(settings, state, seed), 3)
         params, optimizer = dict(state.params), dict(state.optimizer)  # pyright: ignore
         x = samples(params["generator"], batch, keys[0])
         fake_value, fake_grads = jax.value_and_grad(fake_loss)(params["fake"], x, batch, keys[1])
         grads = {"fake": fake_grads}
         _update(optimizers, params, optimizer, grads, "fake")
         (value, width), grads["generator"] = jax.value_and_grad(generator_loss, has_aux=True)(
-            params["generator"], params["fake"], batch, keys[2], alpha, identity
+            params["generator"], params["teacher"], params["fake"], batch, keys[2], alpha, identity
         )
         _update(optimizers, params, optimizer, grads, "generator")
         ema = state.ema
         if settings.ema:
-            ema = optax.incremental_update(params["generator"], ema, 1.0 - settings.ema)
-        norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
-        bad = ~jnp.isfinite(norms)
-        metrics = {
-            "loss": value,
-            "fake_loss": fake_value,
-            "deviation": width,
-            "gradient_norm": jnp.sqrt(norms.sum()),
-            "bad_leaf": jnp.where(bad.any(), jnp.argmax(bad), -1),
-        }
+            rate = 1.0 - _decay(config, settings, state.step)
+            ema = optax.incremental_update(params["generator"], ema, rate)
+        metrics = {"loss": value, "fake_loss": fake_value, "deviation": width}
+        metrics |= training.gradient_metrics(grads)
         return TrainState(state.step + 1, params, optimizer, ema), metrics
 
     return step
@@ -200,12 +225,22 @@ def optimizer(
     config: DistillConfig, settings: TrainingConfig, name: str
 ) -> optax.GradientTransformation:
     """Of one of the two networks."""
+    beta1 = config.beta1
     if name == "fake":
+        beta1 = config.fake_beta1
         settings = replace(settings, learning_rate=settings.learning_rate * config.fake_rate)
-    return training.make_optimizer(settings, float(config.beta1))
+    return training.make_optimizer(settings, float(beta1), float(config.final_rate))
 
 
-def deviation(x: jax.Array) -> jax.Array:
+def _decay(config: DistillConfig, settings: TrainingConfig, step: jax.Array) -> Any:
+    """Of the averaged weights at the update that follows a number of steps."""
+    if not config.ramp:
+        return settings.ema
+    life = jnp.minimum(jnp.log(0.5) / jnp.log(settings.ema), config.ramp * step)
+    return 0.5 ** (1.0 / jnp.maximum(life, 1e-6))
+
+
+def deviation(x: Any) -> jax.Array:
     """Root of the mean variance of an element over the batch."""
     return jnp.sqrt(jnp.mean(jnp.var(x, axis=0)))
 
@@ -229,33 +264,14 @@ def _integers(key: jax.Array, index: jax.Array, count: int) -> jax.Array:
 
 def program(
     config: DistillConfig,
-    network: Network,
-    params: Any,
+    teacher: Model,
+    student: Model,
     shape: tuple[int, ...],
     settings: TrainingConfig,
-    teacher: Any = None,
-    classes: int | None = None,
 ) -> Program:
-    """An iteration, (state, teacher's weights, batch), from the shapes of weights.
-
-    Args:
-        teacher: (y, sigma[, label]) -> x, if it has no weights.
-    """
-    state = TrainState(
-        step=jax.ShapeDtypeStruct((), jnp.int32),  # pyright: ignore[reportArgumentType]
-        params={"fake": params, "generator": params},
-        optimizer={
-            name: jax.eval_shape(optimizer(config, settings, name).init, params)
-            for name in ("fake", "generator")
-        },
-        ema=params if settings.ema else None,
-    )
-
-    def step(state: TrainState, weights: Any, batch: Any) -> Any:
-        frozen = functools.partial(network, weights) if teacher is None else teacher
-        return joint_step(config, frozen, network, shape, settings)(state, batch)
-
+    """An iteration, from models of which shapes of weights are enough."""
+    made = how(config, teacher, student, shape)
+    state = jax.eval_shape(functools.partial(made.init_state, None, settings), *made.given)
     size = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
-    batch = {"index": size, **({} if classes is None else {"label": size})}
-    weights = params if teacher is None else {}
-    return Program(step, (state, weights, batch), (0,), settings.steps)
+    batch = {"index": size, **({} if teacher.classes is None else {"label": size})}
+    return Program(made.make_step(None, settings), (state, batch), (0,), settings.steps)  # pyright: ignore

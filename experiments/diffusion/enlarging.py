@@ -7,15 +7,14 @@ import jax
 import numpy as np
 
 from diffusion import guidance, metrics, process, samplers
-from experiments.diffusion import arms, classifier, denoising
+from experiments.diffusion import arms, classifier, denoising, judging
 from experiments.diffusion.noise import NoiseConfig
 from experiments.harness import training
-from experiments.harness.image_sets import ImageConfig, Images
+from experiments.harness.image_sets import ImageConfig
 from experiments.harness.run import Record
 
 METRICS = ("frechet", "sliced_w2", "averaged_w2", "precision", "recall")
 COSINE = NoiseConfig(logsnr_min=-10.0, logsnr_max=10.0)
-REFERENCE = 10_000  # real images that samples are compared with
 Way = Callable[[Any, jax.Array], np.ndarray]
 
 
@@ -80,34 +79,23 @@ def measure(x: np.ndarray, real: np.ndarray, judge: Any, averaged: int) -> dict[
     The classifier sees images clipped to [-1, 1]. Distances that look at all pairs take as many
     real images as there are samples.
     """
-    real = real[:REFERENCE]
-    n = min(len(x), len(real))
-    features = judge.features(x), judge.features(real)
-    pixels = x.reshape(len(x), -1), real.reshape(len(real), -1)
+    real = real[: judging.REFERENCE]
+    pixels = x.reshape(len(x), -1), real[: len(x)].reshape(min(len(x), len(real)), -1)
     ours, theirs = (classifier.shrunk(a, averaged).reshape(len(a), -1) for a in (x, real))
-    shares = metrics.prdc(features[0], features[1][:n])
-    found = {
-        "frechet": metrics.frechet_distance(*features),
-        "sliced_w2": metrics.sliced_wasserstein(*pixels),
-        "energy": metrics.energy_distance(pixels[0], pixels[1][:n]),
-        "averaged_w2": metrics.sliced_wasserstein(ours, theirs),
-        "precision": shares.precision,
-        "recall": shares.recall,
+    return judging.distances(x, real, judge.features) | {
+        "energy": float(metrics.energy_distance(*pixels)),
+        "averaged_w2": float(metrics.sliced_wasserstein(ours, theirs)),
     }
-    return {name: float(value) for name, value in found.items()}
 
 
-def held_out(images: Images, count: int) -> np.ndarray:
-    """Some held-out images, from all over their split."""
-    chosen = np.random.default_rng(0).permutation(len(images.test))[:count]
-    return images.test[chosen]
-
-
-def draw_grids(axis: Any, rows: dict[str, Any]) -> None:
-    """Eight images of each way, a row each."""
-    images = [np.asarray(grid)[:8] for grid in rows.values()]
-    axis.imshow(denoising.tile(np.concatenate(images), 256, len(images[0])))
-    size = images[0].shape[1] + 1
+def draw_grids(
+    axis: Any, rows: dict[str, Any], levels: int = 256, columns: int = 8, lines: int = 1
+) -> None:
+    """Some images of each way, in as many lines."""
+    count = min(columns, *(len(grid) for grid in rows.values()))
+    images = [np.asarray(grid)[: count * lines] for grid in rows.values()]
+    axis.imshow(denoising.tile(np.concatenate(images), levels, count))
+    size = lines * (images[0].shape[1] + 1)
     axis.set_yticks([size * (i + 0.5) for i in range(len(images))], list(rows))
     axis.set_xticks([])
     axis.grid(False)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import pooling
-from experiments.diffusion import arms, classifier, denoising, enlarging, first_stage
+from experiments.diffusion import arms, classifier, denoising, enlarging, first_stage, judging
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.first_stage import AutoencoderConfig, FirstStage
 from experiments.diffusion.networks import NetworkConfig
@@ -195,7 +195,7 @@ def _result(
     result: dict[str, Any] = {"pixel_steps": trainers["pixel"].settings.steps}
     grids: dict[str, Any] = {}
     for name, part, judge in zip(("small", "large"), images, judges, strict=True):
-        real = enlarging.held_out(part, config.samples)
+        real = judging.held_out(part, config.samples)
         through = stage.decode(stage.encode(real))
         result[name] = {
             "real, held out": enlarging.measure(real, part.train, judge, config.small),
@@ -204,9 +204,7 @@ def _result(
         }
         grids = {"real": real, "real, decoded": through}
     result["grids"] = {name: denoising.grey(shown[:8], 256) for name, shown in grids.items()}
-    result["commutation"] = _commutation(
-        config, stage, enlarging.held_out(images[1], config.samples)
-    )
+    result["commutation"] = _commutation(config, stage, judging.held_out(images[1], config.samples))
     return result
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from diffusion import exact, metrics, process, samplers, schedules
 from experiments.diffusion import classifier, denoising
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import figures, image_sets, training
+from experiments.harness import figures, image_sets, ledger, training
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
@@ -180,10 +180,7 @@ def _order(record: Record, method: str) -> Measurement | None:
         return None
     rows = rows[-3:]
     steps = [(r["calls"] + 1) // 2 if "heun" in method else r["calls"] for r in rows]
-    x, y = np.log(steps), np.log([r["error"] for r in rows])
-    (slope, offset), total = np.polyfit(x, y, 1), np.sum((x - x.mean()) ** 2)
-    error = float(np.sqrt(np.sum((y - slope * x - offset) ** 2) / (len(x) - 2) / total))
-    return Measurement(-slope, -slope - error, -slope + error)
+    return ledger.falling(steps, [r["error"] for r in rows])
 
 
 def draw(record: Record):

@@ -2,13 +2,14 @@
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from diffusion import diffusers_unet, process, schedules
 from experiments.diffusion import denoising, distilling, train
 from experiments.diffusion.arms import Arm, Trainer
+from experiments.diffusion.distilling import Model
 from experiments.harness import config as configs
 from experiments.harness import image_sets
 from experiments.harness.checkpoint import Checkpoints
@@ -18,21 +19,7 @@ from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
 
 
-class Teacher(NamedTuple):
-    """Where distillation begins.
-
-    Attributes:
-        network: (params, y, sigma[, label]) -> x.
-        params: its weights.
-        classes: how many, or None.
-    """
-
-    network: distilling.Network
-    params: Any
-    classes: int | None
-
-
-def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Teacher:
+def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Model:
     """One that is trained now, or was in an earlier part of the run."""
     trainer = Trainer(arm, settings, images)
     kept = Checkpoints(run.directory / "teacher", 1, configs.digest(run.config))
@@ -50,10 +37,10 @@ def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Tea
         params = kept.restore(settings.steps, like)
     finally:
         kept.close()
-    return Teacher(distilling.network_of(arm.network), params, arm.network.classes)
+    return Model(distilling.network_of(arm.network), params, arm.network.classes)
 
 
-def read(folder: str | Path, images: Images) -> Teacher:
+def read(folder: str | Path, images: Images) -> Model:
     """A run of diffusion/train, or a directory of diffusers with DDPM's linear schedule.
 
     Raises:
@@ -63,7 +50,7 @@ def read(folder: str | Path, images: Images) -> Teacher:
     if (folder / "run.json").exists():
         model = train.load(folder)
         trained = image_sets.shape(model.config.data)
-        found = Teacher(
+        found = Model(
             distilling.network_of(model.config.network), model.params, model.config.network.classes
         )
     elif any(path.exists() for path in (folder / "config.json", folder / "unet" / "config.json")):
@@ -78,7 +65,7 @@ def read(folder: str | Path, images: Images) -> Teacher:
             predict = table.denoiser(functools.partial(unet.apply, params))
             return process.edm_denoiser(predict, "eps")(y, sigma, *label)
 
-        found = Teacher(network, unet.params, unet.config["num_class_embeds"])
+        found = Model(network, unet.params, unet.config["num_class_embeds"])
     else:
         raise UsageError(
             f"teacher: expected a run of {train.NAME} or a directory of diffusers, got {folder}"

@@ -20,7 +20,7 @@ import numpy as np
 
 from diffusion import guidance, metrics, samplers
 from diffusion.schedules import Schedule
-from experiments.diffusion import classifier, denoising, networks
+from experiments.diffusion import denoising, judging, networks
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
@@ -35,7 +35,6 @@ from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 NAME = "diffusion/train"
-COARSEST = 8  # pixels a side of the images that are compared where there is no classifier
 SHOWN = 40
 
 
@@ -216,13 +215,11 @@ def measure(
     """Distances of samples from training images, beside those of held-out images and of noise."""
     noise = np.clip(np.random.default_rng(0).normal(size=x.shape), -1.0, 1.0)
     found: dict[str, Any] = {}
-    if images.classes is not None and images.classes > 1:
-        judge = classifier.train(config.data)
-        features, found["classifier"] = judge.features, judge.record()
+    features, judge = judging.features(config.data, images)
+    if judge is not None:
+        found["classifier"] = judge.record()
         if labels is not None:
             found["confidence"] = float(judge.confidence(x, labels).mean())
-    else:
-        features = functools.partial(classifier.flat, largest=COARSEST)
     for name, distance in (
         ("frechet", metrics.frechet_distance),
         ("sliced_w2", metrics.sliced_wasserstein),

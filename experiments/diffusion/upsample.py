@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import pooling
-from experiments.diffusion import arms, classifier, denoising, enlarging
+from experiments.diffusion import arms, classifier, denoising, enlarging, judging
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
@@ -120,7 +120,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
                 row["grid"] = denoising.grey(x[:16], 256)
             run.tracker.log(step, **row)
         run.check_stop()
-    held_out = enlarging.held_out(images, config.samples)
+    held_out = judging.held_out(images, config.samples)
     return {
         "runs": len(run.tracker.rows()),
         "grids": {"real": denoising.grey(held_out[:16], 256)},
@@ -143,7 +143,7 @@ def _ways(config: Config, trainer: Trainer) -> dict[str, enlarging.Way]:
         return np.asarray(pooling.nearest(x, factor))
 
     def real(params: Any, key: jax.Array) -> np.ndarray:
-        x = jnp.asarray(enlarging.held_out(trainer.images, config.samples))
+        x = jnp.asarray(judging.held_out(trainer.images, config.samples))
         return np.asarray(pooling.nearest(x, factor))
 
     settings = {f"w = {w:g}": {"strength": w} for w in config.strengths}

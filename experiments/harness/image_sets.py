@@ -131,11 +131,13 @@ def load(config: ImageConfig) -> Images:
 
 
 def shape(config: ImageConfig) -> tuple[int, int, int]:
-    """[H, W, C] of a set's images, without reading more than one file.
+    """[H, W, C] of a set's images, without reading more than one file, none if size and mode say.
 
     Raises:
         DataError: a set of an unknown size, for which no `size` is given; a folder without images.
     """
+    if config.path is not None and config.size is not None and config.mode is not None:
+        return config.size, config.size, {"L": 1, "RGB": 3}[config.mode]
     if config.path is not None:
         files = _files(Path(config.path).expanduser())
         first = _read(files[0], config)

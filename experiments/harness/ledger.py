@@ -1,9 +1,11 @@
 """Claims against results: four verdicts, never blank, never rounded in our favour."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from experiments.harness.run import Record
 
@@ -41,6 +43,14 @@ class Claim:
     paper: float
     tolerance: float = 0.0
     kind: Literal["identity", "ordering", "value"] = "identity"
+
+
+def falling(x: Sequence[float], y: Sequence[float]) -> Measurement:
+    """The power of 1 / x that y follows, from at least three points, with its standard error."""
+    u, v = np.log(x), np.log(y)
+    (slope, offset), total = np.polyfit(u, v, 1), np.sum((u - u.mean()) ** 2)
+    error = float(np.sqrt(np.sum((v - slope * u - offset) ** 2) / (len(u) - 2) / total))
+    return Measurement(-float(slope), -float(slope) - error, -float(slope) + error)
 
 
 def below(

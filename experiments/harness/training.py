@@ -107,12 +107,14 @@ class Problem:
     evaluate: Callable[[Params], dict[str, float]]
 
 
-def make_optimizer(config: TrainingConfig, beta1: float = 0.9) -> optax.GradientTransformation:
-    """AdamW with warm-up and cosine decay, behind gradient clipping."""
+def make_optimizer(
+    config: TrainingConfig, beta1: float = 0.9, final: float = 0.1
+) -> optax.GradientTransformation:
+    """AdamW behind gradient clipping; its rate warms up and falls by a cosine to `final` of it."""
     warmup = min(config.warmup, config.steps - 1)
     peak = config.learning_rate
     schedule = optax.warmup_cosine_decay_schedule(
-        peak / (warmup + 1), peak, warmup, config.steps, 0.1 * peak
+        peak / (warmup + 1), peak, warmup, config.steps, final * peak
     )
     adamw = optax.adamw(
         schedule, b1=beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
@@ -142,36 +144,47 @@ def make_step(problem: Problem, config: TrainingConfig) -> Step:
     def step(
         state: TrainState, batch: Batch, seed: Any = None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(_key(config.seed if seed is None else seed, 1), state.step)
+        key = step_key(config, state, seed)
         (loss, aux), grads = _accumulate(gradients, state.params, batch, key, config.accumulate)
-        norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
-        bad = ~jnp.isfinite(norms)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if config.ema:
             ema = optax.incremental_update(params, ema, 1.0 - config.ema)
-        metrics = {
-            "loss": loss,
-            "gradient_norm": jnp.sqrt(norms.sum()),
-            "bad_leaf": jnp.where(bad.any(), jnp.argmax(bad), -1),
-            **aux,
-        }
+        metrics = {"loss": loss, **gradient_metrics(grads), **aux}
         return TrainState(state.step + 1, params, optimizer_state, ema), metrics
 
     return step
+
+
+def step_key(config: TrainingConfig, state: TrainState, seed: Any = None) -> jax.Array:
+    """For the noise of the step that follows a state."""
+    return jax.random.fold_in(_key(config.seed if seed is None else seed, 1), state.step)
+
+
+def gradient_metrics(grads: Any) -> dict[str, jax.Array]:
+    """Their norm, and `bad_leaf`, the first that is not finite, or -1."""
+    norms = jnp.stack([jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)])
+    bad = ~jnp.isfinite(norms)
+    return {
+        "gradient_norm": jnp.sqrt(norms.sum()),
+        "bad_leaf": jnp.where(bad.any(), jnp.argmax(bad), -1),
+    }
 
 
 class How(NamedTuple):
     """How a problem becomes a state and its update.
 
     Attributes:
-        init_state: (problem, config) -> state; `state.ema` is what is evaluated, if there is any.
+        init_state: (problem, config, *given) -> state; `state.ema` is what is evaluated, if there
+            is any.
         make_step: (problem, config) -> pure update, as `make_step`.
+        given: weights that training begins with, arguments so that no program holds them.
     """
 
-    init_state: Callable[[Problem, TrainingConfig], TrainState]
+    init_state: Callable[..., TrainState]
     make_step: Callable[[Problem, TrainingConfig], Step]
+    given: tuple[Params, ...] = ()
 
 
 def compile_step(step: Step) -> Step:
@@ -214,7 +227,8 @@ def train(problem: Problem, config: TrainingConfig, run: Run, how: How | None = 
     sharding.check_batch(config.batch_size // config.accumulate, mesh)
     checkpoints = Checkpoints(run.directory, config.keep, configs.digest(run.config))
     how = How(init_state, make_step) if how is None else how
-    state, start = _start(lambda: how.init_state(problem, config), checkpoints, mesh)
+    begin = functools.partial(how.init_state, problem, config)
+    state, start = _start(begin, how.given, checkpoints, mesh)
     run.tracker.rewind(start if start else -1)
     step_fn = compile_step(how.make_step(problem, config))
     leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
@@ -310,12 +324,13 @@ def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, pa
     return jax.tree.map(lambda a: a / parts, total)
 
 
-def _start(init: Callable[[], TrainState], checkpoints: Checkpoints, mesh: Any):
-    make = jax.jit(init, out_shardings=sharding.replicated(mesh))
+def _start(
+    init: Callable[..., TrainState], given: tuple[Params, ...], checkpoints: Checkpoints, mesh: Any
+) -> tuple[TrainState, int]:
     latest = checkpoints.latest()
     if latest is None:
-        return make(), 0
-    return checkpoints.restore(latest, _shapes(make, mesh)), latest
+        return jax.jit(init, out_shardings=sharding.replicated(mesh))(*given), 0
+    return checkpoints.restore(latest, _shapes(functools.partial(init, *given), mesh)), latest
 
 
 def _shapes(make: Callable[[], TrainState], mesh: Any) -> Any:
