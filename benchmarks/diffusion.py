@@ -1,4 +1,4 @@
-"""What a sampler and upsample guidance add to the network they call.
+"""What samplers, upsample guidance and distillation add to the networks they call.
 
     python benchmarks/diffusion.py [--steps 64] [--rounds 5]
 
@@ -6,12 +6,16 @@ Samplers: one program against as many calls alone. The network is the MLP of the
 256, 3 blocks) on batches of 8 x 8 images; the calls alone are a scan that feeds each output to the
 next, one program as well. Guidance: one guided call against one of the convolutional network
 (48 channels, 3 blocks) on the same large images, both with the compiler options of the experiments;
-a cell has n pixels, and 1 / n is what the call on the small ones should cost.
+a cell has n pixels, and 1 / n is what the call on the small ones should cost. Distillation: an
+iteration with both optimisers and the average against the passes of its networks alone, gradients
+of two by their weights and of two by their inputs; fresh samples for the fake denoiser are one more
+call, which is not among them.
 """
 
 import argparse
 import functools
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent.parent)
@@ -21,6 +25,8 @@ import jax.numpy as jnp
 
 from benchmarks.timing import fastest
 from diffusion import guidance, layers, samplers, schedules
+from experiments.diffusion import denoising, distill, distilling
+from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import training
 
 METHODS = {"ddim": 1, "ancestral": 1, "dpmpp_2m": 1, "heun": 2}
@@ -65,6 +71,34 @@ def guided(size, batch, rounds):
         print(f"| {factor} | {1e3 * ours:.1f} | {1e3 * alone:.1f} | {added:.3f} | {cells:.3f} |")
 
 
+def distillation(kind, config, shape, batch, rounds):
+    network = distilling.network_of(config)
+    params = denoising.make_init(config, shape)(jax.random.key(0))
+    model = distilling.Model(network, params)
+    settings = replace(distill.TRAINING, batch_size=batch)
+    how = distilling.how(distill.DISTILL, model, model, shape)
+    step = training.compile_step(how.make_step(None, settings))
+    states = [how.init_state(None, settings, *how.given)]
+    index = distilling.indices(settings)
+    y, sigma = jax.random.normal(jax.random.key(1), (batch, *shape)), jnp.full(batch, 0.5)
+
+    def total(params, y):
+        return jnp.sum(jnp.square(network(params, y, sigma)))
+
+    @training.compile_call
+    def passes(first, second, third, y):
+        by_weights = [jax.grad(total)(params, y) for params in (first, second)]
+        return by_weights, [jax.grad(total, 1)(params, y) for params in (second, third)]
+
+    def iterate():
+        state, found = step(states.pop(), index)
+        states.append(state)
+        return found
+
+    ours, alone = fastest(rounds, iterate, lambda: passes(params, params, params, y), turn=1.0)
+    print(f"| {kind} | {1e3 * ours:.1f} | {1e3 * alone:.1f} | {ours / alone:.3f} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=64)
@@ -74,3 +108,9 @@ if __name__ == "__main__":
         overhead(arguments.steps, arguments.rounds, batch)
     for size in (24, 48):
         guided(size, 64, arguments.rounds)
+    print("\n| distilled network | ms | passes alone, ms | ratio |\n| --- | --- | --- | --- |")
+    small = distill.DIGITS.network
+    distillation("MLP, 8 x 8, batch 128", small, (8, 8, 1), 128, arguments.rounds)
+    distillation("MLP, 16 x 16, batch 128", small, (16, 16, 1), 128, arguments.rounds)
+    unet = NetworkConfig("unet", 32, 1, multipliers=(1, 2), blocks=(1,))
+    distillation("U-Net, 16 x 16, batch 64", unet, (16, 16, 1), 64, arguments.rounds)

@@ -106,12 +106,15 @@ def law() -> exact.Mixture:
 
 
 def _teacher() -> Model:
-    """The exact denoiser; its weights are the law."""
+    """The exact denoiser; its weights are those of the law."""
 
-    def network(one: exact.Mixture, y: jax.Array, sigma: jax.Array) -> jax.Array:
-        return process.edm_denoiser(one.denoise, "x")(y, sigma)
+    def network(params: Any, y: jax.Array, sigma: jax.Array) -> jax.Array:
+        return process.edm_denoiser(exact.Mixture(**params).denoise, "x")(y, sigma)
 
-    return Model(network, law())
+    one = law()
+    return Model(
+        network, {"weights": one.weights, "means": one.means, "deviations": one.deviations}
+    )
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:
@@ -257,13 +260,12 @@ def draw(record: Record):
     """Samples, distances by alpha, widths in training, thresholds."""
     figure, axes = figures.new(rows=2, columns=2, width=4.2, height=3.4)
     names = arms.names(record)
-    for name, color in ((f"alpha = {record.config['alphas'][-1]:g}", 2), (NAIVE, 1)):
-        axes[0, 0].plot(*_points(record, name).T, ".", markersize=2, color=figures.COLORS[color])
     best = "alpha = 1" if "alpha = 1" in names else names[0]
-    axes[0, 0].plot(
-        *_points(record, best).T, ".", markersize=2, color=figures.COLORS[0], label=best
-    )
+    shown = dict.fromkeys((names[-2], NAIVE, best))  # the largest alpha and the best
+    for name, color in zip(shown, (figures.COLORS[i] for i in (2, 1, 0)), strict=False):
+        axes[0, 0].plot(*_points(record, name).T, ".", markersize=2, color=color, label=name)
     axes[0, 0].set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), title="one-step samples")
+    axes[0, 0].legend(fontsize=6, loc="center", markerscale=3)
     arms.draw_metric(axes[0, 1], record, names, "sliced_w2", "sliced W2 from the mixture")
     axes[0, 1].axvline(record.result["floor"]["sliced_w2"], color="#999999", linestyle="--")
     axes[0, 1].set_xscale("log")
