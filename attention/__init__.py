@@ -6,6 +6,8 @@ Source: Su Jianlin's post https://kexue.fm/archives/10091.
 from attention import (
     accounting,
     cache,
+    checkpoints,
+    experts,
     generation,
     grouped,
     kernels,
@@ -19,6 +21,8 @@ from attention import (
     transformer,
 )
 from attention.accounting import cache_bytes
+from attention.checkpoints import load_pretrained, save_pretrained
+from attention.experts import ExpertsConfig
 from attention.generation import generate
 from attention.grouped import GroupedConfig
 from attention.latent import LatentConfig
@@ -26,6 +30,7 @@ from attention.mixer import Mixer
 from attention.transformer import TransformerConfig
 
 __all__ = [
+    "ExpertsConfig",
     "GroupedConfig",
     "LatentConfig",
     "Mixer",
@@ -33,6 +38,8 @@ __all__ = [
     "accounting",
     "cache",
     "cache_bytes",
+    "checkpoints",
+    "experts",
     "generate",
     "generation",
     "grouped",
@@ -40,9 +47,11 @@ __all__ = [
     "latent",
     "latent_cache",
     "live",
+    "load_pretrained",
     "masks",
     "norm",
     "rope",
+    "save_pretrained",
     "scores",
     "transformer",
 ]

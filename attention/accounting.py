@@ -40,7 +40,8 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
     def count(tree: Any) -> int:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
-    attention, layers = count(shapes["layers"]["mixer"]), count(shapes["layers"])
+    attention = sum(count(shapes[name]["mixer"]) for name in config.stacks)
+    layers = sum(count(shapes[name]) for name in config.stacks)
     total = count(shapes)
     return {"attention": attention, "feed_forward": layers - attention, "rest": total - layers}
 
@@ -79,9 +80,18 @@ def operations(
             "attention": 4 * pairs * wide,
             "expansion": 0,
         }
-    parts["feed_forward"] = 2 * tokens * 3 * d * config.hidden
     whole = {name: layers * value for name, value in parts.items()}
+    whole["feed_forward"] = 2 * tokens * d * _feed_forward(config)
     return whole | {"unembedding": 2 * tokens * d * config.vocab_size}
+
+
+def _feed_forward(config: TransformerConfig) -> int:
+    """Columns that a token is multiplied with in all layers; experts count if they are chosen."""
+    dense, expert = (config.stacks.get(name, 0) for name in ("layers", "expert_layers"))
+    total, one = 3 * config.hidden * dense, config.experts
+    if one is not None:
+        total += expert * (one.n_experts + 3 * (one.chosen * one.d_ff + (one.shared_d_ff or 0)))
+    return total
 
 
 def _latent(

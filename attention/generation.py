@@ -1,7 +1,11 @@
-"""Text generation: prefill, then one scan; a single compiled program."""
+"""Text generation: prefill, then one loop; a single compiled program.
+
+Prompts are padded to one of few lengths, so that prompts of many lengths share a program.
+"""
 
 import functools
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +14,15 @@ from jaxtyping import Array, Float
 
 from attention import checks, transformer
 from attention.mixer import Mixer
+from attention.sampling import Sampling, choose
+from attention.transformer import TransformerConfig
+
+SHORTEST = 16  # of the lengths to which prompts are padded
 
 
 def generate(
     params: Any,
-    config: transformer.TransformerConfig,
+    config: TransformerConfig,
     prompts: Any,
     max_new_tokens: int,
     *,
@@ -23,6 +31,10 @@ def generate(
     chunk: int | None = None,
     temperature: float = 0.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop: int | Sequence[int] = (),
+    pad: int = 0,
     key: Array | None = None,
     mixer: Mixer | None = None,
 ) -> Array:
@@ -36,7 +48,9 @@ def generate(
             right, as tokenizers give it.
         chunk: read prompts in pieces of so many tokens, for less memory; all at once by default.
         temperature: 0 takes the most likely token; otherwise logits are divided by it.
-        top_k: sample among the k most likely tokens only.
+        top_k, top_p, min_p: sample among likely tokens only, see `sampling.Sampling`.
+        stop: tokens after which an example ends; they are part of the answer.
+        pad: what stands behind them.
         key: random key, needed when temperature > 0.
         mixer: a mixer in place of the one of `config`.
 
@@ -44,8 +58,106 @@ def generate(
         int32 [B, max_new_tokens].
 
     Raises:
-        ValueError: shapes, lengths, temperature or top_k outside their range, no key.
+        ValueError: an empty prompt; shapes, lengths, tokens or settings of the sampling outside
+            their range; no key.
     """
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    request = _request(config, prompts, max_new_tokens, lengths, mask, chunk, sampling, stop, key)
+    checks.whole("pad", pad, 0)
+    return _generate(params, *request.traced, jnp.int32(pad), config, mixer, *request.fixed)
+
+
+def stream(
+    params: Any,
+    config: TransformerConfig,
+    prompts: Any,
+    max_new_tokens: int,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    chunk: int | None = None,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    stop: int | Sequence[int] = (),
+    pad: int = 0,
+    key: Array | None = None,
+    mixer: Mixer | None = None,
+) -> Iterator[np.ndarray]:
+    """The tokens of `generate` as they come, int32 [B] each, until all examples have ended.
+
+    Arguments and errors are those of `generate`.
+    """
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    request = _request(config, prompts, max_new_tokens, lengths, mask, chunk, sampling, stop, key)
+    checks.whole("pad", pad, 0)
+    return _stream(params, config, request, pad, mixer)
+
+
+def score(
+    params: Any,
+    config: TransformerConfig,
+    tokens: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    mixer: Mixer | None = None,
+) -> Float[Array, "B rest"]:
+    """Log-likelihood of every token given those before it, [B, T - 1], in nats.
+
+    Args:
+        tokens: int [B, T], T >= 2.
+        lengths, mask: of padding, as in `generate`; what is padding scores 0. With padding on the
+            left the scores begin in front.
+
+    Raises:
+        ValueError: as `generate`; a single token, which nothing comes before.
+    """
+    tokens, lengths = _prompts(config, tokens, lengths, mask)
+    time = tokens.shape[1]
+    if time < 2:
+        raise ValueError("tokens: expected at least 2 of each example, got 1")
+    return _score(params, _padded(tokens), lengths, config, mixer)[:, : time - 1]
+
+
+class _Request(NamedTuple):
+    """What was asked for, checked: what may be traced, and what a program is compiled for."""
+
+    traced: tuple[Any, ...]  # prompts, lengths, key, temperature, top_p, min_p, stop
+    fixed: tuple[Any, ...]  # max_new_tokens, top_k, chunk
+
+
+def _request(
+    config: TransformerConfig,
+    prompts: Any,
+    max_new_tokens: int,
+    lengths: Any,
+    mask: Any,
+    chunk: int | None,
+    sampling: Sampling,
+    stop: int | Sequence[int],
+    key: Array | None,
+) -> _Request:
+    prompts, lengths = _prompts(config, prompts, lengths, mask)
+    checks.whole("max_new_tokens", max_new_tokens)
+    if chunk is not None:
+        checks.whole("chunk", chunk)
+    sampling.check(config.vocab_size, key)
+    ends = np.atleast_1d(np.asarray(stop, np.int32) if np.size(stop) else np.zeros(0, np.int32))
+    if ends.size and (ends.min() < 0 or ends.max() >= config.vocab_size):
+        raise ValueError(f"stop: expected tokens in [0, {config.vocab_size}), got {stop}")
+    key = jax.random.key(0) if key is None else key
+    prompts = _padded(prompts)
+    chunk = None if chunk is None or chunk >= prompts.shape[1] else chunk
+    traced = (prompts, lengths, key, sampling.temperature, sampling.top_p, sampling.min_p, ends)
+    return _Request(traced, (max_new_tokens, sampling.top_k, chunk))
+
+
+def _prompts(
+    config: TransformerConfig, prompts: Any, lengths: Any, mask: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded prompts and how much of each is live."""
     prompts = np.asarray(prompts)
     if prompts.ndim != 2 or 0 in prompts.shape:
         raise ValueError(f"prompts: expected a non-empty [B, T], got shape {prompts.shape}")
@@ -65,18 +177,15 @@ def generate(
     whole = np.issubdtype(lengths.dtype, np.integer)
     if lengths.shape != (batch,) or not whole or lengths.min() < 1 or lengths.max() > time:
         raise ValueError(f"lengths: expected {batch} values in [1, {time}], got {lengths}")
-    for name, value in (("max_new_tokens", max_new_tokens), ("chunk", chunk), ("top_k", top_k)):
-        if value is not None or name == "max_new_tokens":
-            checks.whole(name, value)
-    if not temperature >= 0 or (temperature > 0 and key is None):
-        raise ValueError(f"temperature: expected 0, or > 0 with a key, got {temperature}")
-    if top_k is not None and top_k > config.vocab_size:
-        raise ValueError(f"top_k: expected 1..{config.vocab_size}, got {top_k}")
-    key = jax.random.key(0) if key is None else key
-    chunk = None if chunk is None or chunk >= time else chunk
-    return _generate(
-        params, prompts, lengths, key, temperature, config, max_new_tokens, top_k, mixer, chunk
-    )
+    return prompts.astype(np.int32), lengths.astype(np.int32)
+
+
+def _padded(prompts: np.ndarray) -> np.ndarray:
+    """Prompts padded on the right to a power of two, or to three quarters of one."""
+    time = prompts.shape[1]
+    wide = max(SHORTEST, 1 << (time - 1).bit_length())
+    wide = 3 * wide // 4 if wide > SHORTEST and time <= 3 * wide // 4 else wide
+    return np.pad(prompts, ((0, 0), (0, wide - time)))
 
 
 def right_padded(prompts: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -101,53 +210,122 @@ def right_padded(prompts: Any, mask: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(prompts, moved, axis=1), lengths
 
 
-def choose(
-    logits: Float[Array, "B V"], key: Array, temperature: Array | float, top_k: int | None
-) -> Array:
-    """The next token: the most likely at temperature 0, else a sample."""
-    greedy = jnp.argmax(logits, axis=-1)
-    if top_k is not None:
-        likeliest, places = jax.lax.top_k(logits, top_k)  # exactly k, also among ties
-        rows = jnp.arange(logits.shape[0])[:, None]
-        logits = jnp.full_like(logits, -jnp.inf).at[rows, places].set(likeliest)
-    sampled = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
-    return jnp.where(temperature > 0, sampled, greedy).astype(jnp.int32)
-
-
-@functools.partial(jax.jit, static_argnames=("config", "new_tokens", "top_k", "mixer", "chunk"))
+@functools.partial(jax.jit, static_argnames=("config", "mixer", "new_tokens", "top_k", "chunk"))
 def _generate(
     params: Any,
     prompts: Array,
     lengths: Array,
     key: Array,
-    temperature: Array,
-    config: transformer.TransformerConfig,
+    temperature: Any,
+    top_p: Any,
+    min_p: Any,
+    stop: Array,
+    pad: Array,
+    config: TransformerConfig,
+    mixer: Mixer | None,
     new_tokens: int,
     top_k: int | None,
-    mixer: Mixer | None,
     chunk: int | None,
 ) -> Array:
-    batch, time = prompts.shape
-    dtype = params["embedding"].dtype
-    slots = (
-        time + new_tokens if chunk is None else max(time + new_tokens, -(-time // chunk) * chunk)
-    )
-    state = transformer.init_state(config, batch, slots, dtype, mixer=mixer)
-    if chunk is None:
-        rule = {"mixer": mixer, "last": True}
-        state, last = transformer.prefill(params, prompts, state, config, lengths, **rule)
-    else:
-        state, last = _by_chunks(params, prompts, lengths, state, config, mixer, chunk)
+    state, last = _begin(params, prompts, lengths, config, mixer, new_tokens, chunk)
     prepared = transformer.prepare(params, config, mixer)
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    tokens = jnp.full((new_tokens, len(prompts)), pad, jnp.int32)
 
-    def body(carry: tuple[Any, Array], index: Array) -> tuple[tuple[Any, Array], Array]:
-        state, logits = carry
-        token = choose(logits, jax.random.fold_in(key, index), temperature, top_k)
+    def going_on(carry: tuple[Any, ...]) -> Array:
+        index, _, _, ended, _ = carry
+        return (index < new_tokens) & ~ended.all()
+
+    def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+        index, state, logits, ended, tokens = carry
+        token = choose(logits, jax.random.fold_in(key, index), sampling)
         state, logits = transformer.step(prepared, state, token, config, mixer=mixer)
-        return (state, logits), token
+        tokens = tokens.at[index].set(jnp.where(ended, pad, token))
+        return index + 1, state, logits, ended | _among(token, stop), tokens
 
-    _, tokens = jax.lax.scan(body, (state, last), jnp.arange(new_tokens))
-    return tokens.T
+    carry = (jnp.int32(0), state, last, jnp.zeros(len(prompts), bool), tokens)
+    return jax.lax.while_loop(going_on, body, carry)[-1].T
+
+
+def _among(token: Array, stop: Array) -> Array:
+    return jnp.any(token[:, None] == stop, axis=1)
+
+
+def _stream(
+    params: Any, config: TransformerConfig, request: _Request, pad: int, mixer: Mixer | None
+) -> Iterator[np.ndarray]:
+    prompts, lengths, key, temperature, top_p, min_p, stop = request.traced
+    new_tokens, top_k, chunk = request.fixed
+    state, logits = _compiled_begin(params, prompts, lengths, config, mixer, new_tokens, chunk)
+    prepared = _compiled_prepare(params, config, mixer)
+    ended = np.zeros(len(prompts), bool)
+    for index in range(new_tokens):
+        chosen = temperature, top_k, top_p, min_p
+        state, logits, token = _advance(
+            prepared, state, logits, key, jnp.int32(index), *chosen, config, mixer
+        )
+        token = np.where(ended, pad, np.asarray(token)).astype(np.int32)
+        yield token
+        ended |= np.isin(token, stop)
+        if ended.all():
+            return
+
+
+@functools.partial(jax.jit, static_argnames=("top_k", "config", "mixer"), donate_argnums=1)
+def _advance(
+    prepared: Any,
+    state: Any,
+    logits: Array,
+    key: Array,
+    index: Array,
+    temperature: Any,
+    top_k: int | None,
+    top_p: Any,
+    min_p: Any,
+    config: TransformerConfig,
+    mixer: Mixer | None,
+) -> tuple[Any, Array, Array]:
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    token = choose(logits, jax.random.fold_in(key, index), sampling)
+    state, logits = transformer.step(prepared, state, token, config, mixer=mixer)
+    return state, logits, token
+
+
+def _begin(
+    params: Any,
+    prompts: Array,
+    lengths: Array,
+    config: TransformerConfig,
+    mixer: Mixer | None,
+    new_tokens: int,
+    chunk: int | None,
+) -> tuple[Any, Array]:
+    """The state behind prompts, with room for new tokens, and the logits of the next one."""
+    batch, time = prompts.shape
+    slots = max(time + new_tokens, 0 if chunk is None else -(-time // chunk) * chunk)
+    dtype = params["embedding"].dtype
+    state = transformer.init_state(config, batch, slots, dtype, mixer=mixer)
+    if chunk is not None:
+        return _by_chunks(params, prompts, lengths, state, config, mixer, chunk)
+    return transformer.prefill(params, prompts, state, config, lengths, mixer=mixer, last=True)
+
+
+_compiled_begin = jax.jit(_begin, static_argnames=("config", "mixer", "new_tokens", "chunk"))
+_compiled_prepare = jax.jit(transformer.prepare, static_argnames=("config", "mixer"))
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mixer"))
+def _score(
+    params: Any,
+    tokens: Array,
+    lengths: Array,
+    config: TransformerConfig,
+    mixer: Mixer | None,
+) -> Array:
+    logits = transformer.apply(params, tokens, config, mixer=mixer)[:, :-1]
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    each = jnp.take_along_axis(jax.nn.log_softmax(wide), tokens[:, 1:, None], axis=-1)[..., 0]
+    return jnp.where(jnp.arange(1, tokens.shape[1]) < lengths[:, None], each, 0.0)
 
 
 def _by_chunks(
@@ -155,7 +333,7 @@ def _by_chunks(
     prompts: Array,
     lengths: Array,
     state: Any,
-    config: transformer.TransformerConfig,
+    config: TransformerConfig,
     mixer: Mixer | None,
     chunk: int,
 ) -> tuple[Any, Array]:

@@ -4,7 +4,8 @@ Notation
     d        model dimension
     H, K     query heads, key/value heads; K = H is MHA, K = 1 is MQA
     d_h      head dimension
-    params   query [d, H d_h], key and value [d, K d_h], output [H d_h, d]
+    params   query [d, H d_h], key and value [d, K d_h], output [H d_h, d]; with biases also
+             query_bias [H d_h] and so on
 
 Source: Vaswani et al. (arXiv 1706.03762); Shazeer, MQA (1911.02150); Ainslie et al., GQA
 (2305.13245); https://kexue.fm/archives/10091.
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attention import cache, checks, kernels, live, masks, rope, scores
-from attention.linear import fan_in_normal, linear
+from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 
 
@@ -36,6 +37,7 @@ class GroupedConfig:
         rope_dims: dimensions of a head that rotate, the first ones; None means all.
         rope_scaling: of the frequencies, for longer contexts (`rope.Linear`, `Llama3`, `Yarn`).
         window: number of keys a query sees, itself included; None means all before it.
+        bias: of all four projections.
         kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
             `kernels`).
     """
@@ -49,6 +51,7 @@ class GroupedConfig:
     rope_dims: int | None = None
     rope_scaling: rope.Scaling | None = None
     window: int | None = None
+    bias: bool = False
     kernel: str | None = None
 
     def __post_init__(self):
@@ -110,7 +113,7 @@ def init(key: Array, config: GroupedConfig) -> dict[str, Array]:
         "value": (config.d_model, narrow),
         "output": (wide, config.d_model),
     }
-    return fan_in_normal(key, shapes)
+    return fan_in_normal(key, shapes) | (zero_biases(shapes) if config.bias else {})
 
 
 def project(
@@ -121,11 +124,11 @@ def project(
 ) -> tuple[Array, Array, Array]:
     """Queries [B,H,T,d_h], keys and values [B,K,T,d_h]; queries and keys rotated."""
 
-    def heads(weight: Array) -> Array:
-        y = linear(x, weight)
+    def heads(name: str) -> Array:
+        y = linear(x, params[name], params.get(f"{name}_bias"))
         return y.reshape(*y.shape[:2], -1, config.width).swapaxes(1, 2)
 
-    q, k, v = heads(params["query"]), heads(params["key"]), heads(params["value"])
+    q, k, v = heads("query"), heads("key"), heads("value")
     if config.rope_base is not None:
         wide = jnp.promote_types(x.dtype, jnp.float32)
         cos, sin = rope.tables(
@@ -140,7 +143,7 @@ def merge(params: dict[str, Array], heads: Float[Array, "B H T d_h"]) -> Float[A
     """Concatenate the heads and project back to the model dimension."""
     batch, _, time, _ = heads.shape
     joined = heads.swapaxes(1, 2).reshape(batch, time, -1)
-    return linear(joined, params["output"])
+    return linear(joined, params["output"], params.get("output_bias"))
 
 
 def apply(

@@ -10,7 +10,8 @@ Notation
     W_UK, W_UV     of head i, [d_c, d_n] and [d_c, d_v]
     params         query [d, H (d_n + d_r)], or query_down [d, d_q], query_norm [d_q] and query_up;
                    down [d, d_c + d_r], norm [d_c], up [d_c, H (d_n + d_v)], output [H d_v, d];
-                   of each head the plain dimensions first, then the rotated ones or the values
+                   of each head the plain dimensions first, then the rotated ones or the values;
+                   with biases also down_bias, query_down_bias, output_bias
 
     score = (q^C . W_UK^T c + q^R . k^R) scale       o = sum_j p_j W_UV^T c_j
 
@@ -38,7 +39,7 @@ from attention import cache, checks, kernels, latent_cache, masks, rope, scores
 from attention.grouped import merge
 from attention.latent_config import FORMS as FORMS
 from attention.latent_config import LatentConfig
-from attention.linear import fan_in_normal, linear
+from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
 
@@ -58,7 +59,8 @@ def init(key: Array, config: LatentConfig) -> dict[str, Array]:
     else:
         shapes |= {"query_down": (d, c.query_dim), "query_up": (c.query_dim, wide)}
         gains["query_norm"] = jnp.ones(c.query_dim)
-    return fan_in_normal(key, shapes) | gains
+    biased = {name: shapes[name] for name in ("down", "query_down", "output") if name in shapes}
+    return fan_in_normal(key, shapes) | gains | (zero_biases(biased) if c.bias else {})
 
 
 def _rotated(x: Array, positions: Array, config: LatentConfig) -> Array:
@@ -78,7 +80,8 @@ def queries(
 ) -> tuple[Array, Array]:
     """Plain and rotated parts, [B, H, T, d_n] and [B, H, T, d_r]."""
     if config.query_dim is not None:
-        x = rms_norm(linear(x, params["query_down"]), params["query_norm"], config.norm_eps)
+        x = linear(x, params["query_down"], params.get("query_down_bias"))
+        x = rms_norm(x, params["query_norm"], config.norm_eps)
     q = linear(x, params["query_up" if config.query_dim is not None else "query"])
     q = q.reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
     plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
@@ -92,7 +95,8 @@ def latents(
     config: LatentConfig,
 ) -> Float[Array, "B T w"]:
     """What is cached of each token: the normalised latent, then the rotated key."""
-    c, k = jnp.split(linear(x, params["down"]), [config.latent_dim], axis=-1)
+    both = linear(x, params["down"], params.get("down_bias"))
+    c, k = jnp.split(both, [config.latent_dim], axis=-1)
     c = rms_norm(c, params["norm"], config.norm_eps)
     return jnp.concatenate([c, _rotated(k, positions, config)], axis=-1)
 

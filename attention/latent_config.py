@@ -24,6 +24,7 @@ class LatentConfig:
         rope_layout: "interleaved" (DeepSeek) or "half" pairs.
         rope_scaling: of the frequencies, for longer contexts.
         norm_eps: of the norms of both latents.
+        bias: of the projections down to both latents and of the output.
         window: number of keys a query sees, itself included; None means all before it.
         form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
             length (see `crossover`). Single tokens are absorbed.
@@ -43,6 +44,7 @@ class LatentConfig:
     rope_layout: rope.Layout = "interleaved"
     rope_scaling: rope.Scaling | None = None
     norm_eps: float = 1e-6
+    bias: bool = False
     window: int | None = None
     form: str | None = None
     quantised: bool = False

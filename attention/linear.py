@@ -8,13 +8,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def linear(x: Float[Array, "*batch d"], weight: Float[Array, "d e"]) -> Float[Array, "*batch e"]:
-    """X @ weight with the leading axes of x folded into one.
+def linear(
+    x: Float[Array, "*batch d"], weight: Float[Array, "d e"], bias: Array | None = None
+) -> Float[Array, "*batch e"]:
+    """X @ weight + bias with the leading axes of x folded into one.
 
     The gradient of an unfolded product contracts two axes at once, which XLA runs about three
     times slower on a CPU; folding costs nothing elsewhere.
     """
     folded = x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype)
+    folded = folded if bias is None else folded + bias.astype(x.dtype)
     return folded.reshape(*x.shape[:-1], weight.shape[-1])
 
 
@@ -30,3 +33,8 @@ def fan_in_normal(key: Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str
         name: jnp.reshape(draw[start : start + size], shape) * shape[0] ** -0.5
         for (name, shape), start, size in zip(shapes.items(), starts, sizes, strict=True)
     }
+
+
+def zero_biases(shapes: Mapping[str, tuple[int, int]]) -> dict[str, Array]:
+    """Biases [e] of matrices [d, e], named after them."""
+    return {f"{name}_bias": jnp.zeros(shape[1]) for name, shape in shapes.items()}

@@ -3,7 +3,8 @@
 Notation
     B, T, V, d, L  batch, time, vocabulary, model dimension, layers
     params         embedding [V, d]; layers: every leaf stacked to [L, ...]; final_norm [d];
-                   head [d, V] unless tied to the embedding
+                   head [d, V] unless tied to the embedding; with experts, expert_layers are those
+                   behind the first `dense_layers`, a stack of their own
 
 The mixer (attention, or any `Mixer`) is an argument; by default it is made from
 `config.mixer`. Whole sequences run through the layers under `lax.scan`, so a deeper model does not
@@ -13,6 +14,7 @@ are apart: a scan would copy both, every layer of every token.
 Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -21,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attention import checks, grouped, latent
-from attention.linear import fan_in_normal, linear
+from attention import checks, experts, grouped, latent
+from attention.experts import ExpertsConfig
+from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
 
@@ -39,6 +42,9 @@ class TransformerConfig:
         n_layers: L.
         mixer: configuration of the attention layers; its `d_model` is the model's.
         d_ff: hidden width of SwiGLU; None means 8 d / 3 rounded up to a multiple of 32.
+        ffn_bias: biases of SwiGLU's three matrices.
+        experts: of the feed-forward part of all layers but the first ones; None for SwiGLU in all.
+        dense_layers: how many are the first ones.
         tie_embeddings: use the embedding as output head.
         norm_eps: epsilon of RMSNorm.
         remat: what the backward pass computes again instead of reading it from memory:
@@ -49,6 +55,9 @@ class TransformerConfig:
     n_layers: int = 4
     mixer: MixerConfig = field(default_factory=grouped.GroupedConfig)
     d_ff: int | None = None
+    ffn_bias: bool = False
+    experts: ExpertsConfig | None = None
+    dense_layers: int = 0
     tie_embeddings: bool = True
     norm_eps: float = 1e-5
     remat: Remat = "matmuls"
@@ -58,6 +67,12 @@ class TransformerConfig:
         if not isinstance(self.mixer, grouped.GroupedConfig | latent.LatentConfig):
             raise ValueError(
                 f"mixer: expected a GroupedConfig or a LatentConfig, got {self.mixer!r}"
+            )
+        checks.whole("dense_layers", self.dense_layers, 0)
+        if self.dense_layers > (self.n_layers if self.experts else 0):
+            raise ValueError(
+                f"dense_layers: expected at most n_layers, and 0 without experts, got "
+                f"{self.dense_layers}"
             )
         if not self.norm_eps >= 0:
             raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
@@ -74,6 +89,17 @@ class TransformerConfig:
         """Hidden width of SwiGLU, with the default resolved."""
         return -(-8 * self.d_model // 96) * 32 if self.d_ff is None else self.d_ff
 
+    @property
+    def stacks(self) -> dict[str, int]:
+        """Names of the stacks of layers in the parameters, and how many each has."""
+        if self.experts is None:
+            return {"layers": self.n_layers}
+        both = {
+            "layers": self.dense_layers,
+            "expert_layers": self.n_layers - self.dense_layers,
+        }
+        return {name: count for name, count in both.items() if count}
+
 
 def make_mixer(config: MixerConfig) -> Mixer:
     """The six functions that a configuration of attention stands for."""
@@ -82,8 +108,9 @@ def make_mixer(config: MixerConfig) -> Mixer:
 
 def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     """(silu(x W_gate) * x W_up) W_down."""
-    hidden = jax.nn.silu(linear(x, params["gate"])) * linear(x, params["up"])
-    return linear(hidden, params["down"])
+    gate = linear(x, params["gate"], params.get("gate_bias"))
+    hidden = jax.nn.silu(gate) * linear(x, params["up"], params.get("up_bias"))
+    return linear(hidden, params["down"], params.get("down_bias"))
 
 
 def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> dict[str, Any]:
@@ -92,24 +119,34 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
     d, hidden = config.d_model, config.hidden
     residual = (2 * config.n_layers) ** -0.5
 
-    def layer(key: Array) -> dict[str, Any]:
+    def layer(key: Array, name: str) -> dict[str, Any]:
         mixer_key, ffn_key = jax.random.split(key)
         attention = mixer.init(mixer_key)
-        matrices = {"gate": (d, hidden), "up": (d, hidden), "down": (hidden, d)}
-        ffn = fan_in_normal(ffn_key, matrices)
+        if name == "expert_layers" and config.experts is not None:
+            ffn = experts.init(ffn_key, d, config.experts)
+        else:
+            matrices = {"gate": (d, hidden), "up": (d, hidden), "down": (hidden, d)}
+            ffn = fan_in_normal(ffn_key, matrices)
+            ffn |= zero_biases(matrices) if config.ffn_bias else {}
         if "output" in attention:
             attention = {**attention, "output": attention["output"] * residual}
+        ffn = {**ffn, "down": ffn["down"] * residual}
+        if "shared" in ffn:
+            ffn["shared"] = {**ffn["shared"], "down": ffn["shared"]["down"] * residual}
         return {
             "mixer": attention,
             "mixer_norm": jnp.ones(d),
             "ffn_norm": jnp.ones(d),
-            "ffn": {**ffn, "down": ffn["down"] * residual},
+            "ffn": ffn,
         }
 
     embedding_key, layer_key, head_key = jax.random.split(key, 3)
-    params = {
+    keys, params = jax.random.split(layer_key, config.n_layers), {}
+    for name, count in config.stacks.items():
+        params[name] = jax.vmap(functools.partial(layer, name=name))(keys[:count])
+        keys = keys[count:]
+    params |= {
         "embedding": jax.random.normal(embedding_key, (config.vocab_size, d)) * 0.02,
-        "layers": jax.vmap(layer)(jax.random.split(layer_key, config.n_layers)),
         "final_norm": jnp.ones(d),
     }
     if not config.tie_embeddings:
@@ -152,7 +189,8 @@ def apply(
 
     x = embed(params, tokens, config)
     x = x if dtype is None else x.astype(dtype)
-    x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params["layers"])
+    for name in config.stacks:
+        x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params[name])
     return unembed(params, x, config)
 
 
@@ -161,8 +199,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Parameters for `step`: what the mixer can compute once, and every layer apart."""
     mixer = mixer or make_mixer(config.mixer)
-    layers = {**params["layers"], "mixer": jax.vmap(mixer.prepare)(params["layers"]["mixer"])}
-    return {**params, "layers": _apart(layers, config)}
+    rest = {name: value for name, value in params.items() if name not in config.stacks}
+    stacks = {}
+    for name in config.stacks:
+        stacks[name] = {**params[name], "mixer": jax.vmap(mixer.prepare)(params[name]["mixer"])}
+    return {**rest, "layers": _layers(stacks, config)}
 
 
 def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> Array:
@@ -172,8 +213,8 @@ def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> A
         ValueError: known tokens outside the vocabulary (NaN where they are traced), layers of the
             parameters other than those of the configuration.
     """
-    if not isinstance(params["layers"], tuple):
-        _apart_check(params["layers"], config)
+    if not isinstance(params.get("layers"), tuple):
+        _check(params, config)
     tokens = jnp.asarray(tokens)
     outside = (tokens < 0) | (tokens >= config.vocab_size)
     try:
@@ -187,16 +228,22 @@ def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> A
     return jnp.where(outside[..., None], jnp.nan, x)
 
 
-def _apart_check(stacked: Any, config: TransformerConfig) -> None:
-    found = len(jax.tree.leaves(stacked)[0])
-    if found != config.n_layers:
-        raise ValueError(f"params: expected {config.n_layers} layers, got {found}")
+def _check(params: dict[str, Any], config: TransformerConfig) -> None:
+    for name, count in config.stacks.items():
+        found = len(jax.tree.leaves(params[name])[0]) if name in params else 0
+        if found != count:
+            raise ValueError(f"params: expected {count} {name.replace('_', ' ')}, got {found}")
 
 
-def _apart(stacked: Any, config: TransformerConfig) -> tuple[Any, ...]:
-    """A tuple of the layers, from leaves stacked to [L, ...]."""
-    _apart_check(stacked, config)
-    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.n_layers))
+def _layers(params: dict[str, Any], config: TransformerConfig) -> tuple[Any, ...]:
+    """A tuple of all layers, from the stacks of the parameters."""
+    _check(params, config)
+    return sum((_apart(params[name], count) for name, count in config.stacks.items()), ())
+
+
+def _apart(stacked: Any, count: int) -> tuple[Any, ...]:
+    """A tuple of trees, from leaves stacked to [count, ...]."""
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count))
 
 
 def init_state(
@@ -237,10 +284,14 @@ def prefill(
         x = x + y
         return x + _feed_forward(weights, x, config), layer_state
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *state)
-    x, stacked = jax.lax.scan(layer, embed(params, tokens, config), (params["layers"], stacked))
+    x, states = embed(params, tokens, config), ()
+    for name, count in config.stacks.items():
+        part = state[len(states) : len(states) + count]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *part)
+        x, stacked = jax.lax.scan(layer, x, (params[name], stacked))
+        states += _apart(stacked, count)
     x = _final(x, lengths) if last else x
-    return _apart(stacked, config), unembed(params, x, config)
+    return states, unembed(params, x, config)
 
 
 def extend(
@@ -267,7 +318,7 @@ def extend(
     if reader is None:
         raise ValueError("mixer: expected one that reads chunks (`extend`), got one without")
     x, states = embed(params, tokens, config), []
-    for weights, layer_state in zip(_apart(params["layers"], config), state, strict=True):
+    for weights, layer_state in zip(_layers(params, config), state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = reader(weights["mixer"], normed, layer_state, lengths)
         x = x + y
@@ -298,7 +349,7 @@ def step(
         prepared: from `prepare`, or plain parameters, which then are prepared in every call.
     """
     mixer = mixer or make_mixer(config.mixer)
-    if not isinstance(prepared["layers"], tuple):
+    if not isinstance(prepared.get("layers"), tuple):
         prepared = prepare(prepared, config, mixer)
     x, states = embed(prepared, tokens, config), []
     for weights, layer_state in zip(prepared["layers"], state, strict=True):
@@ -320,4 +371,8 @@ def _rematerialised(layer: Any, remat: Remat) -> Any:
 
 
 def _feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:
-    return swiglu(weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps))
+    ffn, x = weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps)
+    if config.experts is None or "router" not in ffn:
+        return swiglu(ffn, x)
+    y = experts.apply(ffn, x, config.experts)
+    return y + swiglu(ffn["shared"], x) if "shared" in ffn else y

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import ticker
 
 from diffusion import distillation, samplers, schedules
 from experiments.diffusion import denoising, distilling, enlarging, judging, teachers
@@ -271,9 +270,8 @@ def draw(record: Record):
     axes[0, 1].plot(images, [row["frechet"] for row in rows], **next(styles))
     axes[0, 1].set(xlabel="images generated in training", ylabel="Frechet distance of features")
     for axis in (axes[0, 0], axes[0, 1]):
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-    axes[0, 1].xaxis.set_minor_formatter(ticker.NullFormatter())
+        figures.logarithmic(axis, "x")
+        figures.logarithmic(axis, "y")
     best = min(curve, key=lambda row: row["frechet"])
     rows = {f"{steps} call{'s' * (steps > 1)}": result["grid"], f"{best['calls']}": best["grid"]}
     enlarging.draw_grids(axes[0, 2], rows, result["levels"], columns=10, lines=2)

@@ -8,6 +8,7 @@ away, in closed form and by the loss's own gradient in many dimensions.
 """
 
 import functools
+import itertools
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -261,19 +262,21 @@ def draw(record: Record):
     figure, axes = figures.new(rows=2, columns=2, width=4.2, height=3.4)
     names = arms.names(record)
     best = "alpha = 1" if "alpha = 1" in names else names[0]
-    shown = dict.fromkeys((names[-2], NAIVE, best))  # the largest alpha and the best
-    for name, color in zip(shown, (figures.COLORS[i] for i in (2, 1, 0)), strict=False):
-        axes[0, 0].plot(*_points(record, name).T, ".", markersize=2, color=color, label=name)
-    axes[0, 0].set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), title="one-step samples")
-    axes[0, 0].legend(fontsize=6, loc="center", markerscale=3)
+    colors = dict(zip(names, itertools.cycle(figures.COLORS)))
+    for name in dict.fromkeys((names[-2], NAIVE, best)):  # the largest alpha and the best
+        style = {"markersize": 2, "color": colors[name], "label": name}
+        axes[0, 0].plot(*_points(record, name).T, ".", **style)
+    axes[0, 0].set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.4, 1.8), title="one-step samples")
+    axes[0, 0].legend(fontsize=6, loc="upper center", ncols=3, markerscale=3, handletextpad=0)
     arms.draw_metric(axes[0, 1], record, names, "sliced_w2", "sliced W2 from the mixture")
     axes[0, 1].axvline(record.result["floor"]["sliced_w2"], color="#999999", linestyle="--")
-    axes[0, 1].set_xscale("log")
+    figures.logarithmic(axes[0, 1], "x")
     every = record.config["check_every"]
-    for name, color in zip(names, figures.COLORS, strict=False):
-        for row in (row for row in record.rows if row["arm"] == name):
-            steps = every * np.arange(1, len(row["curve"]) + 1)
-            axes[1, 0].plot(steps, row["curve"], color=color, linewidth=0.8)
+    for row in record.rows:
+        steps = every * np.arange(1, len(row["curve"]) + 1)
+        style = {"marker": ".", "markersize": 3, "linewidth": 0.8, "color": colors[row["arm"]]}
+        axes[1, 0].plot(steps, row["curve"], **style)
+    for name, color in colors.items():
         axes[1, 0].plot([], [], color=color, label=name)
     axes[1, 0].set(xlabel="step", ylabel="width over that of the mixture", ylim=(0, 3))
     axes[1, 0].legend(fontsize=6)
@@ -299,10 +302,13 @@ def table(record: Record) -> str:
         means = " | ".join(f"{np.mean([row[m] for row in rows]):.3g}" for m in METRICS)
         steps = [str(row["stopped"]) for row in rows if row["stopped"]]
         lines.append(f"| {name} | {means} | {', '.join(steps) or 'none'} |")
-    found = {row["message"] for row in record.rows if row["message"]}
+    said: dict[str, str] = {}  # one of each kind
+    for row in record.rows:
+        if row["message"]:
+            said.setdefault(row["message"].split(":")[0], row["message"])
     count, n = record.config["seeds"], record.config["samples"]
-    said = "".join(f"\n- {message}" for message in sorted(found))
-    return "\n".join(lines) + f"\n\nmeans of {count} seeds, {n} samples each; the guard:{said}\n"
+    guard = "".join(f"\n- {message}" for _, message in sorted(said.items()))
+    return "\n".join(lines) + f"\n\nmeans of {count} seeds, {n} samples each; the guard:{guard}\n"
 
 
 def programs(config: Config) -> dict[str, Program]:

@@ -1,5 +1,7 @@
 """Generation against the argmax of full forward passes, and its sampling options."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,15 @@ import scipy.stats
 from attention_cases import decoder_config, decoder_params
 from reference import attention as reference
 
-from attention import Mixer, generate, generation, grouped
+from attention import Mixer, generate, grouped, sampling
+from attention.sampling import Sampling
 
 PROMPTS = np.random.default_rng(0).integers(0, 11, (2, 5))
-choose = jax.jit(generation.choose, static_argnames="top_k")
+
+
+@functools.partial(jax.jit, static_argnames="top_k")
+def choose(logits, key, temperature, top_k=None, top_p=None, min_p=None):
+    return sampling.choose(logits, key, Sampling(temperature, top_k, top_p, min_p))
 
 
 def test_greedy_generation_is_the_argmax_of_the_full_forward_pass(kv_heads):

@@ -1,0 +1,66 @@
+"""The next token: the most likely one, or a sample of the likely ones."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from attention import checks
+
+
+class Sampling(NamedTuple):
+    """How to choose; numbers may be traced, but for top_k.
+
+    Attributes:
+        temperature: 0 takes the most likely token; otherwise logits are divided by it, first.
+        top_k: keep the k most likely tokens.
+        top_p: of those keep the fewest that have this share of the probability together.
+        min_p: keep those with at least this share of the probability of the most likely.
+    """
+
+    temperature: Array | float | int = 0.0
+    top_k: int | None = None
+    top_p: Array | float | int | None = None
+    min_p: Array | float | int | None = None
+
+    def check(self, vocabulary: int, key: Array | None) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        if self.top_k is not None:
+            checks.whole("top_k", self.top_k)
+        if not self.temperature >= 0 or (self.temperature > 0 and key is None):
+            raise ValueError(f"temperature: expected 0, or > 0 with a key, got {self.temperature}")
+        if self.top_k is not None and self.top_k > vocabulary:
+            raise ValueError(f"top_k: expected 1..{vocabulary}, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a share in (0, 1], got {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p: expected a share in [0, 1], got {self.min_p}")
+
+
+def choose(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Array:
+    """The next token of each example, int32 [B]."""
+    greedy = jnp.argmax(logits, axis=-1)
+    tempered = logits / jnp.maximum(sampling.temperature, 1e-6)
+    kept = jnp.where(keep(tempered, sampling), tempered, -jnp.inf)
+    sampled = jax.random.categorical(key, kept)
+    return jnp.where(sampling.temperature > 0, sampled, greedy).astype(jnp.int32)
+
+
+def keep(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
+    """Tokens that may be drawn, of tempered logits; among ties the first ones."""
+    if sampling.top_k is None and sampling.top_p is None and sampling.min_p is None:
+        return jnp.ones(logits.shape, bool)
+    falling, order = jax.lax.top_k(logits, sampling.top_k or logits.shape[-1])
+    share = jax.nn.softmax(falling)
+    good = jnp.ones(falling.shape, bool)
+    if sampling.top_p is not None:
+        good &= jnp.cumsum(share, axis=-1) - share < sampling.top_p
+    if sampling.min_p is not None:
+        good &= share >= sampling.min_p * share[:, :1]
+    rows = jnp.arange(len(logits))[:, None]
+    return jnp.zeros(logits.shape, bool).at[rows, order].set(good.at[:, 0].set(True))
