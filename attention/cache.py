@@ -210,7 +210,7 @@ def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     groups = jnp.split(x, [parts[0]], axis=-1)
-    scales = [jnp.max(jnp.abs(g), axis=-1, keepdims=True) / 127.0 for g in groups]
+    scales = [jnp.max(jnp.abs(g), axis=-1, keepdims=True, initial=0.0) / 127.0 for g in groups]
     whole = [
         jnp.clip(jnp.round(g / jnp.where(s > 0, s, 1.0)), -127, 127).astype(jnp.int8)
         for g, s in zip(groups, scales, strict=True)

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
-from attention import grouped, hf_config, hf_names, rope
+from attention import convert, grouped, hf_config, hf_names
 from attention.hf_names import Leaf
 from attention.tensor_files import INDEX, SINGLE, TensorFiles, inside, read_json
 from attention.transformer import TransformerConfig
@@ -167,7 +166,9 @@ def save_pretrained(
     hf_config.read(written, settings)  # what is written can be read
     folder = Path(directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    _write_tensors(folder, _flat(params), leaves, config, shard_bytes)
+    if isinstance(config.mixer, grouped.GroupedConfig):
+        params, config = convert.change_layout(params, config, "half")
+    _write_tensors(folder, _flat(params), leaves, shard_bytes)
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
@@ -180,9 +181,10 @@ def _write_tensors(
     folder: Path,
     arrays: dict[tuple[str, ...], jax.Array],
     leaves: list[Leaf],
-    config: TransformerConfig,
     shard_bytes: int,
 ) -> None:
+    from safetensors.numpy import save_file
+
     dtype = arrays["embedding",].dtype
     pairs = [(leaf, place) for leaf in leaves for place in np.ndindex(leaf.names.shape)]
     groups, total = [[]], 0
@@ -201,7 +203,7 @@ def _write_tensors(
     for name, group in zip(names, groups, strict=True):
         tensors = {}
         for leaf, place in group:
-            value = np.asarray(_converted(arrays[leaf.path][place], leaf, config))
+            value = np.asarray(arrays[leaf.path][place])
             key = str(leaf.names[place])
             tensors[key] = np.ascontiguousarray(value.T if leaf.turned else value)
             table[key], size = name, size + value.nbytes
@@ -209,13 +211,3 @@ def _write_tensors(
     if len(groups) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _converted(value: jax.Array, leaf: Leaf, config: TransformerConfig) -> jax.Array:
-    """Rotary columns in the order of Llama."""
-    mixer = config.mixer
-    if not isinstance(mixer, grouped.GroupedConfig) or mixer.rope_layout == "half":
-        return value
-    if leaf.path[-1].removesuffix("_bias") not in ("query", "key"):
-        return value
-    return rope.convert(value, mixer.width, mixer.rope_layout, "half")

@@ -21,7 +21,7 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.2; DeepSeek-V3 (2412.19437), s
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int
 from attention import checks
 from attention.linear import linear
 
-Scoring = Literal["softmax", "sigmoid"]
+SCORING = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class ExpertsConfig:
     shared_d_ff: int | None = None
     groups: int | None = None
     chosen_groups: int | None = None
-    scoring: Scoring = "softmax"
+    scoring: str = "softmax"
     normalise: bool = False
-    scale: float = 1.0
+    scale: int | float = 1.0
 
     def __post_init__(self):
         checks.sizes(self, "n_experts", "chosen", "d_ff", "shared_d_ff", "groups", "chosen_groups")
-        if self.scoring not in get_args(Scoring):
-            raise ValueError(f"scoring: expected one of {get_args(Scoring)}, got {self.scoring!r}")
+        if self.scoring not in SCORING:
+            raise ValueError(f"scoring: expected one of {SCORING}, got {self.scoring!r}")
         if (self.groups is None) != (self.chosen_groups is None):
             raise ValueError("groups, chosen_groups: expected both or neither")
         groups, kept = self.groups or 1, self.chosen_groups or 1

@@ -278,8 +278,8 @@ def _write_latent(config: TransformerConfig, mixer: LatentConfig) -> dict[str, A
     v3 = mixer.rope_layout == "half" or (one is not None and one.scoring == "sigmoid")
     if mixer.window is not None:
         raise ValueError("window: expected none, which DeepSeek does not have")
-    if mixer.norm_eps != LATENT_EPS:
-        raise ValueError(f"mixer.norm_eps: expected {LATENT_EPS}, the one of transformers")
+    if mixer.norm_eps != LATENT_EPS or not mixer.latent_norm:
+        raise ValueError(f"mixer.norm_eps: expected norms with {LATENT_EPS}, as in transformers")
     if config.ffn_bias and v3:
         raise ValueError("ffn_bias: expected none for DeepSeek-V3")
     kind = "deepseek_v3" if v3 else "deepseek_v2"

@@ -10,6 +10,7 @@ Notation
     W_UK, W_UV     of head i, [d_c, d_n] and [d_c, d_v]
     params         query [d, H (d_n + d_r)], or query_down [d, d_q], query_norm [d_q] and query_up;
                    down [d, d_c + d_r], norm [d_c], up [d_c, H (d_n + d_v)], output [H d_v, d];
+                   no norms without `latent_norm`;
                    of each head the plain dimensions first, then the rotated ones or the values;
                    with biases also down_bias, query_down_bias, output_bias
 
@@ -53,12 +54,12 @@ def init(key: Array, config: LatentConfig) -> dict[str, Array]:
         "up": (c.latent_dim, heads * (c.nope_dim + c.value_dim)),
         "output": (heads * c.value_dim, d),
     }
-    gains = {"norm": jnp.ones(c.latent_dim)}
+    gains = {"norm": jnp.ones(c.latent_dim)} if c.latent_norm else {}
     if c.query_dim is None:
         shapes["query"] = (d, wide)
     else:
         shapes |= {"query_down": (d, c.query_dim), "query_up": (c.query_dim, wide)}
-        gains["query_norm"] = jnp.ones(c.query_dim)
+        gains |= {"query_norm": jnp.ones(c.query_dim)} if c.latent_norm else {}
     biased = {name: shapes[name] for name in ("down", "query_down", "output") if name in shapes}
     return fan_in_normal(key, shapes) | gains | (zero_biases(biased) if c.bias else {})
 
@@ -81,7 +82,7 @@ def queries(
     """Plain and rotated parts, [B, H, T, d_n] and [B, H, T, d_r]."""
     if config.query_dim is not None:
         x = linear(x, params["query_down"], params.get("query_down_bias"))
-        x = rms_norm(x, params["query_norm"], config.norm_eps)
+        x = rms_norm(x, params["query_norm"], config.norm_eps) if config.latent_norm else x
     q = linear(x, params["query_up" if config.query_dim is not None else "query"])
     q = q.reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
     plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
@@ -97,7 +98,7 @@ def latents(
     """What is cached of each token: the normalised latent, then the rotated key."""
     both = linear(x, params["down"], params.get("down_bias"))
     c, k = jnp.split(both, [config.latent_dim], axis=-1)
-    c = rms_norm(c, params["norm"], config.norm_eps)
+    c = rms_norm(c, params["norm"], config.norm_eps) if config.latent_norm else c
     return jnp.concatenate([c, _rotated(k, positions, config)], axis=-1)
 
 

@@ -19,11 +19,12 @@ class LatentConfig:
         n_heads: H.
         latent_dim: d_c.
         query_dim: d_q; None projects queries directly.
-        nope_dim, rope_dim, value_dim: d_n, d_r, d_v.
+        nope_dim, rope_dim, value_dim: d_n, d_r, d_v; d_r may be 0 without rotary embedding.
         rope_base: base of the rotary frequencies; None turns rotary embedding off.
         rope_layout: "interleaved" (DeepSeek) or "half" pairs.
         rope_scaling: of the frequencies, for longer contexts.
-        norm_eps: of the norms of both latents.
+        latent_norm: normalise both latents.
+        norm_eps: of these norms.
         bias: of the projections down to both latents and of the output.
         window: number of keys a query sees, itself included; None means all before it.
         form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
@@ -43,6 +44,7 @@ class LatentConfig:
     rope_base: float | None = 10_000.0
     rope_layout: rope.Layout = "interleaved"
     rope_scaling: rope.Scaling | None = None
+    latent_norm: bool = True
     norm_eps: float = 1e-6
     bias: bool = False
     window: int | None = None
@@ -51,11 +53,11 @@ class LatentConfig:
     kernel: str | None = None
 
     def __post_init__(self):
-        names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "rope_dim")
-        checks.sizes(self, *names, "value_dim", "window")
-        if self.rope_dim % 2:
-            raise ValueError(f"rope_dim: expected an even number, got {self.rope_dim}")
-        rope.check(self.rope_dim, self.rope_layout, self.rope_scaling, self.rope_base)
+        names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "value_dim")
+        checks.sizes(self, *names, "window")
+        checks.whole("rope_dim", self.rope_dim, 0 if self.rope_base is None else 1)
+        if self.rope_dim:
+            rope.check(self.rope_dim, self.rope_layout, self.rope_scaling, self.rope_base)
         if not self.norm_eps >= 0:
             raise ValueError(f"norm_eps: expected at least 0, got {self.norm_eps}")
         if self.form not in (None, *FORMS):

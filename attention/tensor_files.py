@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -102,6 +101,8 @@ class TensorFiles:
 
     @staticmethod
     def _opened(path: Path) -> Any:
+        from safetensors import SafetensorError, safe_open
+
         try:
             return safe_open(path, framework="np")
         except (SafetensorError, OSError) as error:

@@ -185,7 +185,7 @@ def apply(
     def layer(x: Array, weights: dict[str, Any]) -> tuple[Array, None]:
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         x = x + mixer.apply(weights["mixer"], normed, **context)
-        return x + _feed_forward(weights, x, config), None
+        return x + feed_forward(weights, x, config), None
 
     x = embed(params, tokens, config)
     x = x if dtype is None else x.astype(dtype)
@@ -203,7 +203,7 @@ def prepare(
     stacks = {}
     for name in config.stacks:
         stacks[name] = {**params[name], "mixer": jax.vmap(mixer.prepare)(params[name]["mixer"])}
-    return {**rest, "layers": _layers(stacks, config)}
+    return {**rest, "layers": layers_of(stacks, config)}
 
 
 def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> Array:
@@ -235,7 +235,7 @@ def _check(params: dict[str, Any], config: TransformerConfig) -> None:
             raise ValueError(f"params: expected {count} {name.replace('_', ' ')}, got {found}")
 
 
-def _layers(params: dict[str, Any], config: TransformerConfig) -> tuple[Any, ...]:
+def layers_of(params: dict[str, Any], config: TransformerConfig) -> tuple[Any, ...]:
     """A tuple of all layers, from the stacks of the parameters."""
     _check(params, config)
     return sum((_apart(params[name], count) for name, count in config.stacks.items()), ())
@@ -282,7 +282,7 @@ def prefill(
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.prefill(weights["mixer"], normed, layer_state, lengths)
         x = x + y
-        return x + _feed_forward(weights, x, config), layer_state
+        return x + feed_forward(weights, x, config), layer_state
 
     x, states = embed(params, tokens, config), ()
     for name, count in config.stacks.items():
@@ -318,11 +318,11 @@ def extend(
     if reader is None:
         raise ValueError("mixer: expected one that reads chunks (`extend`), got one without")
     x, states = embed(params, tokens, config), []
-    for weights, layer_state in zip(_layers(params, config), state, strict=True):
+    for weights, layer_state in zip(layers_of(params, config), state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = reader(weights["mixer"], normed, layer_state, lengths)
         x = x + y
-        x = x + _feed_forward(weights, x, config)
+        x = x + feed_forward(weights, x, config)
         states.append(layer_state)
     x = _final(x, lengths) if last else x
     return tuple(states), unembed(params, x, config)
@@ -356,7 +356,7 @@ def step(
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.step(weights["mixer"], layer_state, normed)
         x = x + y
-        x = x + _feed_forward(weights, x, config)
+        x = x + feed_forward(weights, x, config)
         states.append(layer_state)
     return tuple(states), unembed(prepared, x, config)
 
@@ -370,7 +370,8 @@ def _rematerialised(layer: Any, remat: Remat) -> Any:
     return jax.checkpoint(layer, prevent_cse=False, policy=keep)
 
 
-def _feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:
+def feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:
+    """What the feed-forward part of a layer adds to the residual stream."""
     ffn, x = weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps)
     if config.experts is None or "router" not in ffn:
         return swiglu(ffn, x)

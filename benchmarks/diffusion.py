@@ -80,15 +80,15 @@ def distillation(kind, config, shape, batch, rounds):
     step = training.compile_step(how.make_step(None, settings))
     states = [how.init_state(None, settings, *how.given)]
     index = distilling.indices(settings)
-    y, sigma = jax.random.normal(jax.random.key(1), (batch, *shape)), jnp.full(batch, 0.5)
+    y, sigma = jax.random.normal(jax.random.key(1), (4, batch, *shape)), jnp.full(batch, 0.5)
 
     def total(params, y):
         return jnp.sum(jnp.square(network(params, y, sigma)))
 
     @training.compile_call
     def passes(first, second, third, y):
-        by_weights = [jax.grad(total)(params, y) for params in (first, second)]
-        return by_weights, [jax.grad(total, 1)(params, y) for params in (second, third)]
+        by_weights = [jax.grad(total)(first, y[0]), jax.grad(total)(second, y[1])]
+        return by_weights, [jax.grad(total, 1)(second, y[2]), jax.grad(total, 1)(third, y[3])]
 
     def iterate():
         state, found = step(states.pop(), index)
@@ -111,6 +111,6 @@ if __name__ == "__main__":
     print("\n| distilled network | ms | passes alone, ms | ratio |\n| --- | --- | --- | --- |")
     small = distill.DIGITS.network
     distillation("MLP, 8 x 8, batch 128", small, (8, 8, 1), 128, arguments.rounds)
-    distillation("MLP, 16 x 16, batch 128", small, (16, 16, 1), 128, arguments.rounds)
+    distillation("MLP, 8 x 8, batch 1024", small, (8, 8, 1), 1024, arguments.rounds)
     unet = NetworkConfig("unet", 32, 1, multipliers=(1, 2), blocks=(1,))
     distillation("U-Net, 16 x 16, batch 64", unet, (16, 16, 1), 64, arguments.rounds)

@@ -13,6 +13,8 @@ PRESENT = [name for name in THEORY if (ROOT / name).is_dir()]
 LAZY = {
     "plotting.py": {"matplotlib"},
     "diffusers_unet.py": {"safetensors"},
+    "tensor_files.py": {"safetensors"},
+    "checkpoints.py": {"safetensors"},
 }  # imported inside a function; see the test of loading below
 ALLOWED = {"jax", "numpy", "scipy", "threadpoolctl", "flax", "jaxtyping", *sys.stdlib_module_names}
 SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen and flax.core

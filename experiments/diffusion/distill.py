@@ -81,7 +81,7 @@ class Config:
 DIGITS = Config(
     network=NetworkConfig(width=256, depth=3),
     start=replace(denoising.CPU, steps=4000),
-    training=replace(TRAINING, steps=4000, batch_size=128, ema=0.99, eval_every=250),
+    training=replace(TRAINING, steps=2500, batch_size=128, ema=0.99, eval_every=50),
     calls=(3, 5, 9, 17, 35),
     samples=2000,
 )
@@ -133,7 +133,11 @@ _IMAGENET = replace(
 CIFAR = _paper(ImageConfig("cifar10"), _CIFAR, 256, 500e6, 1e-5)
 PRESETS = {
     "quick": Config(),
-    "cpu": replace(DIGITS, data=ImageConfig("mnist", size=16)),
+    "cpu": replace(
+        DIGITS,
+        data=ImageConfig("mnist", size=16),
+        training=replace(DIGITS.training, steps=4000, eval_every=100),
+    ),
     "paper": CIFAR,
     "cpu_digits": DIGITS,
     "paper_cifar10_classes": _paper(CIFAR.data, replace(_CIFAR, classes=10), 256, 800e6, 1e-5),
@@ -174,7 +178,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         **judging.distances(x, real, features),
         "floor": {**judging.distances(held_out, real, features), "n": len(held_out)},
         "teacher": _teacher_curve(config, teacher, images, features),
-        "grid": denoising.grey(x[:40], images.levels),
+        "grid": denoising.grey(x[:20], images.levels),
         "levels": images.levels,
         "images": config.training.steps * config.training.batch_size,
     }

@@ -285,7 +285,7 @@ def test_a_teacher_is_trained_and_distilled(tmp_path):
     record = commands.run("diffusion/distill", "quick", [*QUICK, *LONGER], tmp_path / "run")
     rows = [row for row in record.rows if "frechet" in row]
     assert [row["step"] for row in rows] == [0, 2, 4] and (record.directory / "figure.png").exists()
-    assert record.result["teacher"][0]["calls"] == 3 and len(record.result["grid"]) == 40
+    assert record.result["teacher"][0]["calls"] == 3 and len(record.result["grid"]) == 20
     assert record.result["frechet"] == pytest.approx(rows[-1]["frechet"])
     claims = {claim.id: claim for claim in catalog.get("diffusion/distill").claims}
     expected = record.result["teacher"][0]["frechet"] / record.result["frechet"]

@@ -1,0 +1,182 @@
+"""Decoders made into others: grouped-query attention into MLA, fewer latents, rotary conventions.
+
+Notation
+    W_K, W_V   keys and values of grouped-query attention, [d, K d_h] each
+    D, U       MLA's projections down and up, `down` [d, d_c] and `up` [d_c, H (d_n + d_v)]
+    C          second moment of what the layer reads, [d, d]
+
+Without rotary embedding grouped-query attention is MLA: D = [W_K W_V], so that 2 K d_h numbers are
+cached as before, and U picks for each head the block of its group (`to_latent`, exact). With MLA a
+cache may be any number r of latents. The keys and values of all heads nearest to M = D U in the
+mean over what the layer reads, |C^(1/2) (M - M_r)|, are M Q Q^T, Q the first r right singular
+vectors of C^(1/2) M: D becomes D U Q and U becomes Q^T (`truncate`). With C = 1 this is the plain
+joint SVD of keys and values.
+
+Source: Meng et al., TransMLA (arXiv 2502.07864), sections 3 and 4: this is its step without rotary
+dimensions; https://kexue.fm/archives/10091 for MLA as a generalisation.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from attention import checks, rope, transformer
+from attention.grouped import GroupedConfig
+from attention.latent import LatentConfig
+from attention.norm import rms_norm
+from attention.transformer import TransformerConfig
+
+Params = dict[str, Any]
+
+
+def to_latent(params: Params, config: TransformerConfig) -> tuple[Params, TransformerConfig]:
+    """The same decoder with multi-head latent attention, exactly, its cache as large as before.
+
+    Raises:
+        ValueError: attention that is not grouped-query, has rotary embedding or biases.
+    """
+    mixer = config.mixer
+    if not isinstance(mixer, GroupedConfig):
+        raise ValueError(f"mixer: expected grouped-query attention, got {type(mixer).__name__}")
+    if mixer.rope_base is not None:
+        raise ValueError(
+            "rope_base: expected none: rotated keys differ by head and cannot come from one latent"
+        )
+    if mixer.bias:
+        raise ValueError("bias: expected none, which MLA's keys and values do not have")
+    width, groups = mixer.width, mixer.kv_heads
+    latent = LatentConfig(
+        d_model=mixer.d_model,
+        n_heads=mixer.n_heads,
+        latent_dim=mixer.cache_elements,
+        nope_dim=width,
+        rope_dim=0,
+        value_dim=width,
+        rope_base=None,
+        latent_norm=False,
+        window=mixer.window,
+        kernel=mixer.kernel,
+    )
+    # up [2, K, d_h] x [H, 2, d_h]: keys of a head from keys of its group, values from values.
+    own = jnp.arange(groups)[:, None] == jnp.arange(mixer.n_heads) // (mixer.n_heads // groups)
+    pick = jnp.einsum("ab,kh,ij->akihbj", jnp.eye(2), own.astype(float), jnp.eye(width))
+    pick = pick.reshape(mixer.cache_elements, -1)
+
+    def layer(one: Params) -> Params:
+        down = jnp.concatenate([one["key"], one["value"]], axis=-1)
+        count = down.shape[:-2]
+        up = jnp.broadcast_to(pick, (*count, *pick.shape)).astype(down.dtype)
+        return {"query": one["query"], "output": one["output"], "down": down, "up": up}
+
+    return _mapped(params, config, layer), replace(config, mixer=latent)
+
+
+def truncate(
+    params: Params,
+    config: TransformerConfig,
+    rank: int,
+    moments: Float[Array, "L d d"] | None = None,
+) -> tuple[Params, TransformerConfig]:
+    """The nearest decoder with `rank` latents, by the joint SVD of keys and values of all heads.
+
+    Args:
+        rank: 1..d_c.
+        moments: C of every layer, of `moments`; the unit matrix by default.
+
+    Raises:
+        ValueError: attention that is not MLA without norms; a rank or moments outside their range.
+    """
+    mixer = config.mixer
+    if not isinstance(mixer, LatentConfig) or mixer.latent_norm:
+        raise ValueError(
+            "mixer: expected MLA without norms of its latents, as `to_latent` makes it"
+        )
+    checks.whole("rank", rank)
+    if rank > mixer.latent_dim:
+        raise ValueError(f"rank: expected at most {mixer.latent_dim}, got {rank}")
+    shape = (config.n_layers, mixer.d_model, mixer.d_model)
+    if moments is not None and moments.shape != shape:
+        raise ValueError(f"moments: expected {shape}, got {moments.shape}")
+
+    def one(down: Array, up: Array, moment: Array | None) -> tuple[Array, Array]:
+        latents, rest = jnp.split(down, [mixer.latent_dim], axis=-1)
+        whole = latents @ up
+        weighted = whole if moment is None else _root(moment).astype(whole.dtype) @ whole
+        basis = jnp.linalg.svd(weighted, full_matrices=False)[2][:rank].T
+        return jnp.concatenate([whole @ basis, rest], axis=-1), basis.T
+
+    done = iter(range(config.n_layers))
+
+    def layer(stack: Params) -> Params:
+        parts = []
+        for down, up in zip(stack["down"], stack["up"], strict=True):
+            index = next(done)
+            parts.append(one(down, up, None if moments is None else moments[index]))
+        down, up = (jnp.stack(side) for side in zip(*parts, strict=True))
+        return {**stack, "down": down, "up": up}
+
+    return _mapped(params, config, layer), replace(config, mixer=replace(mixer, latent_dim=rank))
+
+
+def _root(moment: Array) -> Array:
+    values, vectors = jnp.linalg.eigh(moment)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))) @ vectors.T
+
+
+def moments(
+    params: Params, tokens: Int[Array, "B T"], config: TransformerConfig
+) -> Float[Array, "L d d"]:
+    """Mean of h h^T over what each attention layer reads of a text, for `truncate`."""
+    mixer = transformer.make_mixer(config.mixer)
+    x, found = transformer.embed(params, tokens, config), []
+    for weights in transformer.layers_of(params, config):
+        normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
+        rows = normed.reshape(-1, normed.shape[-1])
+        found.append(rows.T @ rows / len(rows))
+        x = x + mixer.apply(weights["mixer"], normed)
+        x = x + transformer.feed_forward(weights, x, config)
+    return jnp.stack(found)
+
+
+def change_layout(
+    params: Params, config: TransformerConfig, layout: rope.Layout
+) -> tuple[Params, TransformerConfig]:
+    """The same decoder with its rotary pairs in another order, bit by bit the same numbers moved.
+
+    Raises:
+        ValueError: an unknown layout.
+    """
+    mixer = config.mixer
+    if mixer.rope_base is None or layout == mixer.rope_layout:
+        return params, replace(config, mixer=replace(mixer, rope_layout=layout))
+    source = mixer.rope_layout
+    if isinstance(mixer, LatentConfig):
+        head = mixer.nope_dim + mixer.rope_dim
+        places = {
+            "query": (head, mixer.nope_dim, head),
+            "query_up": (head, mixer.nope_dim, head),
+            "down": (mixer.cache_elements, mixer.latent_dim, mixer.cache_elements),
+        }
+    else:
+        places = dict.fromkeys(("query", "key"), (mixer.width, 0, mixer.rotated))
+
+    def layer(stack: Params) -> Params:
+        moved = {}
+        for name, value in stack.items():
+            if name.removesuffix("_bias") in places:
+                width, start, stop = places[name.removesuffix("_bias")]
+                value = rope.convert(value, width, source, layout, start, stop)
+            moved[name] = value
+        return moved
+
+    return _mapped(params, config, layer), replace(config, mixer=replace(mixer, rope_layout=layout))
+
+
+def _mapped(params: Params, config: TransformerConfig, layer: Any) -> Params:
+    """Parameters with every stack of attention layers changed, in order."""
+    changed = {
+        name: {**params[name], "mixer": layer(params[name]["mixer"])} for name in config.stacks
+    }
+    return {**params, **changed}
