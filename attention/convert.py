@@ -152,6 +152,7 @@ def change_layout(
     if mixer.rope_base is None or layout == mixer.rope_layout:
         return params, replace(config, mixer=replace(mixer, rope_layout=layout))
     source = mixer.rope_layout
+    places: dict[str, tuple[int, int, int]]
     if isinstance(mixer, LatentConfig):
         head = mixer.nope_dim + mixer.rope_dim
         places = {

@@ -53,6 +53,19 @@ def build() -> Parser:
     one.add_argument("--preset", default="quick")
     one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
     one.add_argument("name", nargs="?", default="gqa", help="mha, gqa, mqa or mla (default: gqa)")
+    one = add("generate", "continue or score text with a public checkpoint")
+    one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")
+    one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")
+    one.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    one.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
+    one.add_argument("--top-k", type=int, metavar="K")
+    one.add_argument("--top-p", type=float, metavar="P")
+    one.add_argument("--min-p", type=float, metavar="P")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--chunk", type=int, help="tokens of a prompt that are read at once")
+    one.add_argument("--dtype", help="of the weights; that of the file by default")
+    one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="of config.json")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     one.add_argument("--output", type=Path, default=Path("comparison.png"))
@@ -102,6 +115,8 @@ def dispatch(arguments: Sequence[str]) -> None:
             commands.show_estimate(options.name, options.preset, rest)
         case "costs":
             commands.show_costs(options.name, rest)
+        case "generate":
+            commands.generate(options)
         case "compare":
             commands.compare(options.runs, options.output)
         case "new":

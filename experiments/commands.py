@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import catalog, costs
+from experiments import catalog, costs, writing
 from experiments.harness import config as configs
 from experiments.harness import datasets, estimate, figures, ledger
 from experiments.harness import run as runs
@@ -223,6 +223,27 @@ def doctor() -> None:
     )
     for name in ("fourier_density", "attention", "ssm", "diffusion", "experiments"):
         print(f"{name:<18} {Path(__import__(name).__file__).parent}")
+
+
+def generate(options: Any) -> None:
+    """Continue prompts or score a text with a public checkpoint.
+
+    Raises:
+        UsageError: neither a prompt nor a text; what the checkpoint or the settings lack.
+    """
+    prompts = options.prompt or []
+    if options.score is None and not prompts:
+        raise UsageError("generate: expected --prompt or --score")
+    if options.score is not None and len(prompts) > 1:
+        raise UsageError(f"--score: expected one --prompt at most, got {len(prompts)}")
+    dtype = writing.check_dtype(options.dtype)
+    checkpoint = writing.Checkpoint(options.checkpoint.expanduser(), dtype, options.ignore)
+    if options.score is not None:
+        writing.score_text(checkpoint, options.score, prompts[0] if prompts else None)
+        return
+    names = ("temperature", "top_k", "top_p", "min_p", "chunk", "seed")
+    rest = {name: getattr(options, name) for name in names}
+    writing.continue_texts(checkpoint, prompts, writing.Options(options.max_new_tokens, **rest))
 
 
 def publish(directory: Path, results: Path) -> None:

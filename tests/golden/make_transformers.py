@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, processors
 
 HERE = Path(__file__).parent / "transformers"
 LLAMA = {
@@ -112,6 +113,23 @@ CASES = {
 }
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz .,;:!?'-\nTRMJ"  # of the tokenizer, 41
+
+
+def tokenizer():
+    """Letters as tokens, three special ones, and two bytes of a character to be put together."""
+    names = ["<pad>", "<s>", "</s>", *LETTERS, "<0xC3>", "<0xA9>"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    model = models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<pad>")
+    found = Tokenizer(model)
+    found.add_special_tokens(["<pad>", "<s>", "</s>"])
+    found.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    found.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return found
+
+
 def filled(model, seed):
     """Weights that make attention, gates and routers far from even."""
     generator = torch.Generator().manual_seed(seed)
@@ -176,6 +194,8 @@ def main():
         folder = HERE / name
         model.save_pretrained(folder, **rest)
         expected(folder, kind)
+        if name in ("llama", "deepseek_v2_lite"):
+            tokenizer().save(str(folder / "tokenizer.json"))
         size = sum(path.stat().st_size for path in folder.iterdir())
         print(f"{name}: {size / 1024:.0f} KiB, {sorted(p.name for p in folder.iterdir())}")
 
