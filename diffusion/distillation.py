@@ -12,9 +12,10 @@ from the teacher's. Three identities make another loss of it:
 
     1  E[x | y] = y + s^2 grad log p(y)                     the denoiser is the score (Tweedie)
     2  grad log p(y) = E[grad log p(y | x) | y]             a score is a mean of conditional ones
-    3  E <g(y), p(y)> = E <g(y), x> for every g             of both: p may be exchanged for x
+    3  E <g(y), p(y)> = E <g(y), x> for every g             of both, for p optimal
 
-With 3, L1 = E<f - p, f> - E<f - p, p> becomes L2, in which p stands once. The loss is
+With 3, where p may be exchanged for x, L1 = E<f - p, f> - E<f - p, p> becomes L2, in which p
+stands once. The loss is
 
     L2 - alpha L1 = <f - p, (f - x) - alpha (f - p)>
 
@@ -22,20 +23,12 @@ whose gradient goes through x and through the *inputs* of f and p; their weights
 is what L1 suffers from. At alpha = 1/2 the gradient is half that of L1 with p optimal for each
 generator: of the Fisher divergence. Larger alpha works against collapse.
 
-Two normal laws show what happens: the teacher's of deviation tau, the generator's of theta. With
-
-    kappa = tau^2 / (tau^2 + s^2) - theta^2 / (theta^2 + s^2)
-
-the gradient in theta is 2 theta kappa (a - 1 - alpha kappa), a = tau^2 / (tau^2 + s^2), that of L1
-alone 2 theta kappa^2: never negative, so that the law shrinks whatever it is. With alpha <= 1 theta
-goes to tau from everywhere, above it only from below sqrt((s^2 + alpha tau^2) / (alpha - 1)).
+What happens to normal laws is in `distilled_laws`, with the noise levels and a guard.
 
 Source: Zhou et al. (arXiv 2404.04057), section 3 and algorithm 1; https://kexue.fm/archives/10085,
-whose lambda is alpha; https://kexue.fm/archives/10567 for alpha = 1/2. The normal laws are derived
-from these.
+whose lambda is alpha; https://kexue.fm/archives/10567 for alpha = 1/2.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +39,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import edm, process
+from diffusion.distilled_laws import diagnose as diagnose
+from diffusion.distilled_laws import gaussian_gradient as gaussian_gradient
+from diffusion.distilled_laws import generator_sigma as generator_sigma
+from diffusion.distilled_laws import threshold as threshold
 from diffusion.levels import call, concrete
 
 Denoiser = Callable[..., Array]
@@ -76,12 +73,14 @@ def generator_loss(
         identity: what L2 is multiplied with; 0 and an alpha of -1 are `naive_loss`.
 
     Raises:
-        ValueError: shapes that differ, sigma that is known and not positive.
+        ValueError: no examples, shapes that differ, sigma that is known and not positive and
+            finite, alpha that is no finite number.
 
     Warns:
         UserWarning: alpha outside of [0, 1.2], with what it does to normal laws.
     """
     _check(x, sigma, noise)
+    _check_number("alpha", alpha)
     known = concrete(identity)
     if known is None or known.all():
         _warn(alpha)
@@ -169,9 +168,12 @@ def generate(
     """One step: G(sigma z, sigma), z standard normal.
 
     Raises:
-        ValueError: sigma that is not positive.
+        ValueError: z of whole numbers, sigma that is known and not positive.
     """
-    if not sigma > 0:
+    process.floating("z", z)
+    _check_number("sigma", sigma)
+    known = concrete(sigma)
+    if known is not None and not known > 0:
         raise ValueError(f"sigma: expected a positive number, got {sigma}")
     return call(generator, sigma * z, jnp.full(len(z), sigma, z.dtype), condition)
 
@@ -193,8 +195,10 @@ def generate_steps(
             flow into that step alone.
 
     Raises:
-        ValueError: levels that are known and do not fall, or are not positive.
+        ValueError: z of whole numbers; levels that are known and do not fall, or are not positive;
+            `last` that is known and no step.
     """
+    process.floating("z", z)
     levels = jnp.asarray(sigmas, z.dtype)
     known = concrete(levels)
     if levels.ndim != 1 or not len(levels):
@@ -202,7 +206,14 @@ def generate_steps(
     if known is not None and not (known[-1] > 0 and np.all(np.diff(known) < 0)):
         raise ValueError(f"sigmas: expected positive levels that fall, got {known}")
     x, kept = jnp.zeros_like(z), jnp.zeros_like(z)
-    chosen = jnp.broadcast_to(len(levels) - 1 if last is None else jnp.asarray(last), z.shape[:1])
+    ends = jnp.asarray(len(levels) - 1 if last is None else last)
+    known = concrete(ends)
+    whole = jnp.issubdtype(ends.dtype, jnp.integer) and ends.shape in ((), z.shape[:1])
+    if not whole or (known is not None and np.any((known < 0) | (known >= len(levels)))):
+        raise ValueError(
+            f"last: expected steps from 0 to {len(levels) - 1}, one or {len(z)}, got {last}"
+        )
+    chosen = jnp.broadcast_to(ends, z.shape[:1])
     for step in range(len(levels)):
         noise = z if step == 0 else jax.random.normal(jax.random.fold_in(seed, step), z.shape)
         y = jax.lax.stop_gradient(x) + levels[step] * noise.astype(z.dtype)
@@ -210,86 +221,6 @@ def generate_steps(
         here = (chosen == step).reshape(-1, *(1,) * (z.ndim - 1))
         kept = jnp.where(here, x, kept)
     return kept
-
-
-def generator_sigma(
-    u: Any,
-    t_max: float = 0.8,
-    sigma_min: float = 0.002,
-    sigma_max: float = 80.0,
-    rho: float = 7.0,
-) -> Array:
-    """Noise levels for the generator's loss of uniform numbers u in [0, 1], of the shape of u.
-
-    (sigma_max^(1/rho) + (1 - t) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho with t = t_max u: even
-    in EDM's steps, from sigma_min up to 24.4 for the paper's t_max.
-
-    Raises:
-        ValueError: levels that do not rise, t_max outside (0, 1].
-    """
-    if not (0 < sigma_min < sigma_max and rho > 0 and 0 < t_max <= 1):
-        raise ValueError(
-            "t_max, sigma_min, sigma_max, rho: expected 0 < t_max <= 1, 0 < sigma_min < sigma_max, "
-            f"rho > 0, got {t_max}, {sigma_min}, {sigma_max}, {rho}"
-        )
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (first + (1.0 - t_max * jnp.asarray(u, float)) * (last - first)) ** rho
-
-
-def threshold(alpha: float, sigma: float = 0.0, tau: float = 1.0) -> float:
-    """The deviation above which a normal generator runs away from a normal teacher's tau.
-
-    sqrt((sigma^2 + alpha tau^2) / (alpha - 1)) at one noise level; infinite for alpha <= 1.
-    """
-    if alpha <= 1:
-        return math.inf
-    return math.sqrt((sigma**2 + alpha * tau**2) / (alpha - 1))
-
-
-def diagnose(
-    deviation: float, reference: float, alpha: float = 1.0, least: float = 0.25, most: float = 3.0
-) -> str | None:
-    """What is wrong with a generator, or None: a guard for training loops, on the host.
-
-    Args:
-        deviation: root of the mean variance of an element over generated arrays.
-        reference: that of the teacher's data.
-        alpha: of the loss; its `threshold` counts where it is below `most`.
-        least, most: shares of the reference below and above which a law is lost. A generator begins
-            narrow, as the teacher's means given pure noise; wait some hundred steps.
-
-    Raises:
-        ValueError: a reference that is not positive.
-    """
-    if not reference > 0:
-        raise ValueError(f"reference: expected a positive deviation, got {reference}")
-    share, limit = deviation / reference, min(threshold(alpha), most)
-    if not math.isfinite(share):
-        return "diverged: generated arrays are not finite; lower the learning rates"
-    if share > limit:
-        reason = f"alpha = {alpha:g} drives normal laws away that are wider than {limit:.3g} times"
-        if limit >= most:
-            reason = f"no data are wider than {most:g} times"
-        return (
-            f"diverged: generated arrays are {share:.3g} times as wide as the teacher's, and "
-            f"{reason} the teacher's; lower alpha to 1 or the learning rates"
-        )
-    if share < least:
-        return (
-            f"collapsed: generated arrays are {share:.3g} times as wide as the teacher's; the naive"
-            " loss |f - p|^2 makes every law narrower, use the identity's with alpha near 1"
-        )
-    return None
-
-
-def gaussian_gradient(theta: Any, tau: Any, sigma: Any, alpha: Any) -> Array:
-    """Derivative of E[L2 - alpha L1] by the generator's deviation theta, an element, with p optimal
-    and standing still, for normal laws of deviations theta and tau around one mean.
-    """
-    theta, tau, sigma = (jnp.asarray(value, float) for value in (theta, tau, sigma))
-    gain = tau**2 / (tau**2 + sigma**2)
-    kappa = gain - theta**2 / (theta**2 + sigma**2)
-    return 2.0 * theta * kappa * (gain - 1.0 - alpha * kappa)
 
 
 def _answers(
@@ -314,14 +245,27 @@ def _sum(each: Array) -> Array:
 
 def _check(x: Array, sigma: Array, noise: Array) -> None:
     process.floating("x", x)
-    if noise.shape != x.shape or sigma.shape != x.shape[:1]:
+    if not x.size:
+        raise ValueError(f"x: expected examples, got {x.shape}")
+    if np.shape(sigma) != x.shape[:1] or noise.shape != x.shape:
         raise ValueError(
             f"sigma, noise: expected {x.shape[:1]} and the shape {x.shape} of x, got "
-            f"{sigma.shape}, {noise.shape}"
+            f"{np.shape(sigma)}, {noise.shape}"
         )
     known = concrete(sigma)
-    if known is not None and not np.all(known > 0):
-        raise ValueError(f"sigma: expected positive levels, got {known.min(initial=np.inf):g}")
+    if known is not None and not np.all((known > 0) & np.isfinite(known)):
+        worst = known[~((known > 0) & np.isfinite(known))][0]
+        raise ValueError(f"sigma: expected positive, finite levels, got {worst:g}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    try:
+        found = jnp.asarray(value, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected a number, got {value!r}") from None
+    known = concrete(found)
+    if found.ndim or (known is not None and not np.isfinite(known)):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
 
 
 def _warn(alpha: Any) -> None:
@@ -330,8 +274,8 @@ def _warn(alpha: Any) -> None:
         return
     least, most = float(known.min()), float(known.max())
     reason = (
-        f"a normal generator runs away where it is wider than {threshold(most):.3g} times a normal "
-        "teacher"
+        f"at the finest noise a normal generator runs away where it is wider than "
+        f"{threshold(most):.3g} times a normal teacher"
         if most > SAFE[1]
         else "below 0 the loss holds L1, which shrinks every law"
     )

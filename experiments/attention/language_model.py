@@ -39,6 +39,7 @@ class ModelConfig:
         n_kv_heads: key/value heads of gqa.
         latent_dim, rope_dim: of mla, whose heads have plain and value dimensions of
             d_model / n_heads; by default four times that and half of it, as in DeepSeek-V2.
+        rope: rotary embedding, which mla cannot be without here.
         tie_embeddings: share embedding and output head.
         remat: what the backward pass computes again (see `attention.TransformerConfig`).
     """
@@ -51,12 +52,15 @@ class ModelConfig:
     latent_dim: int | None = None
     rope_dim: int | None = None
     context: int = 128
+    rope: bool = True
     tie_embeddings: bool = True
     remat: transformer.Remat = "matmuls"
 
     def __post_init__(self):
         if self.context < 2:
             raise ValueError(f"model.context: expected at least 2 bytes, got {self.context}")
+        if not self.rope and self.mixer == "mla":
+            raise ValueError("model.rope: expected true with mla")
         self.transformer()
 
     def transformer(self) -> attention.TransformerConfig:
@@ -73,7 +77,8 @@ class ModelConfig:
             )
         else:
             groups = {"mha": self.n_heads, "gqa": self.n_kv_heads, "mqa": 1}[self.mixer]
-            mixer = attention.GroupedConfig(self.d_model, self.n_heads, groups)
+            base = 10_000.0 if self.rope else None
+            mixer = attention.GroupedConfig(self.d_model, self.n_heads, groups, rope_base=base)
         return attention.TransformerConfig(
             VOCABULARY,
             self.n_layers,
@@ -142,7 +147,7 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, then generate, then check the identities behind the claims."""
     text = datasets.load_text(config.data)
-    problem = make_problem(config, text)
+    problem = make_problem(config.model, config.training, config.windows, text)
     state = training.train(problem, config.training, run)
     params, decoder = training.averaged(state), config.model.transformer()
     rates = [row["steps_per_second"] for row in run.tracker.rows() if "steps_per_second" in row]
@@ -168,17 +173,17 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def make_problem(config: Config, text: datasets.Text) -> training.Problem:
+def make_problem(
+    model: ModelConfig, settings: TrainingConfig, windows: int, text: datasets.Text
+) -> training.Problem:
     """The language model as pure functions for the training loop."""
-    size = config.model.context + 1
+    size = model.context + 1
     if len(text.validation) < size:
         raise datasets.DataError(
             f"data: expected at least {size} validation bytes for model.context, "
             f"got {len(text.validation)}"
         )
-    starts = np.linspace(0, len(text.validation) - size, config.windows).astype(int)
-    windows = text.validation[starts[:, None] + np.arange(size)].astype(np.int32)
-    decoder, settings = config.model.transformer(), config.training
+    held_out, decoder = validation_windows(text, size, windows), model.transformer()
 
     def batch(step: int) -> np.ndarray:
         crops = datasets.crops(text.train, settings.batch_size, size, settings.seed, step)
@@ -189,9 +194,15 @@ def make_problem(config: Config, text: datasets.Text) -> training.Problem:
         loss=functools.partial(loss, config=decoder),
         batch=batch,
         evaluate=functools.partial(
-            evaluate, windows=windows, size=settings.batch_size, bits=window_bits(decoder)
+            evaluate, windows=held_out, size=settings.batch_size, bits=window_bits(decoder)
         ),
     )
+
+
+def validation_windows(text: datasets.Text, size: int, count: int) -> np.ndarray:
+    """Evenly spaced parts of the held-out text, [count, size]."""
+    starts = np.linspace(0, len(text.validation) - size, count).astype(int)
+    return text.validation[starts[:, None] + np.arange(size)].astype(np.int32)
 
 
 def bits_per_byte(params: Any, tokens: jax.Array, config: attention.TransformerConfig) -> jax.Array:
@@ -217,13 +228,20 @@ def window_bits(config: attention.TransformerConfig) -> Callable[[Any, np.ndarra
 def evaluate(
     params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
 ) -> dict[str, float]:
-    """Mean and standard error over all windows, `size` at a time (the last batch is filled up)."""
+    """Mean and standard error over all windows, `size` at a time."""
+    values = each_window(params, windows, size, bits)
+    error = values.std() / math.sqrt(len(values))
+    return {"validation_bits_per_byte": float(values.mean()), "validation_error": float(error)}
+
+
+def each_window(
+    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
+) -> np.ndarray:
+    """Of every window, `size` at a time (the last batch is filled up)."""
     count = -(-len(windows) // size) * size
     padded = np.resize(windows, (count, windows.shape[1]))
     parts = [np.asarray(bits(params, padded[i : i + size])) for i in range(0, count, size)]
-    values = np.concatenate(parts)[: len(windows)].astype(np.float64)
-    error = values.std() / math.sqrt(len(values))
-    return {"validation_bits_per_byte": float(values.mean()), "validation_error": float(error)}
+    return np.concatenate(parts)[: len(windows)].astype(np.float64)
 
 
 def bigram_bits(text: datasets.Text) -> float:

@@ -255,15 +255,23 @@ def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
     """(params, z, logsnr[, condition]) -> v, one function for each network."""
     module = network.network()
 
-    def predict(params: Any, z: jax.Array, logsnr: Any, condition: Any = None) -> jax.Array:
-        logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
+    predict = by_chunks(module.apply)
+    setattr(predict, "size_bound", getattr(module, "size_bound", ()))  # noqa: B010
+    return predict
+
+
+def by_chunks(network: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """(params, z, level[, condition]) -> what the network says, of `CHUNK` images at a time."""
+
+    def predict(params: Any, z: jax.Array, level: Any, condition: Any = None) -> jax.Array:
+        level = jnp.broadcast_to(jnp.asarray(level), z.shape[:1])
+        inputs = (z, level) if condition is None else (z, level, condition)
         if len(z) <= CHUNK:
-            return module.apply(params, z, logsnr, condition)
+            return network(params, *inputs)
 
         def one(inputs: tuple[Any, ...]) -> jax.Array:
-            return module.apply(params, *jax.tree.map(lambda leaf: leaf[None], inputs))[0]
+            return network(params, *jax.tree.map(lambda leaf: leaf[None], inputs))[0]
 
-        return jax.lax.map(one, (z, logsnr, condition), batch_size=CHUNK)
+        return jax.lax.map(one, inputs, batch_size=CHUNK)
 
-    setattr(predict, "size_bound", getattr(module, "size_bound", ()))  # noqa: B010
     return predict

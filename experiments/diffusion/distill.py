@@ -30,6 +30,7 @@ from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
+PATIENCE = 100  # steps at which, or behind which, an evaluation must have been for the guard
 SMALL = NetworkConfig(width=64, depth=2)
 DISTILL = DistillConfig(sigma_data=1.0, sigma_min=0.02, t_max=0.7)
 TRAINING = TrainingConfig(
@@ -69,8 +70,7 @@ class Config:
     samples: int = 300
 
     def __post_init__(self):
-        if not self.training.ema:
-            raise ValueError("training.ema: expected an average of weights, got 0")
+        distilling.check(self.training)
         if self.samples < 20 or any(call < 3 or call % 2 == 0 for call in self.calls):
             raise ValueError(
                 "samples, calls: expected at least 20 and odd numbers from 3 on, got "
@@ -142,7 +142,12 @@ PRESETS = {
     "cpu_digits": DIGITS,
     "paper_cifar10_classes": _paper(CIFAR.data, replace(_CIFAR, classes=10), 256, 800e6, 1e-5),
     "paper_imagenet_64": _paper(
-        ImageConfig("imagenet_resized/64x64", lazy=True), _IMAGENET, 8192, 1000e6, 4e-6, 2e6
+        ImageConfig("imagenet_resized/64x64", size=64, lazy=True),
+        _IMAGENET,
+        8192,
+        1000e6,
+        4e-6,
+        2e6,
     ),
     "paper_ffhq_64": _paper(
         ImageConfig(path="data/ffhq", size=64, mode="RGB"), _FACES, 512, 500e6, 1e-5, beta1=0.9
@@ -214,7 +219,7 @@ def sample(config: Config, teacher: Model, generator: Any, images: Images) -> np
 def _generated(network: distilling.Network, levels: tuple[float, ...]) -> Callable[..., Any]:
     @training.compile_call
     def generate(params: Any, z: jax.Array, key: jax.Array, label: Any) -> jax.Array:
-        bound = functools.partial(network, params)
+        bound = functools.partial(denoising.by_chunks(network), params)
         return distillation.generate_steps(bound, z, levels, key, None, label)
 
     return generate
@@ -229,9 +234,9 @@ def _evaluate(
     def evaluate(generator: Any) -> dict[str, float]:
         x = sample(config, teacher, generator, images)
         width = float(distilling.deviation(x))
-        seen = any("frechet" in row for row in run.tracker.rows())
+        late = any(row["step"] >= PATIENCE for row in run.tracker.rows() if "frechet" in row)
         message = config.distill.diagnose(width, reference)
-        if message and (seen or not np.isfinite(width)):  # at the start images are means
+        if message and (late or not np.isfinite(width)):  # at the start images are means
             raise NonFiniteError(message)
         return {**judging.distances(x, images.train, features), "width": width / reference}
 
@@ -243,11 +248,12 @@ def _teacher_curve(
 ) -> list[dict[str, Any]]:
     """Distances of the teacher's samples, by calls of its denoiser."""
     rows, label = [], _labels(config, teacher, images)
+    network = denoising.by_chunks(teacher.network)
     shape = (config.samples, *images.train.shape[1:])
     for calls in config.calls:
         sigmas = schedules.edm_sigmas((calls + 1) // 2, 0.01, 80.0)
         y = sigmas[0] * jax.random.normal(jax.random.key(2), shape)
-        x = samplers.sample_edm(teacher.network, y, sigmas, condition=label, params=teacher.params)
+        x = samplers.sample_edm(network, y, sigmas, condition=label, params=teacher.params)
         row = judging.distances(np.asarray(x), images.train, features)
         rows.append({"calls": calls, **row, "grid": denoising.grey(x[:20], images.levels)})
     return rows

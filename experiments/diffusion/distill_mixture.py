@@ -74,8 +74,7 @@ class Config:
             )
         if self.network.kind != "mlp" or self.network.classes is not None:
             raise ValueError("network: expected kind mlp without classes for points in a plane")
-        if not self.training.ema:
-            raise ValueError("training.ema: expected an average of weights, got 0")
+        distilling.check(self.training)
 
 
 CPU = Config(

@@ -6,6 +6,7 @@ devices.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ import numpy as np
 import optax
 
 from diffusion import distillation, process, schedules
-from experiments.diffusion import denoising
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import training
 from experiments.harness.estimate import Program
@@ -74,6 +74,11 @@ class DistillConfig:
 
     def __post_init__(self):
         distillation.generator_sigma(0.0, self.t_max, self.sigma_min, self.sigma_max)
+        if not (math.isfinite(self.alpha) and math.isfinite(self.sigma_max)):
+            raise ValueError(
+                f"distill.alpha, sigma_max: expected finite numbers, got {self.alpha}, "
+                f"{self.sigma_max}"
+            )
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
         if not self.levels or self.levels[-1] <= 0 or not falling:
             raise ValueError(
@@ -98,19 +103,31 @@ class DistillConfig:
 
     def diagnose(self, width: float, reference: float) -> str | None:
         """What is wrong with generated arrays of a width, as `distillation.diagnose`."""
-        alpha = 1.0 if self.naive else float(self.alpha)
-        return distillation.diagnose(width, reference, alpha)
+        return distillation.diagnose(width, reference, float(self.alpha), naive=self.naive)
 
 
+@functools.lru_cache(maxsize=8)
 def network_of(config: NetworkConfig) -> Network:
     """(params, y, sigma) -> x of a network that says v."""
-    predict = denoising.denoiser(config)
+    module = config.network()
 
     def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:
-        bound = functools.partial(predict, params)
+        bound = functools.partial(module.apply, params)
         return process.edm_denoiser(bound, "v")(y, sigma, *label)
 
     return network
+
+
+def check(settings: TrainingConfig) -> None:
+    """Refuse settings of training that distillation does not have.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if not settings.ema:
+        raise ValueError("training.ema: expected an average of weights, got 0")
+    if settings.accumulate != 1:
+        raise ValueError(f"training.accumulate: expected 1 here, got {settings.accumulate}")
 
 
 def how(config: DistillConfig, teacher: Model, student: Model, shape: tuple[int, ...]) -> How:

@@ -275,7 +275,12 @@ def test_alpha_that_runs_away_is_warned_of(alpha):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"sigma": jnp.array([1.0, 0.0, 1.0])}, "sigma: expected positive levels, got 0"),
+        ({"sigma": jnp.array([1.0, 0.0, 1.0])}, "sigma: expected positive, finite levels, got 0"),
+        (
+            {"sigma": jnp.array([1.0, np.inf, 1.0])},
+            "sigma: expected positive, finite levels, got inf",
+        ),
+        ({"x": jnp.ones((0, 2)), "noise": jnp.ones((0, 2))}, "x: expected examples"),
         ({"sigma": jnp.ones(2)}, "sigma, noise: expected"),
         ({"noise": jnp.ones((3, 2))}, "sigma, noise: expected"),
         ({"x": jnp.ones(SHAPE, int)}, "x: expected floating point"),
@@ -303,6 +308,13 @@ def test_bad_input_is_named(change, message):
         ),
         (lambda: steps([1.0, 2.0]), "sigmas: expected positive levels that fall"),
         (lambda: distillation.diagnose(1.0, 0.0), "reference: expected a positive deviation"),
+        (lambda: steps([2.0, 1.0], 2), "last: expected steps from 0 to 1, one or 1, got 2"),
+        (lambda: steps([2.0, 1.0], -1), "last: expected steps from 0 to 1, one or 1, got -1"),
+        (lambda: steps([2.0, 1.0], 0.5), "last: expected steps from 0 to 1, one or 1, got 0.5"),
+        (lambda: steps([2.0, 1.0], jnp.zeros(3, int)), "last: expected steps from 0 to 1"),
+        (lambda: loss(np.nan), "alpha: expected a finite number, got nan"),
+        (lambda: loss(None), "alpha: expected a number, got None|alpha: expected a finite number"),
+        (lambda: loss(jnp.ones(3)), "alpha: expected a finite number"),
         (lambda: steps([]), "sigmas: expected \\[steps\\]"),
         (lambda: distillation.generator_sigma(0.5, 1.5), "t_max, sigma_min, sigma_max, rho"),
         (lambda: process.edm_denoiser(shrink, "y"), "prediction: expected one of"),
@@ -313,5 +325,10 @@ def test_bad_settings_are_named(call, message):
         call()
 
 
-def steps(levels):
-    return distillation.generate_steps(shrink, jnp.ones((1, 2)), levels, jax.random.key(0))
+def steps(levels, last=None):
+    return distillation.generate_steps(shrink, jnp.ones((1, 2)), levels, jax.random.key(0), last)
+
+
+def loss(alpha):
+    x, sigma, noise = (jnp.asarray(a, jnp.float32) for a in problem())
+    return distillation.generator_loss(x, *denoisers(jnp), sigma, noise, alpha)

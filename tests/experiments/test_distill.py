@@ -17,7 +17,15 @@ import pytest
 
 from diffusion import diffusers_unet, distillation, process, schedules
 from experiments import catalog, commands
-from experiments.diffusion import distill, distill_mixture, distilling, judging, teachers, train
+from experiments.diffusion import (
+    denoising,
+    distill,
+    distill_mixture,
+    distilling,
+    judging,
+    teachers,
+    train,
+)
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import image_sets, training
@@ -262,6 +270,8 @@ def test_the_mixture_is_distilled_by_every_loss(tmp_path):
         (lambda: DistillConfig(levels=()), r"distill.levels: expected positive levels"),
         (lambda: DistillConfig(fake_rate=0.0), r"distill.sigma_data, fake_rate, ramp"),
         (lambda: DistillConfig(ramp=-1.0), r"distill.sigma_data, fake_rate, ramp"),
+        (lambda: DistillConfig(alpha=np.nan), r"distill.alpha, sigma_max: expected finite"),
+        (lambda: DistillConfig(sigma_max=np.inf), r"distill.alpha, sigma_max: expected finite"),
         (lambda: DistillConfig(beta1=1.0), r"distill.beta1, fake_beta1, final_rate"),
         (lambda: DistillConfig(final_rate=1.5), r"distill.beta1, fake_beta1, final_rate"),
         (lambda: DistillConfig(t_max=0.0), "t_max, sigma_min, sigma_max"),
@@ -330,6 +340,23 @@ def test_a_directory_of_diffusers_is_a_teacher():
     np.testing.assert_allclose(found.network(found.params, y, sigma), expected, rtol=1e-6)
 
 
+def test_sets_that_are_read_at_every_batch_have_a_size():
+    lazy = [preset.data for preset in distill.PRESETS.values() if preset.data.lazy]
+    assert lazy and all(data.size is not None for data in lazy)
+
+
+def test_large_batches_are_trained_in_one_piece():
+    """Only sampling goes by chunks, which would gather what devices hold apart."""
+    *_, how = setup()
+    state = how.init_state(NOTHING, SETTINGS, *how.given)
+    loops = []
+    for size in (8, denoising.CHUNK + 8):
+        step, batch = how.make_step(NOTHING, SETTINGS), {"index": jnp.arange(size)}
+        text = str(jax.make_jaxpr(step)(state, batch))
+        loops.append(text.count("scan[") + text.count("while["))
+    assert loops[0] == loops[1]
+
+
 def test_what_is_no_teacher_is_refused(tmp_path):
     images = image_sets.load(image_sets.DIGITS)
     with pytest.raises(UsageError, match="teacher: expected a run of diffusion/train or a dir"):
@@ -352,7 +379,9 @@ def test_a_generator_that_is_lost_stops_the_run(scale, message, monkeypatch):
     features, _ = judging.features(image_sets.DIGITS, images)
     evaluate = distill._evaluate(distill.Config(samples=40), None, images, features, run)
     evaluate({})  # the first look, when images are means, says nothing
-    rows.append({"frechet": 1.0})
+    rows.append({"frechet": 1.0, "step": distill.PATIENCE - 1})
+    evaluate({})  # nor does one that is early
+    rows.append({"frechet": 1.0, "step": distill.PATIENCE})
     if message is None:
         assert evaluate({})["width"] > 0.5
     else:
@@ -366,6 +395,10 @@ def test_a_generator_that_is_lost_stops_the_run(scale, message, monkeypatch):
         ({"samples": 3}, "samples, calls: expected at least 20 and odd numbers"),
         ({"calls": (4,)}, "samples, calls: expected at least 20 and odd numbers"),
         ({"training": TrainingConfig()}, "training.ema: expected an average"),
+        (
+            {"training": dataclasses.replace(SETTINGS, accumulate=2)},
+            "training.accumulate: expected",
+        ),
     ],
 )
 def test_impossible_settings_of_a_student_are_refused(options, message):
