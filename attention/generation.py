@@ -131,12 +131,12 @@ class _Request(NamedTuple):
 def _request(
     config: TransformerConfig,
     prompts: Any,
-    max_new_tokens: int,
+    max_new_tokens: Any,
     lengths: Any,
     mask: Any,
-    chunk: int | None,
+    chunk: Any,
     sampling: Sampling,
-    stop: int | Sequence[int],
+    stop: Any,
     key: Array | None,
 ) -> _Request:
     prompts, lengths = _prompts(config, prompts, lengths, mask)

@@ -56,6 +56,8 @@ class LatentConfig:
         names = ("d_model", "n_heads", "latent_dim", "query_dim", "nope_dim", "value_dim")
         checks.sizes(self, *names, "window")
         checks.whole("rope_dim", self.rope_dim, 0 if self.rope_base is None else 1)
+        if self.rope_dim % 2:
+            raise ValueError(f"rope_dim: expected an even number, got {self.rope_dim}")
         if self.rope_dim:
             rope.check(self.rope_dim, self.rope_layout, self.rope_scaling, self.rope_base)
         if not self.norm_eps >= 0:
