@@ -172,14 +172,14 @@ def save_pretrained(
     (folder / "config.json").write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
-def _flat(params: dict[str, Any]) -> dict[tuple[str, ...], jax.Array]:
+def _flat(params: dict[str, Any]) -> dict[tuple[str, ...], Any]:
     pairs = jax.tree.leaves_with_path(params)
     return {tuple(str(entry.key) for entry in path): leaf for path, leaf in pairs}  # pyright: ignore
 
 
 def _write_tensors(
     folder: Path,
-    arrays: dict[tuple[str, ...], jax.Array],
+    arrays: dict[tuple[str, ...], Any],
     leaves: list[Leaf],
     shard_bytes: int,
 ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
-MAPPED = 1 << 26  # bytes read of a file before its pages are given back
+MAPPED = 1 << 24  # bytes read of a file before its pages are given back
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -225,3 +225,38 @@ def test_parameters_that_do_not_fit_are_not_written(tmp_path):
             tmp_path, {k: v for k, v in model.params.items() if k != "head"}, model.config
         )
     assert attention.checkpoints.Model._fields == ("config", "params", "settings")
+
+
+PEAK = """
+import sys
+sys.path.insert(0, {root!r})
+import jax, jax.numpy as jnp
+from attention import load_pretrained
+
+def memory(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+load_pretrained({small!r})
+before = memory("VmRSS")
+model = load_pretrained({large!r})
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+print(size, memory("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_no_more_than_a_parameter_is_held_twice(tmp_path):
+    """A fifth more than the parameters at the peak, and some tens of megabytes in any case."""
+    config = TransformerConfig(500, 16, GroupedConfig(512, 8, 4), d_ff=2048)
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), config))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    save_pretrained(tmp_path, params, config)
+    root, small = str(Path(__file__).parents[2]), str(GOLDEN / "llama")
+    text = PEAK.format(root=root, small=small, large=str(tmp_path))
+    out = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True
+    ).stdout
+    size, peak = map(int, out.split())
+    assert size > 230e6
+    assert peak <= 1.2 * size + 6e7

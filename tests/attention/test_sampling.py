@@ -130,7 +130,9 @@ def test_prompts_are_padded_to_few_lengths(time, wide):
 
 
 MIXERS = {
-    "MHA": None,
+    "MHA": {"n_kv_heads": 4},
+    "GQA": {"n_kv_heads": 2},
+    "MQA": {"n_kv_heads": 1},
     "window": {"window": 7},
     "MLA": LatentConfig(8, 4, 6, None, 4, 2, 4),
 }
@@ -145,7 +147,7 @@ def test_256_greedy_steps_are_those_of_full_forward_passes(name):
         params = transformer.init(jax.random.key(0), config)
         params = jax.tree.map(lambda leaf: 3.0 * leaf, params)
     else:
-        config = decoder_config(4, mixer or {}, tie_embeddings=False)
+        config = decoder_config(4, mixer, tie_embeddings=False)
         params = decoder_params(config)
     tokens = np.asarray(generate(params, config, PROMPTS, 256))
     whole = np.concatenate([PROMPTS, tokens], axis=1)
