@@ -52,7 +52,12 @@ def build() -> Parser:
     one.add_argument("name")
     one.add_argument("--preset", default="quick")
     one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
-    one.add_argument("name", nargs="?", default="gqa", help="mha, gqa, mqa or mla (default: gqa)")
+    one.add_argument(
+        "name",
+        nargs="?",
+        default="gqa",
+        help="mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
+    )
     one = add("generate", "continue or score text with a public checkpoint")
     one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
     one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")

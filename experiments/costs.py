@@ -6,7 +6,14 @@ from typing import Literal
 import jax.numpy as jnp
 import tyro
 
-from attention import GroupedConfig, LatentConfig, TransformerConfig, accounting, kernels
+from attention import (
+    ExpertsConfig,
+    GroupedConfig,
+    LatentConfig,
+    TransformerConfig,
+    accounting,
+    kernels,
+)
 from experiments.harness.errors import UsageError
 
 
@@ -43,6 +50,17 @@ PRESETS = {
     "gqa": _decoder(GroupedConfig(4096, 32, 8)),
     "mqa": _decoder(GroupedConfig(4096, 32, 1)),
     "mla": _decoder(LatentConfig(4096, 32, 512, None, 128, 64, 128)),
+    "deepseek_v2_lite": Costs(
+        TransformerConfig(
+            102_400,
+            27,
+            LatentConfig(2048, 16, 512, None, 128, 64, 128),
+            d_ff=10_944,
+            experts=ExpertsConfig(64, 6, 1408, 2816),
+            dense_layers=1,
+            tie_embeddings=False,
+        )
+    ),
 }
 
 

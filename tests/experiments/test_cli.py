@@ -138,9 +138,10 @@ def test_costs_of_a_decoder_are_printed_and_changed_by_fields(cli):
     assert rows["kernel of a prompt here"] == "xla"
     assert "GPU" in rows["kernel cudnn, why not"]
     assert "elements a layer | 8192 |" in cli("costs", "mha")[1]
+    assert "| parameters | 15706484224 |" in cli("costs", "deepseek_v2_lite")[1]  # 15.7B
     code, _, error = cli("costs", "flash")
     assert code != 0
-    assert "expected one of mha, gqa, mqa, mla, got 'flash'" in error
+    assert "expected one of mha, gqa, mqa, mla, deepseek_v2_lite, got 'flash'" in error
     code, _, error = cli("costs", "gqa", "--context", "0")
     assert code != 0
     assert "context: expected at least 1, got 0" in error
