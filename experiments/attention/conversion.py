@@ -269,13 +269,15 @@ def draw(record: Record):
         left.errorbar([row["elements"] for row in rows], more, errors, label=name, **style)
     left.axvline(whole, color="#999999", linestyle="--")
     left.axhline(0.0, color="#999999", linewidth=0.8)
+    on = record.result["whole_trained_on"] - record.result["whole"]["bits"]
+    left.axhline(on, color="#999999", linewidth=0.8, linestyle=":", label="all, trained on")
     left.set_yscale("symlog", linthresh=0.02)
     left.set(
         xlabel=f"cached numbers a token and layer (all: {whole})",
         ylabel="bits per byte over the whole cache's",
         title=record.result["data"]["source"],
     )
-    left.legend(fontsize=7)
+    left.legend(fontsize=6, loc="upper right")
     for (name, layers), color in zip(
         record.result["spectra"].items(), figures.COLORS, strict=False
     ):
