@@ -1,6 +1,7 @@
 """Mixtures of experts against plain loops over tokens."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from attention import (
     experts,
     transformer,
 )
+from experiments import costs
 
 KINDS = {
     "softmax": ExpertsConfig(8, 3, 5),
@@ -141,3 +143,25 @@ def test_dense_layers_need_experts():
         TransformerConfig(dense_layers=1)
     with pytest.raises(ValueError, match="dense_layers: expected at most n_layers"):
         TransformerConfig(n_layers=2, dense_layers=3, experts=ExpertsConfig())
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_deepseek_v2_lite_lowers_for_accelerators(platform):
+    """A step, a prompt and a whole sequence at the real sizes, from shapes alone."""
+    config = costs.PRESETS["deepseek_v2_lite"].decoder
+
+    def halved(tree):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), tree)
+
+    key = jax.random.key(0)
+    params = halved(jax.eval_shape(functools.partial(transformer.init, config=config), key))
+    make = functools.partial(transformer.init_state, config, 4, 4096, jnp.bfloat16)
+    state, prompt = jax.eval_shape(make), jax.ShapeDtypeStruct((4, 512), jnp.int32)
+    token = jax.ShapeDtypeStruct((4,), jnp.int32)
+    for function, arguments in (
+        (transformer.step, (params, state, token)),
+        (transformer.prefill, (params, prompt, state)),
+        (transformer.apply, (params, prompt)),
+    ):
+        traced = jax.jit(functools.partial(function, config=config)).trace(*arguments)
+        assert "bf16" in traced.lower(lowering_platforms=(platform,)).as_text()
