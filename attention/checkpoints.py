@@ -10,6 +10,7 @@ wants; no more than one parameter is held twice.
 """
 
 import json
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ from attention.hf_names import Leaf
 from attention.tensor_files import INDEX, SINGLE, TensorFiles, inside, read_json
 from attention.transformer import TransformerConfig
 
+CORRECTION = "correction"
+OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
 SHARD = 5 * 10**9  # bytes of a file that is written
 Sharding = jax.sharding.Sharding
 STORED = ("float64", "float32", "float16", "bfloat16")
@@ -52,7 +55,8 @@ def load_pretrained(
 
     Args:
         directory: with config.json and model.safetensors, or an index and its files.
-        dtype: of the parameters; that of the embedding in the file by default.
+        dtype: of the parameters; that of the embedding in the file by default. Corrections of
+            experts are float32 at least: they are differences of nearly equal numbers.
         sharding: where they go: one for all, or a function of a parameter's path of keys and its
             shape; the default device if there is none.
         ignore: settings of config.json that are known to change nothing.
@@ -73,15 +77,25 @@ def load_pretrained(
         raise ValueError(f"{path}: {error}") from None
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype: expected one of floats, got {dtype}")
-    files, leaves = TensorFiles(folder), hf_names.leaves(config)
+    files = TensorFiles(folder)
+    least = config.n_layers * (1 if config.experts is None else config.experts.n_experts)
+    if config.n_layers > len(files.shapes) or least > 2 * len(files.shapes) + 1000:
+        raise ValueError(
+            f"{path}: expected as many layers and experts as the {len(files.shapes)} tensors can "
+            f"be, got {config.n_layers} layers"
+        )
+    leaves = hf_names.leaves(config)
     expected = {name: leaf.tensor_shape for leaf in leaves for name in leaf.names.ravel()}
     files.check(expected, _spare(files, config, settings))
     if dtype is None:
         dtype = files.read("model.embed_tokens.weight", (slice(1),)).dtype
+    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(f"dtype: expected jax_enable_x64 to be set for {jnp.dtype(dtype)}")
     params = {}
     for leaf in leaves:
         place = sharding(leaf.path, leaf.shape) if callable(sharding) else sharding
-        params[leaf.path] = _array(files, leaf, jnp.dtype(dtype), place)
+        exact = jnp.promote_types(dtype, jnp.float32) if leaf.path[-1] == CORRECTION else dtype
+        params[leaf.path] = _array(files, leaf, jnp.dtype(exact), place)
     return Model(config, hf_names.nested(params), settings)
 
 
@@ -90,9 +104,12 @@ def _spare(files: TensorFiles, config: TransformerConfig, settings: dict[str, An
     found = [name for name in files.shapes if name.endswith(".rotary_emb.inv_freq")]
     if config.tie_embeddings:
         found.append("lm_head.weight")
-    for layer in range(settings.get("num_nextn_predict_layers") or 0):
-        start = f"model.layers.{config.n_layers + layer}."
-        found += [name for name in files.shapes if name.startswith(start)]
+    more = settings.get("num_nextn_predict_layers")
+    if isinstance(more, int) and more > 0:
+        for name in files.shapes:
+            layer = re.match(r"model\.layers\.(\d{1,6})\.", name)
+            if layer and 0 <= int(layer[1]) - config.n_layers < more:
+                found.append(name)
     return found
 
 
@@ -143,14 +160,18 @@ def save_pretrained(
 
     Args:
         directory: made if it is not there.
-        params: of one dtype, float64, float32, float16 or bfloat16.
+        params: float64, float32, float16 or bfloat16.
         shard_bytes: largest size of a file.
         settings: further entries of config.json: max_position_embeddings, bos_token_id, ...
 
     Raises:
-        ValueError: a decoder that is none of these models; parameters of other shapes.
+        ValueError: a decoder that is none of these models; parameters of other shapes; settings
+            that the decoder decides.
     """
     written = hf_config.write(config)
+    decided = sorted({*written, "dtype", "torch_dtype", "rope_scaling", "rope_theta"} & {*settings})
+    if decided:
+        raise ValueError(f"{decided[0]}: expected no such setting, the decoder's is written")
     leaves, arrays = hf_names.leaves(config), _flat(params)
     for leaf in leaves:
         found = arrays.pop(leaf.path, None)
@@ -159,10 +180,12 @@ def save_pretrained(
             raise ValueError(f"params: {'/'.join(leaf.path)}: expected {leaf.shape}, got {got}")
     if arrays:
         raise ValueError(f"params: expected no {'/'.join(next(iter(arrays)))} for this config")
-    dtype = str(params["embedding"].dtype)
-    if dtype not in STORED:
-        raise ValueError(f"params: expected one of {STORED}, got {dtype}")
-    written |= {"dtype": dtype, **settings}
+    for path, leaf in _flat(params).items():
+        if str(leaf.dtype) not in STORED:
+            raise ValueError(
+                f"params: {'/'.join(path)}: expected one of {STORED}, got {leaf.dtype}"
+            )
+    written |= {"dtype": str(params["embedding"].dtype), **settings}
     hf_config.read(written, settings)  # what is written can be read
     folder = Path(directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -185,11 +208,10 @@ def _write_tensors(
 ) -> None:
     from safetensors.numpy import save_file
 
-    dtype = arrays["embedding",].dtype
     pairs = [(leaf, place) for leaf in leaves for place in np.ndindex(leaf.names.shape)]
     groups, total = [[]], 0
     for leaf, place in pairs:
-        size = int(np.prod(leaf.tensor_shape)) * dtype.itemsize
+        size = int(np.prod(leaf.tensor_shape)) * arrays[leaf.path].dtype.itemsize
         if groups[-1] and total + size > shard_bytes:
             groups.append([])
             total = 0
@@ -198,8 +220,6 @@ def _write_tensors(
     names = [f"model-{i + 1:05}-of-{len(groups):05}.safetensors" for i in range(len(groups))]
     names = [SINGLE] if len(groups) == 1 else names
     table, size = {}, 0
-    for old in [*folder.glob("model*.safetensors"), *folder.glob(INDEX)]:
-        old.unlink()
     for name, group in zip(names, groups, strict=True):
         tensors = {}
         for leaf, place in group:
@@ -208,6 +228,9 @@ def _write_tensors(
             tensors[key] = np.ascontiguousarray(value.T if leaf.turned else value)
             table[key], size = name, size + value.nbytes
         save_file(tensors, folder / name, {"format": "pt"})
+    stale = [path for path in folder.iterdir() if OWN_FILES.fullmatch(path.name)]
+    for old in [*(path for path in stale if path.name not in names), *folder.glob(INDEX)]:
+        old.unlink()
     if len(groups) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(table.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

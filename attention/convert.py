@@ -82,7 +82,7 @@ def truncate(
     """The nearest decoder with `rank` latents, by the joint SVD of keys and values of all heads.
 
     Args:
-        rank: 1..d_c.
+        rank: 1..d_c, and no more than d: keys and values have no more directions.
         moments: C of every layer, of `moments`; the unit matrix by default.
 
     Raises:
@@ -94,18 +94,21 @@ def truncate(
             "mixer: expected MLA without norms of its latents, as `to_latent` makes it"
         )
     checks.whole("rank", rank)
-    if rank > mixer.latent_dim:
-        raise ValueError(f"rank: expected at most {mixer.latent_dim}, got {rank}")
+    most = min(mixer.latent_dim, mixer.d_model, mixer.n_heads * (mixer.nope_dim + mixer.value_dim))
+    if rank > most:
+        raise ValueError(f"rank: expected at most {most}, got {rank}")
     shape = (config.n_layers, mixer.d_model, mixer.d_model)
     if moments is not None and moments.shape != shape:
         raise ValueError(f"moments: expected {shape}, got {moments.shape}")
 
     def one(down: Array, up: Array, moment: Array | None) -> tuple[Array, Array]:
         latents, rest = jnp.split(down, [mixer.latent_dim], axis=-1)
-        whole = latents @ up
-        weighted = whole if moment is None else _root(moment).astype(whole.dtype) @ whole
+        wide = jnp.promote_types(down.dtype, jnp.float32)
+        whole = latents.astype(wide) @ up.astype(wide)
+        weighted = whole if moment is None else _root(moment.astype(wide)) @ whole
         basis = jnp.linalg.svd(weighted, full_matrices=False)[2][:rank].T
-        return jnp.concatenate([whole @ basis, rest], axis=-1), basis.T
+        near = (whole @ basis).astype(down.dtype)
+        return jnp.concatenate([near, rest], axis=-1), basis.T.astype(up.dtype)
 
     done = iter(range(config.n_layers))
 
@@ -134,6 +137,7 @@ def moments(
     for weights in transformer.layers_of(params, config):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         rows = normed.reshape(-1, normed.shape[-1])
+        rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         found.append(rows.T @ rows / len(rows))
         x = x + mixer.apply(weights["mixer"], normed)
         x = x + transformer.feed_forward(weights, x, config)

@@ -5,6 +5,7 @@ something else. Sources: the models of transformers 5.23, and config.json of the
 checkpoints, older names of settings included.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -31,8 +32,14 @@ NEUTRAL = _words("""
     architectures auto_map model_type dtype torch_dtype transformers_version use_cache _name_or_path
     bos_token_id eos_token_id pad_token_id attention_dropout initializer_range pretraining_tp
     max_position_embeddings output_router_logits aux_loss_alpha seq_aux ep_size
-    num_nextn_predict_layers router_aux_loss_coef qk_head_dim
+    num_nextn_predict_layers router_aux_loss_coef qk_head_dim is_llama_config transformers.js_config
+    max_sequence_length max_length min_length temperature top_k top_p do_sample num_beams
+    repetition_penalty length_penalty unsloth_fixed unsloth_version finetuning_task id2label
+    label2id chunk_size_feed_forward return_dict problem_type task_specific_params
+    num_return_sequences diversity_penalty num_beam_groups typical_p no_repeat_ngram_size
+    encoder_no_repeat_ngram_size
 """)
+OFF = (None, False, {}, [], "")
 COMMON = _words("""
     vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
     num_key_value_heads rms_norm_eps tie_word_embeddings rope_parameters rope_scaling rope_theta
@@ -54,7 +61,7 @@ ROPE = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": (
         *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale"),
-        *("mscale_all_dim", "attention_factor", "truncate"),
+        *("mscale_all_dim", "attention_factor", "truncate", "finetuned"),
     ),
 }
 
@@ -72,8 +79,8 @@ class _Settings:
                 raise ValueError(f"expected {name}, found none")
             return default
         good = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            value, good = float(value), math.isfinite(value)
         if not good:
             raise ValueError(f"{name}: expected {kind.__name__}, got {value!r}")
         return value
@@ -90,26 +97,28 @@ def read(settings: Mapping[str, Any], ignore: Collection[str] = ()) -> Transform
             missing, of another type, contradictory, or not known.
     """
     kind = settings.get("model_type")
-    if kind not in OWN:
+    if not isinstance(kind, str) or kind not in OWN:
         raise ValueError(f"model_type: expected one of {tuple(OWN)}, got {kind!r}")
     known = {*NEUTRAL, *COMMON, *OWN[kind], *MUST, *ignore}
-    for name, value in settings.items():
-        if name not in known and value not in (None, False):
-            raise ValueError(
-                f"{name}: not known for {kind}, got {value!r}; if it changes nothing of what the "
-                f"model computes, pass ignore=({name!r},)"
-            )
+    strange = {k: v for k, v in settings.items() if k not in known and v not in OFF}
+    if strange:
+        first = next(iter(strange))
+        raise ValueError(
+            f"{first}: not known for {kind}, got {strange[first]!r}; if it changes nothing of what "
+            f"the model computes, pass ignore={tuple(strange)}"
+        )
     for name, only in MUST.items():
         if name in settings and settings[name] not in (None, only) and name not in ignore:
             raise ValueError(f"{name}: expected {only!r}, got {settings[name]!r}")
     one = _Settings(settings)
     latent = kind in LATENT
     layers = one.get("num_hidden_layers", int)
-    dense = min(one.get("first_k_dense_replace", int, 0), layers) if latent else layers
+    first = one.get("first_k_dense_replace", int, 3 if kind == "deepseek_v3" else 0)
+    dense = min(first, layers) if latent else layers
     return TransformerConfig(
         vocab_size=one.get("vocab_size", int),
         n_layers=layers,
-        mixer=_latent(one, kind) if latent else _grouped(one, kind),
+        mixer=(_latent if latent else _grouped)(one, kind, ignore),
         d_ff=one.get("intermediate_size", int),
         ffn_bias=one.get("mlp_bias", bool, False),
         experts=None if dense == layers else _experts(one, kind),
@@ -119,8 +128,11 @@ def read(settings: Mapping[str, Any], ignore: Collection[str] = ()) -> Transform
     )
 
 
-def _grouped(one: _Settings, kind: str) -> GroupedConfig:
-    base, scaling = _rope(one)
+def _grouped(one: _Settings, kind: str, ignore: Collection[str]) -> GroupedConfig:
+    base, scaling = _rope(one, ignore)
+    window = one.get("sliding_window", int, None)
+    if "sliding_window" not in one.values:
+        window = 4096
     if isinstance(scaling, rope.Yarn) and scaling.mscale_all_dim:
         raise ValueError(f"mscale_all_dim: expected none for {kind}, whose scores it leaves alone")
     heads = one.get("num_attention_heads", int)
@@ -131,19 +143,22 @@ def _grouped(one: _Settings, kind: str) -> GroupedConfig:
         head_dim=one.get("head_dim", int, None),
         rope_base=base,
         rope_scaling=scaling,
-        window=one.get("sliding_window", int, None) if kind == "mistral" else None,
+        window=window if kind == "mistral" else None,
         bias=one.get("attention_bias", bool, False) and kind == "llama",
     )
 
 
-def _latent(one: _Settings, kind: str) -> LatentConfig:
-    base, scaling = _rope(one)
+def _latent(one: _Settings, kind: str, ignore: Collection[str]) -> LatentConfig:
+    base, scaling = _rope(one, ignore)
+    queries = one.get("q_lora_rank", int, None)
+    if "q_lora_rank" not in one.values:
+        queries = 1536
     half = kind == "deepseek_v3" and not one.get("rope_interleave", bool, True)
     return LatentConfig(
         d_model=one.get("hidden_size", int),
         n_heads=one.get("num_attention_heads", int),
         latent_dim=one.get("kv_lora_rank", int),
-        query_dim=one.get("q_lora_rank", int, None),
+        query_dim=queries,
         nope_dim=one.get("qk_nope_head_dim", int),
         rope_dim=one.get("qk_rope_head_dim", int),
         value_dim=one.get("v_head_dim", int),
@@ -170,7 +185,9 @@ def _experts(one: _Settings, kind: str) -> ExpertsConfig:
             "norm_topk_prob: expected false for deepseek_v2, on which implementations disagree"
         )
     groups = method != "greedy"
-    shared = one.get("n_shared_experts", int, 0)
+    shared = one.get("n_shared_experts", int, 1 if v3 else 2)
+    if "n_shared_experts" in one.values and one.values["n_shared_experts"] is None:
+        shared = 0
     return ExpertsConfig(
         n_experts=one.get("n_routed_experts", int),
         chosen=one.get("num_experts_per_tok", int),
@@ -180,20 +197,24 @@ def _experts(one: _Settings, kind: str) -> ExpertsConfig:
         chosen_groups=one.get("topk_group", int) if groups else None,
         scoring="sigmoid" if v3 else "softmax",
         normalise=normalise,
-        scale=one.get("routed_scaling_factor", float, 1.0),
+        scale=one.get("routed_scaling_factor", float, 2.5 if v3 else 1.0),
     )
 
 
-def _rope(one: _Settings) -> tuple[float, rope.Scaling | None]:
+def _rope(one: _Settings, ignore: Collection[str]) -> tuple[float, rope.Scaling | None]:
     """Base and scaling, in the names of transformers 5 or in older ones."""
-    found = one.get("rope_parameters", dict, None) or one.get("rope_scaling", dict, None) or {}
+    new, old = (one.get(name, dict, None) for name in ("rope_parameters", "rope_scaling"))
+    if new and old and new != old:
+        raise ValueError(f"rope_parameters, rope_scaling: expected one of them, got {new}, {old}")
+    found = new or old or {}
     part = _Settings(found)
     base = part.get("rope_theta", float, one.get("rope_theta", float, 10_000.0))
     kind = part.get("rope_type", str, part.get("type", str, "default"))
     if kind not in ROPE:
         raise ValueError(f"rope_type: expected one of {tuple(ROPE)}, got {kind!r}")
     for name, value in found.items():
-        if name in ("rope_theta", "rope_type", "type") or value is None or name in ROPE[kind]:
+        known = ("rope_theta", "rope_type", "type", *ROPE[kind], *ignore)
+        if name in known or value is None:
             continue
         if (name, value) != ("partial_rotary_factor", 1.0):
             raise ValueError(f"rope_parameters: {name} is not known for {kind}, got {value!r}")

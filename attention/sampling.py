@@ -43,7 +43,8 @@ class Sampling(NamedTuple):
 
 
 def choose(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Array:
-    """The next token of each example, int32 [B]."""
+    """The next token of each example, int32 [B]; half precision is widened first."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     greedy = jnp.argmax(logits, axis=-1)
     tempered = logits / jnp.maximum(sampling.temperature, 1e-6)
     kept = jnp.where(keep(tempered, sampling), tempered, -jnp.inf)

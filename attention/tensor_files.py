@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path.parent}: expected {path.name}, found none") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected JSON, got {error}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: expected an object, got {type(found).__name__}")
@@ -42,13 +42,19 @@ def inside(folder: Path, name: str) -> Path:
         ValueError: it lies elsewhere, or is not there.
     """
     root = folder.resolve()
-    allowed = root.parent.parent if root.parent.name == "snapshots" else root
+    allowed = [root]
+    if root.parent.name == "snapshots":
+        allowed.append(root.parent.parent / "blobs")
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{folder}: expected files inside of it, got {name}")
-    if not path.resolve().is_relative_to(allowed):
+    try:
+        target, there = path.resolve(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder}: expected a file, got {name[:80]!r}: {error}") from None
+    if not any(target.is_relative_to(place) for place in allowed):
         raise ValueError(f"{path}: expected a file inside {folder}, got a link to elsewhere")
-    if not path.is_file():
+    if not there:
         raise ValueError(f"{folder}: expected {name}, found none")
     return path
 
@@ -77,7 +83,7 @@ class TensorFiles:
             if not isinstance(table, dict) or not all(isinstance(f, str) for f in table.values()):
                 raise ValueError(f"{folder / INDEX}: expected a weight_map of files by tensor")
             for name in sorted(set(table.values())):
-                self._list(inside(folder, name), table)
+                self._list(inside(folder, name), {k for k, v in table.items() if v == name})
             missing = sorted(set(table) - set(self.shapes))
             if missing:
                 where = table[missing[0]]
@@ -87,10 +93,10 @@ class TensorFiles:
         else:
             raise ValueError(f"{folder}: expected {SINGLE} or {INDEX}{_pickles(folder)}")
 
-    def _list(self, path: Path, table: dict[str, str] | None) -> None:
+    def _list(self, path: Path, said: set[str] | None) -> None:
         with self._opened(path) as file:
             for name in list(file.keys()):
-                if table is not None and table.get(name) != path.name:
+                if said is not None and name not in said:
                     raise ValueError(f"{path}: tensor {name} is not said by {INDEX} to be here")
                 entry = file.get_slice(name)
                 if entry.get_dtype() not in FLOATS:

@@ -236,6 +236,8 @@ def generate(options: Any) -> None:
         raise UsageError("generate: expected --prompt or --score")
     if options.score is not None and len(prompts) > 1:
         raise UsageError(f"--score: expected one --prompt at most, got {len(prompts)}")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed: expected a number from 0 to 2^32 - 1, got {options.seed}")
     dtype = writing.check_dtype(options.dtype)
     checkpoint = writing.Checkpoint(options.checkpoint.expanduser(), dtype, options.ignore)
     if options.score is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from attention import generation
 from attention.checkpoints import Model, load_pretrained
-from attention.tensor_files import read_json
+from attention.tensor_files import inside, read_json
 from experiments.harness.errors import UsageError
 from experiments.harness.tracking import Progress
 
@@ -51,40 +51,41 @@ class Checkpoint:
         """
         from tokenizers import Tokenizer
 
-        path = folder / "tokenizer.json"
         began = time.monotonic()
         try:
             self.model: Model = load_pretrained(folder, dtype, ignore=tuple(ignore))
-            if not path.is_file():
-                raise ValueError(f"{folder}: expected tokenizer.json, found none")
-            self.tokenizer: Any = Tokenizer.from_str(path.read_text())
+            path = inside(folder, "tokenizer.json")
+            self.stop = _ends(folder, self.model)
         except ValueError as error:
             raise UsageError(f"--checkpoint: {error}") from None
+        try:
+            self.tokenizer: Any = Tokenizer.from_str(path.read_text())
         except Exception as error:  # the tokenizers' own are plain exceptions
             raise UsageError(f"--checkpoint: {path}: {error}") from None
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.model.params))
         say(f"{folder.name}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
-        self.stop = _ends(folder, self.model.settings)
 
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        """Tokens of a text, with those that begin one unless `special` is off.
+    def encode(self, text: str, option: str = "--prompt") -> list[int]:
+        """Tokens of a text, with those that begin one.
 
         Raises:
             UsageError: none, or tokens that the model does not have.
         """
-        ids = self.tokenizer.encode(text, add_special_tokens=special).ids
+        ids = self.tokenizer.encode(text).ids
         size = self.model.config.vocab_size
         if not ids:
-            raise UsageError("--prompt: expected text of at least one token, got none")
+            raise UsageError(f"{option}: expected text of at least one token, got none")
         if max(ids) >= size:
             raise UsageError(f"tokenizer.json: expected tokens below {size}, got {max(ids)}")
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        """The text of tokens behind others: alone they may lose a space in front."""
+        whole = self.tokenizer.decode([int(i) for i in (*before, *ids)], skip_special_tokens=True)
+        start = self.tokenizer.decode([int(i) for i in before], skip_special_tokens=True)
+        return whole[_common(whole, start) :]
 
-    def check_room(self, tokens: int) -> None:
+    def check_room(self, tokens: int, option: str = "--max-new-tokens") -> None:
         """Refuse more tokens than the model was made for.
 
         Raises:
@@ -93,17 +94,28 @@ class Checkpoint:
         most = self.model.settings.get("max_position_embeddings")
         if most is not None and tokens > most:
             raise UsageError(
-                f"--max-new-tokens: expected at most {most} tokens with the prompt, which this "
-                f"model was made for, got {tokens}"
+                f"{option}: expected at most {most} tokens with the prompt, which this model was "
+                f"made for, got {tokens}"
             )
 
 
-def _ends(folder: Path, settings: dict[str, Any]) -> tuple[int, ...]:
-    """Tokens that end a text."""
-    path = folder / "generation_config.json"
-    found = read_json(path).get("eos_token_id") if path.is_file() else None
-    found = settings.get("eos_token_id") if found is None else found
-    return tuple(np.atleast_1d([] if found is None else found).astype(int).tolist())
+def _common(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many entries two sequences begin with together."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(a), len(b)))
+
+
+def _ends(folder: Path, model: Model) -> tuple[int, ...]:
+    """Tokens that end a text; those that the model does not have cannot come."""
+    name = "generation_config.json"
+    found = None
+    if (folder / name).exists():
+        found = read_json(inside(folder, name)).get("eos_token_id")
+    found = model.settings.get("eos_token_id") if found is None else found
+    ends = [] if found is None else found if isinstance(found, list) else [found]
+    if not all(isinstance(end, int) for end in ends):
+        raise ValueError(f"{folder}: eos_token_id: expected tokens, got {found!r}")
+    return tuple(end for end in ends if 0 <= end < model.config.vocab_size)
 
 
 def say(text: str) -> None:
@@ -156,13 +168,13 @@ def continue_texts(checkpoint: Checkpoint, prompts: Sequence[str], options: Opti
             if not over:
                 row.append(int(token))
         if alone:
-            text = checkpoint.decode(found[0])
+            text = checkpoint.decode(found[0], rows[0])
             if text.startswith(shown) and not text.endswith("\ufffd"):  # part of a character
                 print(text[len(shown) :], end="", flush=True)
                 shown = text
         elif progress is not None:
             progress.update(count)
-    texts = [checkpoint.decode(row) for row in found]
+    texts = [checkpoint.decode(row, before) for row, before in zip(found, rows, strict=True)]
     if alone:
         print(texts[0][len(shown) :] if texts[0].startswith(shown) else "")
     else:
@@ -180,26 +192,29 @@ def continue_texts(checkpoint: Checkpoint, prompts: Sequence[str], options: Opti
 def score_text(checkpoint: Checkpoint, text: str, prompt: str | None = None) -> dict[str, float]:
     """Log-likelihood of a text, behind a prompt if there is one; printed as a table.
 
+    Both are made tokens together; what is scored begins with the first token that the prompt alone
+    does not have, and never with the first of all, which nothing comes before.
+
     Raises:
         UsageError: a text of too few or too many tokens.
     """
+    whole = checkpoint.encode((prompt or "") + text, "--score")
     before = checkpoint.encode(prompt) if prompt else []
-    rest = checkpoint.encode(text, special=not before)
-    whole = np.array([before + rest])
-    checkpoint.check_room(whole.shape[1])
+    first = max(_common(whole, before), 1)
+    if len(whole) <= first:
+        raise UsageError("--score: expected a text of at least one token behind another, got none")
+    checkpoint.check_room(len(whole), "--score")
     model = checkpoint.model
-    try:
-        each = generation.score(model.params, model.config, whole)[0]
-    except ValueError as error:
-        raise UsageError(f"--score: {error}") from None
-    each = np.asarray(each, np.float64)[max(len(before) - 1, 0) :]
+    scores = generation.score(model.params, model.config, np.array([whole]))[0]
+    each = np.asarray(scores, np.float64)[first - 1 :]
+    size = len(checkpoint.decode(whole[first:], whole[:first]).encode())
     total = float(each.sum())
     found = {
         "tokens": len(each),
         "log_likelihood": total,
         "nats_per_token": -total / len(each),
         "perplexity": float(np.exp(-total / len(each))),
-        "bits_per_byte": -total / np.log(2.0) / len(text.encode()),
+        "bits_per_byte": -total / np.log(2.0) / max(size, 1),
     }
     for name, value in found.items():
         print(f"{name.replace('_', ' ')}: {value:.6g}")
@@ -214,4 +229,6 @@ def check_dtype(dtype: str | None) -> Any:
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype: expected one of {DTYPES}, got {dtype!r}")
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     return None if dtype is None else jnp.dtype(dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from attention import load_pretrained
+from attention import hf_config, load_pretrained
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 
@@ -130,6 +130,29 @@ BAD = {
         content("model.safetensors", lambda text: text[:-100]),
         r"expected a whole safetensors file",
     ),
+    "index with NUL": (
+        indexed(lambda table: table.update({NORM: "a\0b"})),
+        r"expected a file, got|expected a\\x00b, found none|embedded null",
+    ),
+    "index with a long name": (
+        indexed(lambda table: table.update({NORM: "a" * 5000})),
+        r"expected a file, got 'aaa",
+    ),
+    "nested JSON": (
+        content("config.json", lambda text: b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+        r"config.json: expected JSON",
+    ),
+    "kind of a list": (setting("model_type", ["llama"]), r"model_type: expected one of"),
+    "endless epsilon": (setting("rms_norm_eps", float("inf")), r"rms_norm_eps: expected float"),
+    "endless layers": (setting("num_hidden_layers", 10**7), r"expected as many layers and experts"),
+    "endless experts": (
+        setting("n_routed_experts", 10**9, "deepseek_v2_lite"),
+        r"expected as many layers and experts",
+    ),
+    "two kinds of rope": (
+        setting("rope_scaling", {"rope_type": "linear", "factor": 4.0}),
+        r"rope_parameters, rope_scaling: expected one of them",
+    ),
     "missing": (
         tensors(lambda t: t.pop(NORM)),
         r"expected tensor model.norm.weight \(16,\), found",
@@ -193,6 +216,75 @@ def test_other_refusals_of_reading(tmp_path):
         load_pretrained(GOLDEN / "llama", dtype=jnp.int32)
     setting("logit_cap", 3.0)(tmp_path / "model")
     load_pretrained(tmp_path / "model", ignore=("logit_cap",))
+
+
+@pytest.mark.parametrize(
+    ("source", "extra"),
+    [
+        ("llama", {"is_llama_config": True, "transformers.js_config": {"dtype": "q4"}}),
+        ("llama", {"max_sequence_length": 2048, "max_length": 4096, "temperature": 0.9}),
+        ("llama", {"unsloth_fixed": True, "id2label": {"0": "A"}, "pruned_heads": {}}),
+        ("llama", {"num_nextn_predict_layers": 10**9}),
+        ("mistral_window", {"unsloth_version": "2024.9"}),
+    ],
+)
+def test_settings_of_published_checkpoints_are_known(source, extra, tmp_path):
+    folder = copy(tmp_path / "model", source)
+    found = json.loads((folder / "config.json").read_text()) | extra
+    (folder / "config.json").write_text(json.dumps(found))
+    assert load_pretrained(folder).config == load_pretrained(GOLDEN / source).config
+
+
+def test_absent_settings_have_the_defaults_of_transformers():
+    def read(name, *absent):
+        found = json.loads((GOLDEN / name / "config.json").read_text())
+        return hf_config.read({k: v for k, v in found.items() if k not in absent})
+
+    assert read("mistral_window", "sliding_window").mixer.window == 4096
+    assert read("deepseek_v2", "q_lora_rank").mixer.query_dim == 1536
+    v3 = read("deepseek_v3_half_experts", "routed_scaling_factor", "n_shared_experts")
+    assert (v3.experts.scale, v3.experts.shared_d_ff) == (2.5, 8)
+    assert read("deepseek_v3_half_experts", "first_k_dense_replace").experts is None  # 3 of 2
+    assert read("deepseek_v2_lite", "n_shared_experts").experts.shared_d_ff == 16
+
+
+def test_settings_of_rope_can_be_ignored_by_name(tmp_path):
+    rotary(finetuned=True)(tmp_path / "known")
+    load_pretrained(tmp_path / "known")
+    rotary(colour="red")(tmp_path / "model")
+    load_pretrained(tmp_path / "model", ignore=("colour",))
+
+
+def test_all_strange_settings_are_named_at_once(tmp_path):
+    setting("logit_cap", 3.0)(tmp_path / "model")
+    found = json.loads((tmp_path / "model" / "config.json").read_text()) | {"other": 1}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=r"ignore=\('logit_cap', 'other'\)"):
+        load_pretrained(tmp_path / "model")
+
+
+def test_files_of_an_index_may_be_in_a_folder_below(tmp_path):
+    folder = copy(tmp_path / "model", "llama_sharded_bf16")
+    (folder / "sub").mkdir()
+    path = folder / "model.safetensors.index.json"
+    found = json.loads(path.read_text())
+    for name in set(found["weight_map"].values()):
+        (folder / name).rename(folder / "sub" / name)
+    found["weight_map"] = {k: f"sub/{v}" for k, v in found["weight_map"].items()}
+    path.write_text(json.dumps(found))
+    load_pretrained(folder)
+
+
+def test_snapshots_lead_to_blobs_alone(tmp_path):
+    folder = copy(tmp_path / "snapshots" / "abc")
+    (folder / "model.safetensors").rename(tmp_path / "secret")
+    (folder / "model.safetensors").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="got a link to elsewhere"):
+        load_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors"):
+        load_pretrained(folder)
 
 
 def test_harmless_differences_are_accepted(tmp_path):

@@ -141,6 +141,47 @@ def test_dtype_and_devices_are_the_callers(tmp_path):
     assert load_pretrained(GOLDEN / "llama_sharded_bf16").params["head"].dtype == jnp.bfloat16
 
 
+def test_corrections_of_experts_keep_their_precision(tmp_path):
+    """Their differences are finer than bfloat16, in which the rest is stored."""
+    model = load_pretrained(GOLDEN / "deepseek_v3_half_experts", dtype=jnp.bfloat16)
+    fine = 7.9 + jnp.linspace(0.0, 0.05, 8)[None]
+    ffn = {**model.params["expert_layers"]["ffn"], "correction": fine}
+    layers = {**model.params["expert_layers"], "ffn": ffn}
+    params = {**model.params, "expert_layers": layers}
+    save_pretrained(tmp_path, params, model.config)
+    stored = load_file(tmp_path / "model.safetensors")
+    kinds = {name: value.dtype for name, value in stored.items()}
+    assert kinds.pop("model.layers.1.mlp.gate.e_score_correction_bias") == np.float32
+    assert set(map(str, kinds.values())) == {"bfloat16"}
+    for again in (load_pretrained(tmp_path), load_pretrained(tmp_path, dtype=jnp.bfloat16)):
+        found = again.params["expert_layers"]["ffn"]["correction"]
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, fine)
+        assert again.params["embedding"].dtype == jnp.bfloat16
+
+
+def test_settings_do_not_contradict_the_decoder(tmp_path):
+    model = load_pretrained(GOLDEN / "mistral_window")
+    for name, value in (("sliding_window", 3), ("rope_scaling", {}), ("hidden_act", "gelu")):
+        with pytest.raises(ValueError, match=f"{name}: expected no such setting"):
+            save_pretrained(tmp_path / "no", model.params, model.config, **{name: value})
+    assert not (tmp_path / "no").exists()
+
+
+def test_other_files_of_a_directory_are_left_alone(tmp_path):
+    model = load_pretrained(GOLDEN / "llama")
+    (tmp_path / "model_mine.safetensors").write_bytes(b"mine")
+    save_pretrained(tmp_path, model.params, model.config, shard_bytes=10_000)
+    save_pretrained(tmp_path, model.params, model.config)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"model_mine.safetensors", "model.safetensors", "config.json"}
+
+
+def test_double_precision_needs_to_be_on():
+    with pytest.raises(ValueError, match="dtype: expected jax_enable_x64 to be set for float64"):
+        load_pretrained(GOLDEN / "llama", dtype=jnp.float64)
+
+
 SPREAD = """
 import sys
 sys.path.insert(0, {root!r})

@@ -142,7 +142,7 @@ def test_rotary_conventions_are_the_same_decoder(name, x64):
         ),
         (lambda: convert.truncate(*decoder(LatentConfig(12, 4)), 3), "mixer: expected MLA without"),
         (lambda: convert.truncate(*latents(), 0), "rank: expected a whole number of at least 1"),
-        (lambda: convert.truncate(*latents(), 25), "rank: expected at most 24, got 25"),
+        (lambda: convert.truncate(*latents(), 13), "rank: expected at most 12, got 13"),
         (
             lambda: convert.truncate(*latents(), 3, jnp.ones((2, 3, 3))),
             r"moments: expected \(2, 12, 12\), got \(2, 3, 3\)",
@@ -152,6 +152,16 @@ def test_rotary_conventions_are_the_same_decoder(name, x64):
 def test_what_cannot_be_converted_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_half_precision_is_converted_too():
+    params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    moments = convert.moments(half, TOKENS, config)
+    assert moments.dtype == jnp.float32
+    small, one = convert.truncate(*convert.to_latent(half, config), 10, moments)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(small))
+    assert np.isfinite(np.asarray(transformer.apply(small, TOKENS, one), np.float32)).all()
 
 
 def latents():

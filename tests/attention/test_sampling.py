@@ -53,6 +53,16 @@ def test_draws_follow_the_distribution_that_is_left():
     assert np.all(np.abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000))
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_draws_unlikely_tokens_too(dtype):
+    """One token of 0.7, 2000 of the rest: noise of half precision would hardly reach those."""
+    logits = jnp.zeros((1, 2001)).at[0, 0].set(np.log(0.7 / 0.3 * 2000)).astype(dtype)
+    share = float(jax.nn.softmax(logits.astype(jnp.float32))[0, 0])
+    draws = sampling.choose(jnp.tile(logits, (4000, 1)), jax.random.key(0), Sampling(1.0))
+    found = float(np.mean(np.asarray(draws) == 0))
+    assert abs(found - share) < 4 * np.sqrt(share * (1 - share) / 4000)
+
+
 def test_examples_end_with_their_stop_token():
     config = decoder_config(2, tie_embeddings=False)
     params = decoder_params(config)

@@ -82,6 +82,9 @@ def test_a_text_is_scored_behind_a_prompt(capsys):
         (["--prompt", "a", "--max-new-tokens", "0"], "--max-new-tokens: expected a whole number"),
         (["--prompt", "a", "--max-new-tokens", "600"], "expected at most 512 tokens"),
         (["--prompt", "a", "--dtype", "int8"], "--dtype: expected one of"),
+        (["--prompt", "a", "--seed", "99999999999999999999"], "--seed: expected a number from 0"),
+        (["--score", "a" * 600], "--score: expected at most 512 tokens"),
+        (["--score", "", "--prompt", "a"], "--score: expected a text of at least one token"),
         ([], "generate: expected --prompt or --score"),
         (["--score", "a", "--prompt", "a", "--prompt", "b"], "--score: expected one --prompt"),
     ],
@@ -89,6 +92,60 @@ def test_a_text_is_scored_behind_a_prompt(capsys):
 def test_bad_requests_are_one_line(arguments, message, capsys):
     status, _, err = command(capsys, "--checkpoint", LLAMA, *arguments)
     assert status == 2 and message in err.splitlines()[-1]
+
+
+def spoiled(folder, name, change, source=LLAMA):
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    found = json.loads((source / name).read_text())
+    change(found)
+    (folder / name).write_text(json.dumps(found))
+    return folder
+
+
+def test_spaces_in_front_of_a_continuation_stay(tmp_path, monkeypatch, capsys):
+    """Of tokenizers whose decoder strips the first space of what it is given."""
+
+    def strip(found):
+        found["decoder"]["decoders"].append(
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        )
+
+    checkpoint = writing.Checkpoint(spoiled(tmp_path, "tokenizer.json", strip))
+    space, letter = checkpoint.encode(" a")[-2:]
+    assert checkpoint.decode([space, letter]) == "a"
+    stream = lambda *_, **__: iter([np.array([space]), np.array([letter])])  # noqa: E731
+    monkeypatch.setattr(writing.generation, "stream", stream)
+    assert writing.continue_texts(checkpoint, ["b"], writing.Options(2)) == [" a"]
+    assert capsys.readouterr().out == "b a\n"
+
+
+def test_scores_count_the_bytes_that_are_scored(tmp_path, capsys):
+    """Without a token that begins texts the first letter is not scored."""
+
+    def plain(found):
+        found["post_processor"] = None
+
+    checkpoint = writing.Checkpoint(spoiled(tmp_path, "tokenizer.json", plain))
+    found = writing.score_text(checkpoint, "man")
+    assert found["tokens"] == 2
+    expected = -found["log_likelihood"] / np.log(2.0) / 2
+    assert found["bits_per_byte"] == pytest.approx(expected)
+    capsys.readouterr()
+
+
+def test_ends_that_cannot_come_are_left_out(tmp_path):
+    def far(found):
+        found["eos_token_id"] = [999, 2]
+
+    assert writing.Checkpoint(spoiled(tmp_path, "generation_config.json", far)).stop == (2,)
+
+    def text(found):
+        found["eos_token_id"] = "x"
+
+    spoiled(tmp_path, "generation_config.json", text)
+    with pytest.raises(UsageError, match="eos_token_id: expected tokens, got 'x'"):
+        writing.Checkpoint(tmp_path)
 
 
 def test_bad_directories_are_one_line(capsys, tmp_path):
@@ -112,7 +169,7 @@ def test_texts_without_tokens_and_strange_tokens_are_refused(tmp_path):
     checkpoint = writing.Checkpoint(tmp_path)
     with pytest.raises(UsageError, match="--prompt: expected text of at least one token"):
         checkpoint.encode("")
-    with pytest.raises(UsageError, match="--score: tokens: expected at least 2"):
+    with pytest.raises(UsageError, match="--score: expected a text of at least one token behind"):
         writing.score_text(checkpoint, "a")
     found["model"]["vocab"]["a"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(found))
