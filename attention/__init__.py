@@ -8,6 +8,7 @@ from attention import (
     cache,
     checkpoints,
     convert,
+    entries,
     experts,
     generation,
     grouped,
@@ -19,6 +20,7 @@ from attention import (
     norm,
     rope,
     scores,
+    tied,
     transformer,
 )
 from attention.accounting import cache_bytes
@@ -28,6 +30,7 @@ from attention.generation import generate
 from attention.grouped import GroupedConfig
 from attention.latent import LatentConfig
 from attention.mixer import Mixer
+from attention.tied import TiedConfig
 from attention.transformer import TransformerConfig
 
 __all__ = [
@@ -35,12 +38,14 @@ __all__ = [
     "GroupedConfig",
     "LatentConfig",
     "Mixer",
+    "TiedConfig",
     "TransformerConfig",
     "accounting",
     "cache",
     "cache_bytes",
     "checkpoints",
     "convert",
+    "entries",
     "experts",
     "generate",
     "generation",
@@ -55,5 +60,6 @@ __all__ = [
     "rope",
     "save_pretrained",
     "scores",
+    "tied",
     "transformer",
 ]

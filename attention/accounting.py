@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attention import latent, transformer
+from attention import latent, tied, transformer
 from attention.transformer import TransformerConfig
 
 
@@ -73,6 +73,14 @@ def operations(
     pairs = sum(seen)
     if isinstance(mixer, latent.LatentConfig):
         parts = _latent(mixer, tokens, context, pairs, form)
+    elif isinstance(mixer, tied.TiedConfig):
+        key, value = mixer.nope_dim + mixer.rope_dim, mixer.value_dim
+        columns = mixer.n_heads * (key + value) + mixer.cache_elements
+        parts = {
+            "projections": 2 * tokens * d * columns,
+            "attention": 2 * pairs * mixer.n_heads * (key + value),
+            "expansion": 0,
+        }
     else:
         wide, narrow = mixer.n_heads * mixer.width, mixer.kv_heads * mixer.width
         parts = {

@@ -150,9 +150,11 @@ def change_layout(
     """The same decoder with its rotary pairs in another order, bit by bit the same numbers moved.
 
     Raises:
-        ValueError: an unknown layout.
+        ValueError: attention that is neither grouped-query nor MLA.
     """
     mixer = config.mixer
+    if not isinstance(mixer, GroupedConfig | LatentConfig):
+        raise ValueError(f"mixer: expected grouped-query attention or MLA, got {mixer!r}")
     if mixer.rope_base is None or layout == mixer.rope_layout:
         return params, replace(config, mixer=replace(mixer, rope_layout=layout))
     source = mixer.rope_layout

@@ -259,6 +259,8 @@ def write(config: TransformerConfig) -> dict[str, Any]:
         ValueError: a decoder that none of them can be, naming why.
     """
     mixer = config.mixer
+    if not isinstance(mixer, GroupedConfig | LatentConfig):
+        raise ValueError(f"mixer: expected grouped-query attention or MLA, got {mixer!r}")
     common = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,

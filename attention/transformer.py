@@ -23,14 +23,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attention import checks, experts, grouped, latent
+from attention import checks, experts, grouped, latent, tied
 from attention.experts import ExpertsConfig
 from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
 
 Remat = Literal["none", "matmuls", "all"]
-MixerConfig = grouped.GroupedConfig | latent.LatentConfig
+MixerConfig = grouped.GroupedConfig | latent.LatentConfig | tied.TiedConfig
+MAKERS = {
+    grouped.GroupedConfig: grouped.mixer,
+    latent.LatentConfig: latent.mixer,
+    tied.TiedConfig: tied.mixer,
+}
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,9 @@ class TransformerConfig:
 
     def __post_init__(self):
         checks.sizes(self, "vocab_size", "n_layers", "d_ff")
-        if not isinstance(self.mixer, grouped.GroupedConfig | latent.LatentConfig):
+        if type(self.mixer) not in MAKERS:
             raise ValueError(
-                f"mixer: expected a GroupedConfig or a LatentConfig, got {self.mixer!r}"
+                f"mixer: expected a GroupedConfig, LatentConfig or TiedConfig, got {self.mixer!r}"
             )
         checks.whole("dense_layers", self.dense_layers, 0)
         if self.dense_layers > (self.n_layers if self.experts else 0):
@@ -103,7 +108,7 @@ class TransformerConfig:
 
 def make_mixer(config: MixerConfig) -> Mixer:
     """The six functions that a configuration of attention stands for."""
-    return (latent if isinstance(config, latent.LatentConfig) else grouped).mixer(config)
+    return MAKERS[type(config)](config)
 
 
 def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:

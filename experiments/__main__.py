@@ -59,10 +59,11 @@ def build() -> Parser:
         help="mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
     )
     one = add("generate", "continue or score text with a public checkpoint")
-    one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR")
+    given = "config.json, safetensors, tokenizer.json of Llama, Mistral, DeepSeek-V2 or V3"
+    one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help=given)
     one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")
     one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")
-    one.add_argument("--max-new-tokens", type=int, default=100, metavar="N")
+    one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
     one.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
     one.add_argument("--top-k", type=int, metavar="K")
     one.add_argument("--top-p", type=float, metavar="P")

@@ -10,6 +10,7 @@ from attention import (
     ExpertsConfig,
     GroupedConfig,
     LatentConfig,
+    TiedConfig,
     TransformerConfig,
     accounting,
     kernels,
@@ -104,7 +105,7 @@ def table(costs: Costs) -> str:
 
 def _kernel(config: TransformerConfig, time: int, dtype: jnp.dtype) -> list[tuple[str, str]]:
     mixer = config.mixer
-    if isinstance(mixer, LatentConfig):
+    if isinstance(mixer, LatentConfig | TiedConfig):
         key_dim, value_dim = mixer.nope_dim + mixer.rope_dim, mixer.value_dim
     else:
         key_dim = value_dim = mixer.width
