@@ -12,6 +12,7 @@ from attention import (
     experts,
     generation,
     grouped,
+    grouped_latent,
     kernels,
     latent,
     latent_cache,
@@ -28,6 +29,7 @@ from attention.checkpoints import load_pretrained, save_pretrained
 from attention.experts import ExpertsConfig
 from attention.generation import generate
 from attention.grouped import GroupedConfig
+from attention.grouped_latent import GroupedLatentConfig
 from attention.latent import LatentConfig
 from attention.mixer import Mixer
 from attention.tied import TiedConfig
@@ -36,6 +38,7 @@ from attention.transformer import TransformerConfig
 __all__ = [
     "ExpertsConfig",
     "GroupedConfig",
+    "GroupedLatentConfig",
     "LatentConfig",
     "Mixer",
     "TiedConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "generate",
     "generation",
     "grouped",
+    "grouped_latent",
     "kernels",
     "latent",
     "latent_cache",

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from attention import latent, tied, transformer
+from attention import grouped_latent, latent, tied, transformer
 from attention.transformer import TransformerConfig
 
 
@@ -73,6 +73,8 @@ def operations(
     pairs = sum(seen)
     if isinstance(mixer, latent.LatentConfig):
         parts = _latent(mixer, tokens, context, pairs, form)
+    elif isinstance(mixer, grouped_latent.GroupedLatentConfig):
+        parts = _grouped_latent(mixer, tokens, context, pairs)
     elif isinstance(mixer, tied.TiedConfig):
         key, value = mixer.nope_dim + mixer.rope_dim, mixer.value_dim
         columns = mixer.n_heads * (key + value) + mixer.cache_elements
@@ -83,8 +85,9 @@ def operations(
         }
     else:
         wide, narrow = mixer.n_heads * mixer.width, mixer.kv_heads * mixer.width
+        query = d * wide if mixer.query_dim is None else mixer.query_dim * (d + wide)
         parts = {
-            "projections": 2 * tokens * d * 2 * (wide + narrow),
+            "projections": 2 * tokens * (query + d * (wide + 2 * narrow)),
             "attention": 4 * pairs * wide,
             "expansion": 0,
         }
@@ -100,6 +103,22 @@ def _feed_forward(config: TransformerConfig) -> int:
     if one is not None:
         total += expert * (one.n_experts + 3 * (one.chosen * one.d_ff + (one.shared_d_ff or 0)))
     return total
+
+
+def _grouped_latent(
+    c: grouped_latent.GroupedLatentConfig, tokens: int, context: int, pairs: int
+) -> dict[str, int]:
+    """Single tokens are absorbed; of chunks the whole cache is expanded."""
+    query = c.n_heads * (c.nope_dim + c.rope_dim)
+    columns = query + c.cache_elements + c.n_heads * c.value_dim
+    up = 2 * c.n_heads * c.latent_dim * (c.nope_dim + c.value_dim)
+    single = tokens == 1
+    one = 2 * c.latent_dim + c.rope_dim if single else c.nope_dim + c.rope_dim + c.value_dim
+    return {
+        "projections": 2 * tokens * c.d_model * columns,
+        "attention": 2 * pairs * c.n_heads * one,
+        "expansion": up * (1 if single else tokens + min(context, c.window or context)),
+    }
 
 
 def _latent(

@@ -44,8 +44,8 @@ def to_latent(params: Params, config: TransformerConfig) -> tuple[Params, Transf
         raise ValueError(
             "rope_base: expected none: rotated keys differ by head and cannot come from one latent"
         )
-    if mixer.bias:
-        raise ValueError("bias: expected none, which MLA's keys and values do not have")
+    if mixer.bias or mixer.query_dim is not None:
+        raise ValueError("bias, query_dim: expected neither, as MLA made of it has neither")
     width, groups = mixer.width, mixer.kv_heads
     latent = LatentConfig(
         d_model=mixer.d_model,
@@ -167,7 +167,8 @@ def change_layout(
             "down": (mixer.cache_elements, mixer.latent_dim, mixer.cache_elements),
         }
     else:
-        places = dict.fromkeys(("query", "key"), (mixer.width, 0, mixer.rotated))
+        names = ("query", "query_up", "key")
+        places = dict.fromkeys(names, (mixer.width, 0, mixer.rotated))
 
     def layer(stack: Params) -> Params:
         moved = {}

@@ -31,23 +31,25 @@ class Variant(NamedTuple):
         queries: (params, x [B, T, d], positions [B, T]) -> [B, H, T, d_k], rotated.
         entries: (params, x, positions) -> rows [B, T, w].
         expand: (params, rows [B, S, w]) -> keys [B, K, S, d_k] and values [B, K, S, d_v].
-        finish: (sums [B, H, T, d_v], positions [B, T]) -> [B, H, T, d_v].
+        finish: (params, sums [B, H, T, .], positions [B, T]) -> [B, H, T, d_v].
         heads: K.
         width: w.
         scale: what scores are multiplied by.
         window, kernel: as in `grouped.GroupedConfig`.
+        single: the form for single tokens, if it is another: of the same rows and params.
     """
 
     init: Callable[[Array], Params]
     queries: Callable[[Params, Array, Array], Array]
     entries: Callable[[Params, Array, Array], Array]
     expand: Callable[[Params, Array], tuple[Array, Array]]
-    finish: Callable[[Array, Array], Array]
+    finish: Callable[[Params, Array, Array], Array]
     heads: int
     width: int
     scale: float
     window: int | None = None
     kernel: str | None = None
+    single: "Variant | None" = None
 
 
 def apply(
@@ -69,7 +71,7 @@ def apply(
         kernels.refuse_masks(variant.kernel)
         keep = masks.combined(positions, mask, variant.window)
         y = scores.attend(q, keys, values, keep, variant.scale)
-    return merge(params, variant.finish(y, positions))
+    return merge(params, variant.finish(params, y, positions))
 
 
 def init_state(
@@ -100,7 +102,7 @@ def prefill(
     )
     ring = cache.is_ring(state.capacity, variant.window)
     stored = cache.fill(state.latents, rows[:, None], lengths, ring)
-    y = merge(params, checks.spoil(variant.finish(y, positions), bad))
+    y = merge(params, checks.spoil(variant.finish(params, y, positions), bad))
     return cache.LatentCache(stored, lengths), y
 
 
@@ -111,10 +113,11 @@ def step(
     checks.batches(x, state.length)
     cache.check_room(state.length, 1, state.capacity, variant.window)
     positions, old = state.length[:, None], state.length
+    variant = variant if variant.single is None else variant.single
     q = variant.queries(params, x[:, None], positions)
     rows = variant.entries(params, x[:, None], positions)[:, None]
     state = cache.LatentCache(cache.append(state.latents, rows, old), old + 1)
-    y = variant.finish(_to_cache(params, q, state, positions, variant), positions)
+    y = variant.finish(params, _to_cache(params, q, state, positions, variant), positions)
     y = cache.poison(y, state.length, state.capacity, variant.window)
     return state, merge(params, y)[:, 0]
 
@@ -137,14 +140,15 @@ def extend(
     if variant.window is None:
         length = cache.extended(old, time, added, state.capacity)
         state = cache.LatentCache(cache.append(state.latents, rows[:, None], old), length)
-        y = variant.finish(_to_cache(params, q, state, positions, variant), positions)
+        y = variant.finish(params, _to_cache(params, q, state, positions, variant), positions)
         y = cache.poison(y, old + time, state.capacity)
         return state, merge(params, checks.spoil(y, bad))
     keep = cache.keep_chunk(old, state.capacity, positions, variant.window)
     known = jnp.concatenate([state.latents[:, 0].astype(rows.dtype), rows], axis=1)
     y = scores.attend(q, *variant.expand(params, known), keep, variant.scale)
     stored = cache.turn(state.latents, rows[:, None], old, added)
-    y = cache.poison(variant.finish(y, positions), old + added, state.capacity, variant.window)
+    y = variant.finish(params, y, positions)
+    y = cache.poison(y, old + added, state.capacity, variant.window)
     return cache.LatentCache(stored, old + added), merge(params, checks.spoil(y, bad))
 
 

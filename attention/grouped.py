@@ -5,10 +5,12 @@ Notation
     H, K     query heads, key/value heads; K = H is MHA, K = 1 is MQA
     d_h      head dimension
     params   query [d, H d_h], key and value [d, K d_h], output [H d_h, d]; with biases also
-             query_bias [H d_h] and so on
+             query_bias [H d_h] and so on; with latent queries query_down [d, d_q] and
+             query_up [d_q, H d_h] instead of query
 
 Source: Vaswani et al. (arXiv 1706.03762); Shazeer, MQA (1911.02150); Ainslie et al., GQA
-(2305.13245); https://kexue.fm/archives/10091.
+(2305.13245); https://kexue.fm/archives/10091; Hu et al., multi-matrix factorisation attention
+(2412.19255), which is one wide head of keys and values with latent queries.
 """
 
 import functools
@@ -36,6 +38,8 @@ class GroupedConfig:
         rope_layout: "half" or "interleaved" pairs.
         rope_dims: dimensions of a head that rotate, the first ones; None means all.
         rope_scaling: of the frequencies, for longer contexts (`rope.Linear`, `Llama3`, `Yarn`).
+        query_dim: d_q of queries that come from a narrow latent; None projects them directly. With
+            one wide head of keys and values this is MFA.
         window: number of keys a query sees, itself included; None means all before it.
         bias: of all four projections.
         kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
@@ -50,12 +54,13 @@ class GroupedConfig:
     rope_layout: rope.Layout = "half"
     rope_dims: int | None = None
     rope_scaling: rope.Scaling | None = None
+    query_dim: int | None = None
     window: int | None = None
     bias: bool = False
     kernel: str | None = None
 
     def __post_init__(self):
-        names = ("d_model", "n_heads", "n_kv_heads", "head_dim", "rope_dims", "window")
+        names = ("d_model", "n_heads", "n_kv_heads", "head_dim", "query_dim", "rope_dims", "window")
         checks.sizes(self, *names)
         if self.n_heads % self.kv_heads:
             raise ValueError(
@@ -113,6 +118,10 @@ def init(key: Array, config: GroupedConfig) -> dict[str, Array]:
         "value": (config.d_model, narrow),
         "output": (wide, config.d_model),
     }
+    if config.query_dim is not None:
+        del shapes["query"]
+        shapes["query_down"] = (config.d_model, config.query_dim)
+        shapes["query_up"] = (config.query_dim, wide)
     return fan_in_normal(key, shapes) | (zero_biases(shapes) if config.bias else {})
 
 
@@ -124,11 +133,16 @@ def project(
 ) -> tuple[Array, Array, Array]:
     """Queries [B,H,T,d_h], keys and values [B,K,T,d_h]; queries and keys rotated."""
 
-    def heads(name: str) -> Array:
+    def heads(name: str, x: Array = x) -> Array:
         y = linear(x, params[name], params.get(f"{name}_bias"))
         return y.reshape(*y.shape[:2], -1, config.width).swapaxes(1, 2)
 
-    q, k, v = heads("query"), heads("key"), heads("value")
+    if config.query_dim is None:
+        q = heads("query")
+    else:
+        latent = linear(x, params["query_down"], params.get("query_down_bias"))
+        q = heads("query_up", latent)
+    k, v = heads("key"), heads("value")
     if config.rope_base is not None:
         wide = jnp.promote_types(x.dtype, jnp.float32)
         cos, sin = rope.tables(

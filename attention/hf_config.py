@@ -278,6 +278,8 @@ def write(config: TransformerConfig) -> dict[str, Any]:
 
 
 def _write_grouped(config: TransformerConfig, mixer: Any) -> dict[str, Any]:
+    if mixer.query_dim is not None:
+        raise ValueError("query_dim: expected none, as Llama and Mistral have it")
     if mixer.rotated != mixer.width:
         raise ValueError("rope_dims: expected all of a head, as Llama and Mistral have it")
     if config.experts is not None:

@@ -154,7 +154,10 @@ def expand(
 
 
 def finish(
-    sums: Float[Array, "B H T d_v"], positions: Int[Array, "B T"], config: TiedConfig
+    params: dict[str, Array],
+    sums: Float[Array, "B H T d_v"],
+    positions: Int[Array, "B T"],
+    config: TiedConfig,
 ) -> Float[Array, "B H T d_v"]:
     """Sums as they are, or rotated back by the position of their query."""
     if config.kind != "s2":

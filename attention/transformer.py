@@ -23,18 +23,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attention import checks, experts, grouped, latent, tied
+from attention import checks, experts, grouped, grouped_latent, latent, tied
 from attention.experts import ExpertsConfig
 from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
 
 Remat = Literal["none", "matmuls", "all"]
-MixerConfig = grouped.GroupedConfig | latent.LatentConfig | tied.TiedConfig
+MixerConfig = (
+    grouped.GroupedConfig
+    | latent.LatentConfig
+    | tied.TiedConfig
+    | grouped_latent.GroupedLatentConfig
+)
 MAKERS = {
     grouped.GroupedConfig: grouped.mixer,
     latent.LatentConfig: latent.mixer,
     tied.TiedConfig: tied.mixer,
+    grouped_latent.GroupedLatentConfig: grouped_latent.mixer,
 }
 
 
@@ -71,7 +77,7 @@ class TransformerConfig:
         checks.sizes(self, "vocab_size", "n_layers", "d_ff")
         if type(self.mixer) not in MAKERS:
             raise ValueError(
-                f"mixer: expected a GroupedConfig, LatentConfig or TiedConfig, got {self.mixer!r}"
+                f"mixer: expected one of {[kind.__name__ for kind in MAKERS]}, got {self.mixer!r}"
             )
         checks.whole("dense_layers", self.dense_layers, 0)
         if self.dense_layers > (self.n_layers if self.experts else 0):

@@ -10,7 +10,6 @@ from attention import (
     ExpertsConfig,
     GroupedConfig,
     LatentConfig,
-    TiedConfig,
     TransformerConfig,
     accounting,
     kernels,
@@ -105,7 +104,7 @@ def table(costs: Costs) -> str:
 
 def _kernel(config: TransformerConfig, time: int, dtype: jnp.dtype) -> list[tuple[str, str]]:
     mixer = config.mixer
-    if isinstance(mixer, LatentConfig | TiedConfig):
+    if not isinstance(mixer, GroupedConfig):
         key_dim, value_dim = mixer.nope_dim + mixer.rope_dim, mixer.value_dim
     else:
         key_dim = value_dim = mixer.width

@@ -219,6 +219,7 @@ EXPERTS = ExpertsConfig(4, 2, 8, 16)
     ("mixer", "rest", "message"),
     [
         (dataclasses.replace(GROUPED, rope_base=None), {}, "rope_base: expected rotary"),
+        (dataclasses.replace(GROUPED, query_dim=3), {}, "query_dim: expected none, as Llama"),
         (dataclasses.replace(GROUPED, rope_dims=2), {}, "rope_dims: expected all of a head"),
         (GROUPED, {"experts": EXPERTS}, "experts: expected none with grouped-query"),
         (GroupedConfig(16, 4, window=3, bias=True), {}, "bias, ffn_bias: expected none with a win"),

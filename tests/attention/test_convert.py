@@ -106,6 +106,7 @@ def test_moments_are_of_what_layers_read(x64):
 MIXERS = {
     "grouped": GroupedConfig(12, 4, 2, 6, bias=True),
     "partial": GroupedConfig(12, 4, 2, 6, rope_dims=4),
+    "latent queries of groups": GroupedConfig(12, 4, 1, 6, query_dim=5, bias=True),
     "latent": LatentConfig(12, 4, 5, None, 3, 4, 3, bias=True),
     "latent queries": LatentConfig(12, 4, 5, 7, 3, 4, 3),
 }
@@ -138,7 +139,7 @@ def test_rotary_conventions_are_the_same_decoder(name, x64):
         (lambda: convert.to_latent(*decoder(GroupedConfig(12, 2))), "rope_base: expected none"),
         (
             lambda: convert.to_latent(*decoder(GroupedConfig(12, 2, rope_base=None, bias=True))),
-            "bias: expected none",
+            "bias, query_dim: expected neither",
         ),
         (lambda: convert.truncate(*decoder(LatentConfig(12, 4)), 3), "mixer: expected MLA without"),
         (lambda: convert.truncate(*latents(), 0), "rank: expected a whole number of at least 1"),

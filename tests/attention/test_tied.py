@@ -104,7 +104,7 @@ def test_sums_that_are_not_rotated_back_depend_on_the_place(x64):
     params, x = layer(config)
     far = jnp.broadcast_to(300 + jnp.arange(9), (2, 9))
     variant = tied.mixer(config).apply.keywords["variant"]
-    plain = variant._replace(finish=lambda sums, positions: sums)
+    plain = variant._replace(finish=lambda params, sums, positions: sums)
     found = [entries.apply(params, x, plain, place) for place in (None, far)]
     assert np.max(np.abs(found[0] - found[1])) > 1e-2
 
