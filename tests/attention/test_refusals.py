@@ -250,7 +250,8 @@ for make in (
     assert done.stdout.splitlines() == [
         "window: expected a whole number of at least 1, got 2.5",
         "n_heads: expected a whole number of at least 1, got 4.0",
-        "mixer: expected one of .*GroupedLatentConfig.*, got 'mla'",
+        "mixer: expected one of ['GroupedConfig', 'LatentConfig', 'TiedConfig', "
+        "'GroupedLatentConfig'], got 'mla'",
         "rope_layout: expected one of ('half', 'interleaved'), got 'x'",
     ]
 
