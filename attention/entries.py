@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, checks, kernels, latent_cache, masks, scores
+from attention import cache, checks, kernels, latent_cache, masks, rope, scores
 from attention.grouped import merge
+from attention.linear import linear
 from attention.mixer import Mixer
 
 Params = dict[str, Array]
@@ -50,6 +51,16 @@ class Variant(NamedTuple):
     window: int | None = None
     kernel: str | None = None
     single: "Variant | None" = None
+
+
+def queries(
+    params: Params, x: Float[Array, "B T d"], positions: Int[Array, "B T"], config: Any
+) -> Float[Array, "B H T d_k"]:
+    """Plain and rotated dimensions of every head, of a configuration that has both."""
+    q = linear(x, params["query"]).reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
+    plain, turned = jnp.split(q, [config.nope_dim], axis=-1)
+    turned = rope.rotated(turned, positions[:, None], config)
+    return jnp.concatenate([plain, turned], axis=-1)
 
 
 def apply(

@@ -92,24 +92,6 @@ def init(key: Array, config: GroupedLatentConfig) -> Params:
     return params | {"up": up, "norm": jnp.ones((c.n_latents, c.latent_dim))}
 
 
-def _rotated(x: Array, positions: Array, config: GroupedLatentConfig) -> Array:
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    rule = (config.rope_dim, config.rope_base, wide, config.rope_scaling)
-    return rope.rotate(x, *rope.tables(positions, *rule), config.rope_layout)
-
-
-def queries(
-    params: Params,
-    x: Float[Array, "B T d"],
-    positions: Int[Array, "B T"],
-    config: GroupedLatentConfig,
-) -> Float[Array, "B H T d_k"]:
-    """Plain and rotated dimensions of every head."""
-    q = linear(x, params["query"]).reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
-    plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
-    return jnp.concatenate([plain, _rotated(rotated, positions[:, None], config)], axis=-1)
-
-
 def rows(
     params: Params,
     x: Float[Array, "B T d"],
@@ -121,7 +103,7 @@ def rows(
     latents, key = jnp.split(linear(x, params["down"]), [c.n_latents * c.latent_dim], axis=-1)
     parts = latents.reshape(*x.shape[:2], c.n_latents, c.latent_dim)
     normed = rms_norm(parts, jnp.ones(c.latent_dim), c.norm_eps) * params["norm"].astype(x.dtype)
-    key = _rotated(key, positions, c)
+    key = rope.rotated(key, positions, c)
     return jnp.concatenate([normed.reshape(latents.shape), key], axis=-1)
 
 
@@ -164,7 +146,7 @@ def absorbed_queries(
     config: GroupedLatentConfig,
 ) -> Float[Array, "B H T d_c_and_d_r"]:
     """Queries for the latents themselves."""
-    q = queries(params, x, positions, config)
+    q = entries.queries(params, x, positions, config)
     plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
     grouped = plain.reshape(len(x), config.n_latents, -1, *plain.shape[2:])
     keys = _halves(params, config)[0].astype(q.dtype)
@@ -203,7 +185,7 @@ def mixer(config: GroupedLatentConfig) -> Mixer:
     """The functions of one configuration: materialised sequences, absorbed single tokens."""
     whole = entries.Variant(
         init=functools.partial(init, config=config),
-        queries=functools.partial(queries, config=config),
+        queries=functools.partial(entries.queries, config=config),
         entries=functools.partial(rows, config=config),
         expand=functools.partial(expand, config=config),
         finish=_unchanged,

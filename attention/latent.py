@@ -64,15 +64,6 @@ def init(key: Array, config: LatentConfig) -> dict[str, Array]:
     return fan_in_normal(key, shapes) | gains | (zero_biases(biased) if c.bias else {})
 
 
-def _rotated(x: Array, positions: Array, config: LatentConfig) -> Array:
-    """The vectors [..., T, d_r] at positions [..., T]."""
-    if config.rope_base is None:
-        return x
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    rule = (config.rope_dim, config.rope_base, wide, config.rope_scaling)
-    return rope.rotate(x, *rope.tables(positions, *rule), config.rope_layout)
-
-
 def queries(
     params: dict[str, Array],
     x: Float[Array, "B T d"],
@@ -86,7 +77,7 @@ def queries(
     q = linear(x, params["query_up" if config.query_dim is not None else "query"])
     q = q.reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
     plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
-    return plain, _rotated(rotated, positions[:, None], config)
+    return plain, rope.rotated(rotated, positions[:, None], config)
 
 
 def latents(
@@ -99,7 +90,7 @@ def latents(
     both = linear(x, params["down"], params.get("down_bias"))
     c, k = jnp.split(both, [config.latent_dim], axis=-1)
     c = rms_norm(c, params["norm"], config.norm_eps) if config.latent_norm else c
-    return jnp.concatenate([c, _rotated(k, positions, config)], axis=-1)
+    return jnp.concatenate([c, rope.rotated(k, positions, config)], axis=-1)
 
 
 def expand(

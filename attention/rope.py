@@ -210,6 +210,15 @@ def rotate(
     return jnp.stack(rotated, axis=-1).reshape(x.shape)
 
 
+def rotated(x: Float[Array, "... T dim"], positions: Int[Array, "..."], config: Any) -> Array:
+    """The vectors at positions [..., T], by the `rope_...` fields of a layer's configuration."""
+    if config.rope_base is None:
+        return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rule = (config.rope_dim, config.rope_base, wide, config.rope_scaling)
+    return rotate(x, *tables(positions, *rule), config.rope_layout)
+
+
 def rotate_part(
     x: Float[Array, "... dim"], cos: Array, sin: Array, layout: Layout = "half"
 ) -> Float[Array, "... dim"]:

@@ -102,25 +102,6 @@ def init(key: Array, config: TiedConfig) -> dict[str, Array]:
     return fan_in_normal(key, shapes)
 
 
-def _rotated(x: Array, positions: Array, config: TiedConfig) -> Array:
-    """The vectors [..., T, d_r] at positions [..., T]."""
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    rule = (config.rope_dim, config.rope_base, wide, config.rope_scaling)
-    return rope.rotate(x, *rope.tables(positions, *rule), config.rope_layout)
-
-
-def queries(
-    params: dict[str, Array],
-    x: Float[Array, "B T d"],
-    positions: Int[Array, "B T"],
-    config: TiedConfig,
-) -> Float[Array, "B H T d_k"]:
-    """Plain and rotated dimensions of every head."""
-    q = linear(x, params["query"]).reshape(*x.shape[:2], config.n_heads, -1).swapaxes(1, 2)
-    plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
-    return jnp.concatenate([plain, _rotated(rotated, positions[:, None], config)], axis=-1)
-
-
 def rows(
     params: dict[str, Array],
     x: Float[Array, "B T d"],
@@ -131,10 +112,10 @@ def rows(
     row, c = linear(x, params["entry"]), config
     grouped, shared = jnp.split(row, [c.n_kv_heads * c.group_width], axis=-1)
     if c.kind == "gta":
-        return jnp.concatenate([grouped, _rotated(shared, positions, c)], axis=-1)
+        return jnp.concatenate([grouped, rope.rotated(shared, positions, c)], axis=-1)
     parts = grouped.reshape(*row.shape[:2], c.n_kv_heads, -1)
     plain, r, own = jnp.split(parts, [c.nope_dim, c.nope_dim + c.rope_dim], axis=-1)
-    r = _rotated(r.swapaxes(1, 2), positions[:, None], c).swapaxes(1, 2)
+    r = rope.rotated(r.swapaxes(1, 2), positions[:, None], c).swapaxes(1, 2)
     return jnp.concatenate([plain, r, own], axis=-1).reshape(row.shape)
 
 
@@ -163,7 +144,7 @@ def finish(
     if config.kind != "s2":
         return sums
     plain, rotated = jnp.split(sums, [config.nope_dim], axis=-1)
-    return jnp.concatenate([plain, _rotated(rotated, -positions[:, None], config)], axis=-1)
+    return jnp.concatenate([plain, rope.rotated(rotated, -positions[:, None], config)], axis=-1)
 
 
 @functools.lru_cache
@@ -172,7 +153,7 @@ def mixer(config: TiedConfig) -> Mixer:
     return entries.mixer(
         entries.Variant(
             init=functools.partial(init, config=config),
-            queries=functools.partial(queries, config=config),
+            queries=functools.partial(entries.queries, config=config),
             entries=functools.partial(rows, config=config),
             expand=functools.partial(expand, config=config),
             finish=functools.partial(finish, config=config),
