@@ -1,17 +1,23 @@
 """Training tokens per second of the decoder, optionally beside a plain PyTorch GPT.
 
     python benchmarks/language_model_training.py [--torch ENV/bin/python] [--rounds 8]
+    python benchmarks/language_model_training.py --choices  # what each decision is worth
 
 Both train the same shape on random bytes with AdamW and clipping, in alternating blocks of
 steps, so that a change in the machine's load meets both. The ratio is of medians over all
 steps; the ratio of the fastest tenths, less sensitive to other processes, stands beside it.
+`taskset -c 0` in front takes one core. With `--choices` the same step is compiled otherwise: each
+row changes one thing, and its number is how many times longer the median step then takes.
 """
 
 import argparse
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)
 
 from experiments.harness.memory import keep_freed_memory
 
@@ -20,7 +26,7 @@ keep_freed_memory()  # as the command line does
 import jax
 import numpy as np
 
-from experiments.attention import language_model
+from experiments.attention import language_model, next_token
 from experiments.harness import training
 
 # name: d_model, layers, heads, context, batch
@@ -32,21 +38,21 @@ SHAPES = {
 
 
 class Ours:
-    def __init__(self, shape, mixer="mha"):
+    def __init__(self, shape, compiler=training.compile_step, **options):
         width, layers, heads, context, batch = shape
-        model = language_model.ModelConfig(mixer, width, layers, heads, 1, context)
+        model = language_model.ModelConfig("mha", width, layers, heads, 1, context, **options)
         settings = training.TrainingConfig(batch_size=batch, steps=100_000)
         config = language_model.Config(model=model, training=settings)
         decoder = model.transformer()
         problem = training.Problem(
             init=lambda key: language_model.transformer.init(key, decoder),
-            loss=lambda p, b, k: language_model.loss(p, b, k, decoder),
+            loss=lambda p, b, k: next_token.loss(p, b, k, decoder),
             batch=lambda step: None,
             evaluate=lambda params: {},
         )
         self.shape = (batch, context + 1)
         self.state = training.init_state(problem, config.training)
-        self.step = jax.jit(training.make_step(problem, config.training), donate_argnums=0)
+        self.step = compiler(training.make_step(problem, config.training))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     def run(self, steps):
@@ -88,14 +94,54 @@ def summary(seconds, tokens):
     return tokens / np.median(seconds), tokens / np.quantile(seconds, 0.1)
 
 
+def plain(step):
+    """Jit without the options of `training.compile_step`."""
+    return jax.jit(step, donate_argnums=0)
+
+
+def kept(step):
+    """As `training.compile_step`, but the state's memory is not given to the new state."""
+    return training.compile_call(step)
+
+
+CHOICES = {
+    "as trained": {},
+    "the compiler's defaults": {"compiler": plain},
+    "the state is not donated": {"compiler": kept},
+    'remat="none"': {"remat": "none"},
+    'remat="all"': {"remat": "all"},
+    "an output head of its own": {"tie_embeddings": False},
+    "no rotary embedding": {"rope": False},
+}
+
+
+def choices(rounds, names):
+    """How many times longer a step takes, median over rounds, for every choice and shape."""
+    print("| choice | " + " | ".join(names) + " |")
+    print("| --- |" + " --- |" * len(names))
+    columns = []
+    for name in names:
+        rivals = [Ours(SHAPES[name], **options) for options in CHOICES.values()]
+        for rival in rivals:
+            rival.run(2)
+        block = 2 if name == "10.7M" else 8
+        times = np.array([[np.median(rival.run(block)) for rival in rivals] for _ in range(rounds)])
+        columns.append(np.median(times / times[:, :1], axis=0))
+    for choice, *cells in zip(CHOICES, *columns, strict=True):
+        print(f"| {choice} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="Python of an environment with PyTorch")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--only", choices=SHAPES, help="one shape")
+    parser.add_argument("--choices", action="store_true", help="compare decisions of ours instead")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     print(f"{threads} threads, load {os.getloadavg()[0]:.1f}")
+    if options.choices:
+        return choices(options.rounds, [options.only] if options.only else list(SHAPES))
     print("| shape | ours tok/s | torch tok/s | ratio (median) | ratio (fastest tenth) |")
     print("| --- | --- | --- | --- | --- |")
     for name, shape in SHAPES.items():

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention import GroupedConfig, TransformerConfig, cache_bytes, convert, transformer
-from experiments.attention import language_model
+from experiments.attention import language_model, next_token
 from experiments.attention.language_model import ModelConfig
 from experiments.harness import datasets, figures, training
 from experiments.harness.estimate import Program
@@ -105,10 +105,12 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, convert, truncate in every way, train on."""
     text = datasets.load_text(config.data)
-    problem = language_model.make_problem(config.model, config.training, config.windows, text)
-    params = training.averaged(training.train(problem, config.training, run))
     decoder, size = config.model.transformer(), config.model.context + 1
-    held_out = language_model.validation_windows(text, size, config.windows)
+    problem = next_token.make_problem(
+        decoder, config.model.context, config.training, config.windows, text
+    )
+    params = training.averaged(training.train(problem, config.training, run))
+    held_out = next_token.validation_windows(text, size, config.windows)
     bits = functools.partial(_bits, windows=held_out, size=config.training.batch_size)
     read = jnp.asarray(_training_windows(config, text))
     moments = convert.moments(params, read[:, :-1], decoder)
@@ -186,8 +188,8 @@ def _averaged(
 
 
 def _bits(params: Params, decoder: TransformerConfig, windows: np.ndarray, size: int) -> np.ndarray:
-    function = language_model.window_bits(decoder)
-    return language_model.each_window(params, windows, size, function)
+    function = next_token.window_bits(decoder)
+    return next_token.each_window(params, windows, size, function)
 
 
 def _row(bits: np.ndarray, before: np.ndarray, decoder: TransformerConfig) -> dict[str, float]:
@@ -216,7 +218,7 @@ def _train_on(
     size = config.model.context + 1
     problem = training.Problem(
         init=lambda key: jax.tree.map(jnp.copy, params),
-        loss=functools.partial(language_model.loss, config=decoder),
+        loss=functools.partial(next_token.loss, config=decoder),
         batch=lambda step: datasets.crops(
             text.train, settings.batch_size, size, settings.seed, step
         ).astype(np.int32),

@@ -8,17 +8,16 @@ DeepSeek-V2's Table 1 on the real arrays and that cached decoding equals the ful
 import functools
 import math
 import textwrap
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import attention
 from attention import transformer
+from experiments.attention import next_token
 from experiments.harness import datasets, figures, training
 from experiments.harness.estimate import Program, count
 from experiments.harness.ledger import Claim, Measurement
@@ -147,9 +146,12 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, then generate, then check the identities behind the claims."""
     text = datasets.load_text(config.data)
-    problem = make_problem(config.model, config.training, config.windows, text)
+    decoder = config.model.transformer()
+    problem = next_token.make_problem(
+        decoder, config.model.context, config.training, config.windows, text
+    )
     state = training.train(problem, config.training, run)
-    params, decoder = training.averaged(state), config.model.transformer()
+    params = training.averaged(state)
     rates = [row["steps_per_second"] for row in run.tracker.rows() if "steps_per_second" in row]
     tokens = config.training.batch_size * config.model.context
     prompt = np.frombuffer(config.prompt.encode(), np.uint8)[None].astype(np.int32)
@@ -171,77 +173,6 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "sample": bytes(np.asarray(sample[0], np.uint8)).decode(errors="replace"),
         "data": {"source": text.source, "sha256": text.sha256},
     }
-
-
-def make_problem(
-    model: ModelConfig, settings: TrainingConfig, windows: int, text: datasets.Text
-) -> training.Problem:
-    """The language model as pure functions for the training loop."""
-    size = model.context + 1
-    if len(text.validation) < size:
-        raise datasets.DataError(
-            f"data: expected at least {size} validation bytes for model.context, "
-            f"got {len(text.validation)}"
-        )
-    held_out, decoder = validation_windows(text, size, windows), model.transformer()
-
-    def batch(step: int) -> np.ndarray:
-        crops = datasets.crops(text.train, settings.batch_size, size, settings.seed, step)
-        return crops.astype(np.int32)
-
-    return training.Problem(
-        init=functools.partial(transformer.init, config=decoder),
-        loss=functools.partial(loss, config=decoder),
-        batch=batch,
-        evaluate=functools.partial(
-            evaluate, windows=held_out, size=settings.batch_size, bits=window_bits(decoder)
-        ),
-    )
-
-
-def validation_windows(text: datasets.Text, size: int, count: int) -> np.ndarray:
-    """Evenly spaced parts of the held-out text, [count, size]."""
-    starts = np.linspace(0, len(text.validation) - size, count).astype(int)
-    return text.validation[starts[:, None] + np.arange(size)].astype(np.int32)
-
-
-def bits_per_byte(params: Any, tokens: jax.Array, config: attention.TransformerConfig) -> jax.Array:
-    """Bits to code each byte from those before it, [B, T] of tokens [B, T+1]."""
-    logits = transformer.apply(params, tokens[:, :-1], config)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return nats / math.log(2)
-
-
-def loss(
-    params: Any, tokens: jax.Array, _: jax.Array, config: attention.TransformerConfig
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Mean bits per byte of a batch."""
-    return bits_per_byte(params, tokens, config).mean(), {}
-
-
-@functools.lru_cache(maxsize=4)
-def window_bits(config: attention.TransformerConfig) -> Callable[[Any, np.ndarray], jax.Array]:
-    """A compiled function: mean bits per byte of every window."""
-    return jax.jit(lambda params, tokens: bits_per_byte(params, tokens, config).mean(1))
-
-
-def evaluate(
-    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
-) -> dict[str, float]:
-    """Mean and standard error over all windows, `size` at a time."""
-    values = each_window(params, windows, size, bits)
-    error = values.std() / math.sqrt(len(values))
-    return {"validation_bits_per_byte": float(values.mean()), "validation_error": float(error)}
-
-
-def each_window(
-    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
-) -> np.ndarray:
-    """Of every window, `size` at a time (the last batch is filled up)."""
-    count = -(-len(windows) // size) * size
-    padded = np.resize(windows, (count, windows.shape[1]))
-    parts = [np.asarray(bits(params, padded[i : i + size])) for i in range(0, count, size)]
-    return np.concatenate(parts)[: len(windows)].astype(np.float64)
 
 
 def bigram_bits(text: datasets.Text) -> float:
@@ -325,7 +256,7 @@ def programs(config: Config) -> dict[str, Program]:
     decoder, settings = config.model.transformer(), config.training
     problem = training.Problem(
         init=functools.partial(transformer.init, config=decoder),
-        loss=functools.partial(loss, config=decoder),
+        loss=functools.partial(next_token.loss, config=decoder),
         batch=lambda step: None,
         evaluate=lambda params: {},
     )

@@ -13,7 +13,7 @@ from experiments.diffusion import arms, denoising, networks
 from experiments.diffusion.arms import Arm, Measuring
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures
+from experiments.harness import by_arm, figures
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim
@@ -124,10 +124,10 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 def draw(record: Record):
     """Distances and errors of every arm, and what a step costs."""
     figure, axes = figures.new(rows=1, columns=4, width=3.6, height=2.8)
-    names = arms.names(record)
-    arms.draw_metric(axes[0, 0], record, names, "frechet", "Frechet distance of features")
-    arms.draw_metric(axes[0, 1], record, names, "error", "error of v on held-out images")
-    arms.draw_metric(axes[0, 2], record, names, "ms", "ms of a training step")
+    names = by_arm.names(record)
+    by_arm.draw(axes[0, 0], record, names, "frechet", "Frechet distance of features")
+    by_arm.draw(axes[0, 1], record, names, "error", "error of v on held-out images")
+    by_arm.draw(axes[0, 2], record, names, "ms", "ms of a training step")
     for axis in axes[0, 1:3]:
         axis.set_yticklabels([])
     arms.draw_samples(axes[0, 3], record, names)

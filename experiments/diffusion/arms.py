@@ -17,10 +17,10 @@ from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import datasets, figures, image_sets, paired, training
+from experiments.harness import by_arm, datasets, image_sets, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.image_sets import ImageConfig, Images
-from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
@@ -181,20 +181,6 @@ def run_all(
     return run.tracker.rows()
 
 
-def values(record: Record, arm: str, metric: str) -> list[float]:
-    """A metric of an arm, by seed."""
-    rows = sorted(record.rows, key=lambda row: row["step"])
-    return [row[metric] for row in rows if row["arm"] == arm]
-
-
-def ratio(record: Record, above: str, below: str, metric: str) -> Measurement | None:
-    """A metric of one arm over that of another, over seeds; None if the run lacks either."""
-    first, second = values(record, above, metric), values(record, below, metric)
-    if len(first) != len(second) or len(first) < 2:
-        return None
-    return paired.ratio(first, second)
-
-
 def ordering(name: str, statement: str, source: str, *which: str) -> Claim:
     """The claim that a metric of the first arm is above that of the second."""
     above, below, metric = which
@@ -202,29 +188,10 @@ def ordering(name: str, statement: str, source: str, *which: str) -> Claim:
         id=name,
         statement=f"{statement}: {metric} of {above} over that of {below}, above 1",
         source=source,
-        measure=lambda record: ratio(record, above, below, metric),
+        measure=lambda record: by_arm.ratio(record, above, below, metric),
         paper=1.0,
         kind="ordering",
     )
-
-
-def names(record: Record) -> list[str]:
-    """Arms in the order in which they were run."""
-    return list(dict.fromkeys(row["arm"] for row in sorted(record.rows, key=lambda r: r["step"])))
-
-
-def draw_metric(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str) -> None:
-    """Seeds of every arm as dots, joined in pairs, with their geometric means."""
-    every = np.array([values(record, arm, metric) for arm in arms])
-    for seed in range(every.shape[1]):
-        axis.plot(every[:, seed], range(len(arms)), color="#bbbbbb", linewidth=0.7, marker=".")
-    for place, mine in enumerate(every):
-        mean = float(np.exp(np.log(mine).mean()))
-        axis.plot([mean], [place], color=figures.COLORS[0], marker="D", linestyle="none")
-    axis.set_yticks(range(len(arms)), list(arms))
-    axis.set(xlabel=label)
-    axis.locator_params(axis="x", nbins=5)
-    axis.invert_yaxis()
 
 
 def draw_samples(axis: Any, record: Record, arms: Sequence[str]) -> None:
@@ -245,11 +212,11 @@ def table(record: Record, baseline: Callable[[str], str], metrics_: Sequence[str
         f"| arm | parameters | ms a step |{head}",
         "| --- | --- | --- |" + " --- | --- |" * len(metrics_),
     ]
-    for arm in names(record):
+    for arm in by_arm.names(record):
         rows = [row for row in record.rows if row["arm"] == arm]
         cells = [arm, f"{rows[0]['parameters']:,}", f"{min(row['ms'] for row in rows):.1f}"]
         for metric in metrics_:
-            found = ratio(record, arm, baseline(arm), metric)
+            found = by_arm.ratio(record, arm, baseline(arm), metric)
             cells.append(f"{np.mean([row[metric] for row in rows]):.4g}")
             if arm == baseline(arm) or found is None:
                 cells.append("-")

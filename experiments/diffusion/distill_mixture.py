@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import distillation, exact, metrics, process, schedules
-from experiments.diffusion import arms, distilling
+from experiments.diffusion import distilling
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import figures, training
+from experiments.harness import by_arm, figures, training
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
@@ -259,7 +259,7 @@ def _normal(dimensions: int = 4096, count: int = 64, sigma: float = 0.1) -> dict
 def draw(record: Record):
     """Samples, distances by alpha, widths in training, thresholds."""
     figure, axes = figures.new(rows=2, columns=2, width=4.2, height=3.4)
-    names = arms.names(record)
+    names = by_arm.names(record)
     best = "alpha = 1" if "alpha = 1" in names else names[0]
     colors = dict(zip(names, itertools.cycle(figures.COLORS)))
     for name in dict.fromkeys((names[-2], NAIVE, best)):  # the largest alpha and the best
@@ -267,7 +267,7 @@ def draw(record: Record):
         axes[0, 0].plot(*_points(record, name).T, ".", **style)
     axes[0, 0].set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.4, 1.8), title="one-step samples")
     axes[0, 0].legend(fontsize=6, loc="upper center", ncols=3, markerscale=3, handletextpad=0)
-    arms.draw_metric(axes[0, 1], record, names, "sliced_w2", "sliced W2 from the mixture")
+    by_arm.draw(axes[0, 1], record, names, "sliced_w2", "sliced W2 from the mixture")
     axes[0, 1].axvline(record.result["floor"]["sliced_w2"], color="#999999", linestyle="--")
     figures.logarithmic(axes[0, 1], "x")
     every = record.config["check_every"]
@@ -296,7 +296,7 @@ def table(record: Record) -> str:
     lines = [f"| loss | {head} | stopped |", "| --- " * (len(METRICS) + 2) + "|"]
     floor = " | ".join(f"{record.result['floor'].get(m, float('nan')):.3g}" for m in METRICS[:-1])
     lines.append(f"| samples of the mixture | {floor} | - | - |")
-    for name in arms.names(record):
+    for name in by_arm.names(record):
         rows = [row for row in record.rows if row["arm"] == name]
         means = " | ".join(f"{np.mean([row[m] for row in rows]):.3g}" for m in METRICS)
         steps = [str(row["stopped"]) for row in rows if row["stopped"]]
@@ -355,7 +355,7 @@ CLAIMS = (
         id="distill_mixture.identity",
         statement="sliced W2 of L1 alone over that of the identity's loss, above 1",
         source="arXiv 2404.04057, section 3; https://kexue.fm/archives/10085",
-        measure=lambda record: arms.ratio(record, NAIVE, "alpha = 1", "sliced_w2"),
+        measure=lambda record: by_arm.ratio(record, NAIVE, "alpha = 1", "sliced_w2"),
         paper=1.0,
         kind="ordering",
     ),

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from diffusion import guidance, metrics, process, samplers
-from experiments.diffusion import arms, classifier, denoising, judging
+from experiments.diffusion import classifier, denoising, judging
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import training
+from experiments.harness import by_arm, training
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.run import Record
 
@@ -104,8 +104,8 @@ def draw_grids(
 def table(record: Record, fixed: dict[str, dict[str, float]]) -> str:
     """Means over seeds of every way, below what needs no seed."""
     found = dict(fixed)
-    for name in arms.names(record):
-        found[name] = {m: float(np.mean(arms.values(record, name, m))) for m in METRICS}
+    for name in by_arm.names(record):
+        found[name] = {m: float(np.mean(by_arm.values(record, name, m))) for m in METRICS}
     count, n = record.config["seeds"], record.config["samples"]
     return f"{rows(found)}\n\nmeans of {count} seeds, {n} samples each.\n"
 

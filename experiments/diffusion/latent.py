@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import pooling
-from experiments.diffusion import arms, classifier, denoising, enlarging, first_stage, judging
+from experiments.diffusion import classifier, denoising, enlarging, first_stage, judging
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.first_stage import AutoencoderConfig, FirstStage
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures, image_sets
+from experiments.harness import by_arm, figures, image_sets
 from experiments.harness.estimate import Program, matrix_flops
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -221,12 +221,12 @@ def draw(record: Record):
         (axes[0, 0], "frechet", "Frechet distance of features"),
         (axes[0, 1], "sliced_w2", "sliced W2 of pixels"),
     ):
-        each = [arms.values(record, f"latent, eta = {eta:g}", metric) for eta in etas]
+        each = [by_arm.values(record, f"latent, eta = {eta:g}", metric) for eta in etas]
         for seed in np.array(each).T:
             axis.plot(etas, seed, color="#bbbbbb", linewidth=0.7)
         axis.plot(etas, [np.mean(e) for e in each], color=figures.COLORS[0], marker="D")
         for color, (name, arm) in zip(figures.COLORS[1:], lines.items(), strict=False):
-            axis.axhline(np.mean(arms.values(record, arm, metric)), color=color, label=name)
+            axis.axhline(np.mean(by_arm.values(record, arm, metric)), color=color, label=name)
         floor = record.result["large"]["the same, decoded"][metric]
         axis.axhline(floor, color="#999999", linestyle="--", label="real, decoded")
         axis.set(xlabel="share of the way with guidance", ylabel=label)
@@ -304,7 +304,7 @@ def _claim(name: str, what: str, *names: str) -> Claim:
         id=f"latent.{name}",
         statement=f"in latents, {what}, above 1: frechet",
         source="arXiv 2404.01709; https://kexue.fm/archives/10055",
-        measure=lambda record: arms.ratio(record, above, below, "frechet"),
+        measure=lambda record: by_arm.ratio(record, above, below, "frechet"),
         paper=1.0,
         kind="ordering",
     )

@@ -21,7 +21,7 @@ from experiments.diffusion.arms import Arm, Measuring, Trainer
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures, training
+from experiments.harness import by_arm, figures, training
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim
@@ -161,9 +161,9 @@ def draw(record: Record):
     """Errors by size, distances of samples, and the gradient of every size."""
     figure, axes = figures.new(rows=1, columns=4, width=3.4, height=2.8)
     scales = record.config["scales"]
-    for name, style in zip(arms.names(record), figures.styles(), strict=False):
+    for name, style in zip(by_arm.names(record), figures.styles(), strict=False):
         for key, axis in (("noisy", axes[0, 0]), ("gradient", axes[0, 2])):
-            means = [np.mean(arms.values(record, name, f"{key}_{r}")) for r in scales]
+            means = [np.mean(by_arm.values(record, name, f"{key}_{r}")) for r in scales]
             axis.plot(scales, means, label=name, **style)
     axes[0, 0].set(xlabel="r", ylabel=f"error at r x r, log-SNR < {NOISY:g}")
     axes[0, 2].set(xlabel="r", ylabel="gradient of its part, norm")
@@ -172,10 +172,8 @@ def draw(record: Record):
         axis.set_xticks(scales, [str(r) for r in scales])
         axis.set_ylim(bottom=0)
         axis.legend(fontsize=8)
-    arms.draw_metric(
-        axes[0, 1], record, arms.names(record), "frechet", "Frechet distance of features"
-    )
-    arms.draw_samples(axes[0, 3], record, arms.names(record))
+    by_arm.draw(axes[0, 1], record, by_arm.names(record), "frechet", "Frechet distance of features")
+    arms.draw_samples(axes[0, 3], record, by_arm.names(record))
     return figure
 
 
@@ -203,7 +201,7 @@ SOURCE = "arXiv 2301.11093, section 3.2 and table 6; notes on the paper disagree
 
 def _smallest(record: Record):
     metric = f"noisy_{min(record.config['scales'])}"
-    return arms.ratio(record, "plain", "multi-scale", metric)
+    return by_arm.ratio(record, "plain", "multi-scale", metric)
 
 
 CLAIMS = (

@@ -16,7 +16,7 @@ from experiments.diffusion import arms, denoising
 from experiments.diffusion.arms import Arm, Measuring
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures, image_sets, paired
+from experiments.harness import by_arm, figures, image_sets, paired
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim, Measurement
@@ -122,8 +122,8 @@ def draw(record: Record):
     figure, axes = figures.new(rows=2, columns=3, width=3.8, height=2.4)
     for row, size in zip(axes, _sizes(record), strict=True):
         mine = [f"{kind}, {size}" for kind in record.config["kinds"]]
-        arms.draw_metric(row[0], record, mine, "frechet", "Frechet distance of features")
-        arms.draw_metric(row[1], record, mine, "coarse", "sliced W2 of averaged images")
+        by_arm.draw(row[0], record, mine, "frechet", "Frechet distance of features")
+        by_arm.draw(row[1], record, mine, "coarse", "sliced W2 of averaged images")
         row[1].set_yticklabels([])
         arms.draw_samples(row[2], record, mine)
     return figure
@@ -153,7 +153,7 @@ def describe(config: Config) -> dict[str, str]:
 
 def _at(record: Record, which: int, above: str, below: str, metric: str):
     size = _sizes(record)[which]
-    return arms.ratio(record, f"{above}, {size}", f"{below}, {size}", metric)
+    return by_arm.ratio(record, f"{above}, {size}", f"{below}, {size}", metric)
 
 
 def _larger(kind: str, metric: str, name: str, what: str) -> Claim:
@@ -171,7 +171,7 @@ def _interaction(record: Record) -> Measurement | None:
     """Of size and schedule: what the shift is worth at the large size over that at the base."""
     base, large = _sizes(record)
     every = [
-        arms.values(record, f"{kind}, {size}", "frechet")
+        by_arm.values(record, f"{kind}, {size}", "frechet")
         for kind, size in (
             ("cosine", large),
             ("shifted", large),

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import pooling
-from experiments.diffusion import arms, classifier, denoising, enlarging, judging
+from experiments.diffusion import classifier, denoising, enlarging, judging
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import figures, image_sets
+from experiments.harness import by_arm, figures, image_sets
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.ledger import Claim
@@ -168,9 +168,9 @@ def _ways(config: Config, trainer: Trainer) -> dict[str, enlarging.Way]:
 def draw(record: Record):
     """Distances of every way, and images of the most telling ones."""
     figure, axes = figures.new(rows=1, columns=3, width=4.2, height=3.6)
-    names = [name for name in arms.names(record) if "no power" not in name]
-    arms.draw_metric(axes[0, 0], record, names, "frechet", "Frechet distance of features")
-    arms.draw_metric(axes[0, 1], record, names, "sliced_w2", "sliced W2 of pixels")
+    names = [name for name in by_arm.names(record) if "no power" not in name]
+    by_arm.draw(axes[0, 0], record, names, "frechet", "Frechet distance of features")
+    by_arm.draw(axes[0, 1], record, names, "sliced_w2", "sliced W2 of pixels")
     axes[0, 1].set_yticklabels([])
     for axis, metric in ((axes[0, 0], "frechet"), (axes[0, 1], "sliced_w2")):
         axis.axvline(record.result["floor"][metric], color="#999999", linestyle="--", linewidth=0.9)
@@ -203,7 +203,7 @@ def _claim(name: str, what: str, above: str, metric: str) -> Claim:
         id=f"upsample.{name}",
         statement=f"{what} over that of guidance with w = 1, above 1: {metric}",
         source="arXiv 2404.01709, figures; https://kexue.fm/archives/10055",
-        measure=lambda record: arms.ratio(record, above, "w = 1", metric),
+        measure=lambda record: by_arm.ratio(record, above, "w = 1", metric),
         paper=1.0,
         kind="ordering",
     )

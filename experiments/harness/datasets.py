@@ -42,12 +42,24 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Text:
-    """Bytes to train and validate on, and where they came from."""
+    """Bytes, or tokens, to train and validate on, and where they came from.
+
+    Attributes:
+        vocabulary: how many different tokens there are.
+        bytes_per_token: on average, of the held-out part.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     source: str
     sha256: str
+    vocabulary: int = 256
+    bytes_per_token: float = 1.0
+
+    @property
+    def unit(self) -> str:
+        """What the numbers are."""
+        return "bytes" if self.bytes_per_token == 1.0 else "tokens"
 
 
 def load_text(config: TextConfig) -> Text:
@@ -90,7 +102,7 @@ def read_tfds(
     Raises:
         DataError: the folder or the set is missing, a file is damaged, or images differ in size.
     """
-    cached = _cache_path(_set_folder(name, data_dir), split, size, features)
+    cached = cache_path(set_folder(name, data_dir), split, size, features)
     if cached.exists():
         with np.load(cached) as arrays:
             return dict(arrays)
@@ -162,7 +174,7 @@ def open_tfds(
     Raises:
         DataError: the folder, the set or the split is missing.
     """
-    folder = _set_folder(name, data_dir)
+    folder = set_folder(name, data_dir)
     import tensorflow_datasets as tfds
 
     where = f"data set {name!r}, split {split!r} in {tfds_folder(data_dir)}"
@@ -183,7 +195,7 @@ def held_out_split(name: str, data_dir: str | None = None) -> str:
     Raises:
         DataError: the folder or the set is missing.
     """
-    found = any(_set_folder(name, data_dir).rglob("*-validation.*"))
+    found = any(set_folder(name, data_dir).rglob("*-validation.*"))
     return "validation" if found else "test"
 
 
@@ -269,7 +281,12 @@ def _damaged(where: str, reason: Any) -> DataError:
     )
 
 
-def _set_folder(name: str, data_dir: str | None) -> Path:
+def set_folder(name: str, data_dir: str | None) -> Path:
+    """The folder of a TFDS set.
+
+    Raises:
+        DataError: it is missing.
+    """
     folder = tfds_folder(data_dir)
     where = "no folder given" if folder is None else f"looked in {folder}"
     if folder is None or not (folder / name).is_dir():
@@ -281,7 +298,7 @@ def _set_folder(name: str, data_dir: str | None) -> Path:
     return folder / name
 
 
-def _cache_path(
+def cache_path(
     folder: Path, split: str, size: int | None, features: tuple[str, ...] | None
 ) -> Path:
     """A name that changes whenever the files do."""

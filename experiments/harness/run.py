@@ -63,6 +63,36 @@ def load(directory: Path) -> Record:
     return Record(directory, data, read_rows(directory / "metrics.jsonl"))
 
 
+class Part:
+    """A piece of a run with metrics and checkpoints of its own, for `training.train`.
+
+    Attributes:
+        directory: parts/<name> below that of the run.
+        config: that of the run.
+        tracker: its rows.
+    """
+
+    def __init__(self, run: "Run", name: str):
+        self._run, self.config = run, run.config
+        self.directory = run.directory / "parts" / name
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.tracker = Tracker(self.directory)
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal asked the run to stop."""
+        return self._run.stop_requested
+
+    def check_stop(self) -> None:
+        """As `Run.check_stop`."""
+        self._run.check_stop()
+
+    def remove(self) -> None:
+        """Delete its files; what is to be kept stands in the rows of the run."""
+        self.tracker.close()
+        shutil.rmtree(self.directory)
+
+
 class Run:
     """A run in progress. Use as a context manager.
 
@@ -94,6 +124,10 @@ class Run:
                 f"stopped by a signal; work is saved in {self.directory}; "
                 "the same command resumes it"
             )
+
+    def part(self, name: str) -> Part:
+        """A piece of the run, begun or found again."""
+        return Part(self, name)
 
     def pin(self, name: str, value: str) -> None:
         """Remember what the run works on; refuse to go on with something else.

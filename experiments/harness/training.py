@@ -15,7 +15,7 @@ from experiments.harness import config as configs
 from experiments.harness import sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.errors import ExperimentError, NonFiniteError
-from experiments.harness.run import Record, Run
+from experiments.harness.run import Part, Record, Run
 from experiments.harness.tracking import Progress
 
 Batch = Any
@@ -213,7 +213,9 @@ def _compiler_options() -> dict[str, str] | None:
     return dots
 
 
-def train(problem: Problem, config: TrainingConfig, run: Run, how: How | None = None) -> TrainState:
+def train(
+    problem: Problem, config: TrainingConfig, run: Run | Part, how: How | None = None
+) -> TrainState:
     """Train to the last step, resuming from the newest checkpoint of the run.
 
     Args:
@@ -345,7 +347,7 @@ def _shapes(make: Callable[[], TrainState], mesh: Any) -> Any:
 def _report(
     pending: Any,
     config: TrainingConfig,
-    run: Run,
+    run: Run | Part,
     leaves: list[str],
     checkpoints: Checkpoints,
     progress: Progress,
@@ -369,5 +371,5 @@ def _report(
     progress.update(step, f"loss {values['loss']:.4f}")
 
 
-def _evaluate(problem: Problem, state: TrainState, run: Run, step: int) -> None:
+def _evaluate(problem: Problem, state: TrainState, run: Run | Part, step: int) -> None:
     run.tracker.log(step, **problem.evaluate(averaged(state)))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_model import TINY_LM
 
-from experiments.attention import language_model
+from experiments.attention import language_model, next_token
 from experiments.harness import datasets
 from experiments.harness.run import load
 
@@ -75,8 +75,7 @@ def test_bigram_reference_against_counting_by_hand():
 def test_validation_is_the_mean_over_windows_whatever_the_batch():
     windows = np.arange(7 * 5).reshape(7, 5)
     values = {
-        size: language_model.evaluate(None, windows, size, lambda _, w: w.mean(1))
-        for size in (1, 3, 8)
+        size: next_token.evaluate(None, windows, size, lambda _, w: w.mean(1)) for size in (1, 3, 8)
     }
     for result in values.values():
         assert result["validation_bits_per_byte"] == pytest.approx(windows.mean())

@@ -10,11 +10,11 @@ import pytest
 from diffusion import latent as latents
 from diffusion import process
 from experiments import catalog, commands
-from experiments.diffusion import arms, enlarging, first_stage, latent, upsample, upsample_exact
+from experiments.diffusion import enlarging, first_stage, latent, upsample, upsample_exact
 from experiments.diffusion.first_stage import AutoencoderConfig
 from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import by_arm, image_sets
 from experiments.harness import config as configs
-from experiments.harness import image_sets
 from tests.reference import diffusion as reference
 
 ENDS = (-8.0, 8.0)
@@ -87,7 +87,7 @@ def ratio(record, above, below, metric):
 
 def test_every_way_of_enlarging_is_measured(tmp_path):
     record = commands.run("diffusion/upsample", "quick", TINY, tmp_path / "run")
-    names = arms.names(record)
+    names = by_arm.names(record)
     assert names[:3] == ["nearest of real", "nearest of small", "naive"] and len(names) == 8
     assert len(record.rows) == 2 * 8 and (record.directory / "figure.png").exists()
     grids = {row["arm"]: np.array(row["grid"]) for row in record.rows if row["seed"] == 0}
@@ -154,7 +154,7 @@ LATENT += ["--samples", "24", "--steps", "4", "--autoencoder.channels", "4"]
 
 def test_latent_diffusion_is_measured_at_both_sizes(tmp_path):
     record = commands.run("diffusion/latent", "quick", LATENT, tmp_path / "run")
-    names = arms.names(record)
+    names = by_arm.names(record)
     assert names[:4] == [
         f"latent, {n}" for n in ("nearest of small", "naive", "eta = 0.6", "eta = 1")
     ]

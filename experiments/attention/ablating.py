@@ -1,0 +1,296 @@
+"""Arms of an ablation on text: decoders that differ in their attention, trained with shared seeds.
+
+A seed gives every arm its first weights, and the order of the data, which is the same for all arms:
+they are paired. Learning rates may be chosen arm by arm, on seeds that are not compared later.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+import attention
+from attention import transformer
+from experiments.attention import next_token
+from experiments.harness import by_arm, figures, seeds, training
+from experiments.harness.errors import NonFiniteError
+from experiments.harness.estimate import Program, count
+from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.run import Record, Run
+from experiments.harness.training import Problem, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the decoders that are compared.
+
+    Attributes:
+        name: in tables and figures.
+        decoder: all of it.
+        mixer: its attention, where it is not that of `decoder.mixer` itself.
+    """
+
+    name: str
+    decoder: attention.TransformerConfig
+    mixer: attention.Mixer | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How arms are compared.
+
+    Attributes:
+        seeds: of every arm, counted from `training.seed`.
+        rates: peak learning rates, of which every arm takes the best; a single one is taken as
+            it is.
+        tuning_seeds: for that choice, others than those above.
+        vectorised: train the seeds of an arm at once; by default where there is an accelerator.
+    """
+
+    seeds: int = 5
+    rates: tuple[float, ...] = (3e-3,)
+    tuning_seeds: int = 1
+    vectorised: bool | None = None
+
+    def __post_init__(self):
+        if self.seeds < 2 or self.tuning_seeds < 1:
+            raise ValueError(
+                "comparison.seeds, tuning_seeds: expected at least 2 and 1, got "
+                f"{self.seeds}, {self.tuning_seeds}"
+            )
+        if not self.rates or any(not 0 < rate < math.inf for rate in self.rates):
+            raise ValueError(
+                f"comparison.rates: expected some finite numbers > 0, got {self.rates}"
+            )
+
+
+def parameters(arm: Arm) -> int:
+    """How many an arm has."""
+    return count(shapes(arm))
+
+
+def shapes(arm: Arm) -> Any:
+    """Shapes of its parameters."""
+    init = functools.partial(transformer.init, config=arm.decoder, mixer=arm.mixer)
+    return jax.eval_shape(init, jax.random.key(0))
+
+
+def matched(arm: Arm, target: int) -> Arm:
+    """The arm with the hidden width of SwiGLU that brings it closest to a number of parameters.
+
+    Raises:
+        ValueError: its attention alone has more.
+    """
+    decoder = arm.decoder
+    each = 3 * decoder.d_model * decoder.n_layers
+    hidden = decoder.hidden + round((target - parameters(arm)) / each)
+    if hidden < 1:
+        raise ValueError(
+            f"{arm.name}: expected fewer than {target} parameters without SwiGLU, got "
+            f"{parameters(arm) - each * decoder.hidden}"
+        )
+    return replace(arm, decoder=replace(decoder, d_ff=hidden))
+
+
+def run_all(
+    arms: Sequence[Arm],
+    problem: Callable[[Arm, TrainingConfig], Problem],
+    settings: TrainingConfig,
+    comparison: Comparison,
+    metric: str,
+    run: Run,
+) -> list[dict[str, Any]]:
+    """Rows of every arm and seed with the metrics of the problem; none is trained twice.
+
+    Args:
+        problem: what an arm trains.
+        metric: of its evaluation, the lower the better, by which learning rates are chosen.
+    """
+    for arm in arms:
+        rate = _rate(arm, problem, settings, comparison, metric, run)
+        done = {row["seed"] for row in run.tracker.rows() if row.get("arm") == arm.name}
+        numbers = range(settings.seed, settings.seed + comparison.seeds)
+        if done.issuperset(numbers):
+            continue
+        chosen = replace(settings, learning_rate=rate)
+        for seed, row in zip(
+            numbers, _train(arm, problem, chosen, numbers, comparison, run), strict=True
+        ):
+            about = {"parameters": parameters(arm), "rate": rate, "d_ff": arm.decoder.hidden}
+            about["cache"] = cache_elements(arm)
+            if seed not in done:
+                run.tracker.log(_next(run), arm=arm.name, seed=seed, **about, **row)
+        run.check_stop()
+    return run.tracker.rows()
+
+
+def cache_elements(arm: Arm) -> int:
+    """Cached numbers a token and layer, from the shapes of a real cache."""
+    mixer = arm.mixer or transformer.make_mixer(arm.decoder.mixer)
+    state = jax.eval_shape(lambda: mixer.init_state(1, 8, np.float32))
+    return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32) // 8
+
+
+def _rate(
+    arm: Arm,
+    problem: Callable[[Arm, TrainingConfig], Problem],
+    settings: TrainingConfig,
+    comparison: Comparison,
+    metric: str,
+    run: Run,
+) -> float:
+    """The best learning rate of the grid, by the mean over seeds that are not compared."""
+    if len(comparison.rates) == 1:
+        return comparison.rates[0]
+    first = settings.seed + 1000
+    numbers = range(first, first + comparison.tuning_seeds)
+    for rate in comparison.rates:
+        known = {row["tried"] for row in run.tracker.rows() if row.get("tuned") == arm.name}
+        if rate in known:
+            continue
+        tried = replace(settings, learning_rate=rate)
+        try:
+            found = [r[metric] for r in _train(arm, problem, tried, numbers, comparison, run)]
+        except NonFiniteError:
+            found = []
+        mean = float(np.mean(found)) if found and np.isfinite(found).all() else None
+        run.tracker.log(_next(run), tuned=arm.name, tried=rate, mean=mean)
+        run.check_stop()
+    means = tuned(run.tracker.rows(), arm.name)
+    if not means:
+        raise NonFiniteError(
+            f"{arm.name}: expected a finite loss at one of the rates {comparison.rates}"
+        )
+    return min(means, key=means.__getitem__)
+
+
+def _train(
+    arm: Arm,
+    problem: Callable[[Arm, TrainingConfig], Problem],
+    settings: TrainingConfig,
+    numbers: range,
+    comparison: Comparison,
+    run: Run,
+) -> list[dict[str, float]]:
+    name = f"{arm.name} {settings.learning_rate:g} {numbers.start}".replace("/", "-")
+    part = run.part(name)
+    make = functools.partial(problem, arm)
+    print(f"{arm.name}, rate {settings.learning_rate:g}, {len(numbers)} seeds", flush=True)
+    found = seeds.train(make, settings, numbers, part, comparison.vectorised)
+    part.remove()
+    return found
+
+
+def _next(run: Run) -> int:
+    return len(run.tracker.rows())
+
+
+def tuned(rows: Sequence[dict[str, Any]], arm: str) -> dict[float, float]:
+    """Means by learning rate of an arm, without those that diverged."""
+    mine = [row for row in rows if row.get("tuned") == arm]
+    return {row["tried"]: row["mean"] for row in mine if row["mean"] is not None}
+
+
+def chosen(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> dict[str, bool]:
+    """Of every arm, whether its learning rate lies at an end of a grid of several."""
+    ends = {min(rates), max(rates)} if len(rates) > 1 else set()
+    return {row["arm"]: row["rate"] in ends for row in rows if "arm" in row}
+
+
+def programs(
+    arms: Sequence[Arm], settings: TrainingConfig, batch: Any, trainings: int
+) -> dict[str, Program]:
+    """The training step of every arm, of one seed.
+
+    Args:
+        batch: shapes of one.
+        trainings: of an arm, over seeds and learning rates.
+    """
+    found = {}
+    for arm in arms:
+        both = {"config": arm.decoder, "mixer": arm.mixer}
+        problem = Problem(
+            init=functools.partial(transformer.init, **both),
+            loss=functools.partial(next_token.loss, **both),
+            batch=lambda step: None,
+            evaluate=lambda params: {},
+        )
+        state = jax.eval_shape(lambda mine=problem: training.init_state(mine, settings))
+        step, calls = training.make_step(problem, settings), settings.steps * trainings
+        found[arm.name] = Program(step, (state, batch), (0,), calls)
+    return found
+
+
+def verdict(found: Measurement) -> str:
+    """What an interval of a difference of losses says."""
+    if found.low > 0:
+        return "worse"
+    return "better" if found.high < 0 else "inconclusive"
+
+
+def table(
+    record: Record, arms: Sequence[str], baseline: str, metric: str, headline: str
+) -> list[str]:
+    """Lines of a Markdown table: means, and differences from a baseline with 95 % intervals."""
+    lines = [
+        f"| {headline} | parameters | cache | rate | {metric.replace('_', ' ')} "
+        f"| minus {baseline} | |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for arm in arms:
+        row = next(row for row in record.rows if row.get("arm") == arm)
+        cells = [arm, f"{row['parameters']:,}", f"{row['cache']}", f"{row['rate']:g}"]
+        cells += [f"{np.mean(by_arm.values(record, arm, metric)):.4f}"]
+        found = by_arm.difference(record, arm, baseline, metric)
+        if arm == baseline or found is None:
+            cells += ["-", "-"]
+        else:
+            cells += [f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]", verdict(found)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def draw_differences(
+    axis: Any, record: Record, arms: Sequence[str], baseline: str, metric: str
+) -> None:
+    """Differences from a baseline: seeds as dots, means with their 95 % intervals."""
+    ours = np.array(by_arm.values(record, baseline, metric))
+    for place, arm in enumerate(arms):
+        each = np.array(by_arm.values(record, arm, metric)) - ours
+        found = by_arm.difference(record, arm, baseline, metric)
+        axis.plot(each, [place] * len(each), ".", color="#aaaaaa")
+        if arm == baseline or found is None:
+            continue
+        known = verdict(found) != "inconclusive"
+        axis.errorbar(
+            [found.value],
+            [place],
+            xerr=[[found.value - found.low], [found.high - found.value]],
+            color=figures.COLORS[0] if known else "#666666",
+            marker="D" if known else "o",
+            markerfacecolor=None if known else "white",
+            capsize=3,
+        )
+    axis.axvline(0, color="#777777", linewidth=1)
+    rows = {row["arm"]: row["cache"] for row in record.rows if "arm" in row}
+    axis.set_yticks(range(len(arms)), [f"{arm} ({rows[arm]})" for arm in arms])
+    axis.set(xlabel=f"{metric.replace('_', ' ')}, minus {baseline}")
+    axis.locator_params(axis="x", nbins=5)
+    axis.invert_yaxis()
+
+
+def ordering(name: str, statement: str, source: str, *which: str) -> Claim:
+    """The claim that a metric of the first arm exceeds that of the second, by paired seeds."""
+    above, below, metric = which
+    return Claim(
+        id=name,
+        statement=f"{statement}: {metric.replace('_', ' ')} of {above} minus that of {below}, > 0",
+        source=source,
+        measure=lambda record: by_arm.difference(record, above, below, metric),
+        paper=0.0,
+        kind="ordering",
+    )

@@ -1,0 +1,116 @@
+"""Predicting the next token of a text with a decoder: loss, evaluation, the problem to train."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import attention
+from attention import transformer
+from experiments.harness import datasets, training
+from experiments.harness.training import TrainingConfig
+
+
+def make_problem(
+    decoder: attention.TransformerConfig,
+    context: int,
+    settings: TrainingConfig,
+    windows: int,
+    text: datasets.Text,
+    mixer: attention.Mixer | None = None,
+) -> training.Problem:
+    """The language model as pure functions for the training loop.
+
+    Args:
+        windows: parts of the held-out text, evenly spaced.
+        mixer: attention, where it is not that of `decoder.mixer`.
+
+    Raises:
+        DataError: the held-out text is shorter than one context.
+    """
+    size = context + 1
+    if len(text.validation) < size:
+        raise datasets.DataError(
+            f"data: expected at least {size} validation {text.unit} for model.context, "
+            f"got {len(text.validation)}"
+        )
+    held_out = validation_windows(text, size, windows)
+    bits = window_bits(decoder, mixer)
+    per_byte = functools.partial(_scaled, bits=bits, factor=1 / text.bytes_per_token)
+
+    def batch(step: int) -> np.ndarray:
+        crops = datasets.crops(text.train, settings.batch_size, size, settings.seed, step)
+        return crops.astype(np.int32)
+
+    return training.Problem(
+        init=functools.partial(transformer.init, config=decoder, mixer=mixer),
+        loss=functools.partial(loss, config=decoder, mixer=mixer),
+        batch=batch,
+        evaluate=functools.partial(
+            evaluate, windows=held_out, size=settings.batch_size, bits=per_byte
+        ),
+    )
+
+
+def validation_windows(text: datasets.Text, size: int, count: int) -> np.ndarray:
+    """Evenly spaced parts of the held-out text, [count, size]."""
+    starts = np.linspace(0, len(text.validation) - size, count).astype(int)
+    return text.validation[starts[:, None] + np.arange(size)].astype(np.int32)
+
+
+def token_bits(
+    params: Any,
+    tokens: jax.Array,
+    config: attention.TransformerConfig,
+    mixer: attention.Mixer | None = None,
+) -> jax.Array:
+    """Bits to code each token from those before it, [B, T] of tokens [B, T+1]."""
+    logits = transformer.apply(params, tokens[:, :-1], config, mixer=mixer)
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    return nats / math.log(2)
+
+
+def loss(
+    params: Any,
+    tokens: jax.Array,
+    _: jax.Array,
+    config: attention.TransformerConfig,
+    mixer: attention.Mixer | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Mean bits a token of a batch."""
+    return token_bits(params, tokens, config, mixer).mean(), {}
+
+
+@functools.lru_cache(maxsize=4)
+def window_bits(
+    config: attention.TransformerConfig, mixer: attention.Mixer | None = None
+) -> Callable[[Any, np.ndarray], jax.Array]:
+    """A compiled function: mean bits a token of every window."""
+    return jax.jit(lambda params, tokens: token_bits(params, tokens, config, mixer).mean(1))
+
+
+def _scaled(params: Any, tokens: np.ndarray, bits: Callable[..., Any], factor: float) -> Any:
+    return bits(params, tokens) * factor
+
+
+def evaluate(
+    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
+) -> dict[str, float]:
+    """Mean and standard error over all windows, `size` at a time."""
+    values = each_window(params, windows, size, bits)
+    error = values.std() / math.sqrt(len(values))
+    return {"validation_bits_per_byte": float(values.mean()), "validation_error": float(error)}
+
+
+def each_window(
+    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
+) -> np.ndarray:
+    """Of every window, `size` at a time (the last batch is filled up)."""
+    count = -(-len(windows) // size) * size
+    padded = np.resize(windows, (count, windows.shape[1]))
+    parts = [np.asarray(bits(params, padded[i : i + size])) for i in range(0, count, size)]
+    return np.concatenate(parts)[: len(windows)].astype(np.float64)

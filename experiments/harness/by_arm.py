@@ -1,0 +1,58 @@
+"""Rows of a run's metrics by arm and seed: names, values, effects over pairs, a panel of them.
+
+A row holds `arm`, `seed` and metrics; arms share their seeds, so that they are paired.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.harness import figures, paired
+from experiments.harness.ledger import Measurement
+from experiments.harness.run import Record
+
+
+def names(record: Record) -> list[str]:
+    """Arms in the order in which they were run."""
+    return list(dict.fromkeys(row["arm"] for row in _in_order(record)))
+
+
+def values(record: Record, arm: str, metric: str) -> list[float]:
+    """A metric of an arm, by seed."""
+    return [row[metric] for row in _in_order(record) if row["arm"] == arm]
+
+
+def ratio(record: Record, above: str, below: str, metric: str) -> Measurement | None:
+    """A metric of one arm over that of another, over seeds; None if the run lacks either."""
+    pairs = _pairs(record, above, below, metric)
+    return pairs and paired.ratio(*pairs)
+
+
+def difference(record: Record, above: str, below: str, metric: str) -> Measurement | None:
+    """A metric of one arm minus that of another, over seeds; None if the run lacks either."""
+    pairs = _pairs(record, above, below, metric)
+    return pairs and paired.difference(*pairs)
+
+
+def draw(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str) -> None:
+    """Seeds of every arm as dots, joined in pairs, with their geometric means."""
+    every = np.array([values(record, arm, metric) for arm in arms])
+    for seed in range(every.shape[1]):
+        axis.plot(every[:, seed], range(len(arms)), color="#bbbbbb", linewidth=0.7, marker=".")
+    for place, mine in enumerate(every):
+        mean = float(np.exp(np.log(mine).mean()))
+        axis.plot([mean], [place], color=figures.COLORS[0], marker="D", linestyle="none")
+    axis.set_yticks(range(len(arms)), list(arms))
+    axis.set(xlabel=label)
+    axis.locator_params(axis="x", nbins=5)
+    axis.invert_yaxis()
+
+
+def _pairs(record: Record, above: str, below: str, metric: str) -> Any:
+    pair = values(record, above, metric), values(record, below, metric)
+    return pair if len(pair[0]) == len(pair[1]) >= 2 else None
+
+
+def _in_order(record: Record) -> list[dict[str, Any]]:
+    return sorted((row for row in record.rows if "arm" in row), key=lambda row: row["step"])
