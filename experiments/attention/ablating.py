@@ -16,7 +16,8 @@ import numpy as np
 import attention
 from attention import transformer
 from experiments.attention import next_token
-from experiments.harness import by_arm, figures, seeds, training
+from experiments.harness import by_arm, corpora, figures, seeds, training
+from experiments.harness.corpora import CorpusConfig
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program, count
 from experiments.harness.ledger import Claim, Measurement
@@ -201,15 +202,48 @@ def chosen(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> dict[str, 
     return {row["arm"]: row["rate"] in ends for row in rows if "arm" in row}
 
 
-def programs(
-    arms: Sequence[Arm], settings: TrainingConfig, batch: Any, trainings: int
-) -> dict[str, Program]:
-    """The training step of every arm, of one seed.
+def on_text(
+    data: CorpusConfig, context: int, windows: int, run: Run
+) -> tuple[Callable[[Arm, TrainingConfig], Problem], dict[str, str]]:
+    """What arms train on a text, and what it is; a run goes on with the same text only.
 
     Args:
-        batch: shapes of one.
-        trainings: of an arm, over seeds and learning rates.
+        context, windows: tokens of a window, and validation windows, evenly spaced.
     """
+    text = corpora.load(data)
+    run.pin("text", text.sha256)
+
+    def problem(arm: Arm, settings: TrainingConfig) -> Problem:
+        return next_token.make_problem(arm.decoder, context, settings, windows, text, arm.mixer)
+
+    return problem, {"source": text.source, "sha256": text.sha256}
+
+
+def trainings(comparison: Comparison) -> int:
+    """Of an arm, over seeds and learning rates."""
+    grid = len(comparison.rates) if len(comparison.rates) > 1 else 0
+    return comparison.seeds + comparison.tuning_seeds * grid
+
+
+def describe(
+    arms: Sequence[Arm], settings: TrainingConfig, comparison: Comparison, context: int
+) -> dict[str, str]:
+    """What a dry run says about arms and trainings."""
+    sizes = [parameters(arm) for arm in arms]
+    each, tokens = trainings(comparison), settings.steps * settings.batch_size * context
+    return {
+        "arms": ", ".join(arm.name for arm in arms),
+        "parameters": f"{min(sizes):,} to {max(sizes):,}",
+        "trainings": f"{each} of each arm, {each * len(arms)} in all",
+        "training": f"{tokens / 1e6:.2f}M tokens seen in each",
+    }
+
+
+def programs(
+    arms: Sequence[Arm], settings: TrainingConfig, comparison: Comparison, context: int
+) -> dict[str, Program]:
+    """The training step of every arm, of one seed."""
+    batch = jax.ShapeDtypeStruct((settings.batch_size, context + 1), np.int32)
     found = {}
     for arm in arms:
         both = {"config": arm.decoder, "mixer": arm.mixer}
@@ -220,7 +254,7 @@ def programs(
             evaluate=lambda params: {},
         )
         state = jax.eval_shape(lambda mine=problem: training.init_state(mine, settings))
-        step, calls = training.make_step(problem, settings), settings.steps * trainings
+        step, calls = training.make_step(problem, settings), settings.steps * trainings(comparison)
         found[arm.name] = Program(step, (state, batch), (0,), calls)
     return found
 
@@ -283,9 +317,10 @@ def draw_differences(
     axis.invert_yaxis()
 
 
-def ordering(name: str, statement: str, source: str, *which: str) -> Claim:
+def ordering(
+    name: str, statement: str, above: str, below: str, *, source: str, metric: str
+) -> Claim:
     """The claim that a metric of the first arm exceeds that of the second, by paired seeds."""
-    above, below, metric = which
     return Claim(
         id=name,
         statement=f"{statement}: {metric.replace('_', ' ')} of {above} minus that of {below}, > 0",

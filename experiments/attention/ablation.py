@@ -10,13 +10,10 @@ attention leaves. docs/ablations.md says what a small run can tell and what it c
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 import attention
-from experiments.attention import ablating, next_token
+from experiments.attention import ablating
 from experiments.attention.ablating import Arm, Comparison
-from experiments.harness import by_arm, corpora, figures, paired, training
+from experiments.harness import by_arm, figures, paired
 from experiments.harness.config import from_dict
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program
@@ -182,14 +179,7 @@ def arms(config: Config) -> list[Arm]:
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Tune, train and measure all arms."""
-    text = corpora.load(config.data)
-    run.pin("text", text.sha256)
-
-    def problem(arm: Arm, settings: TrainingConfig) -> training.Problem:
-        return next_token.make_problem(
-            arm.decoder, config.sizes.context, settings, config.windows, text
-        )
-
+    problem, about = ablating.on_text(config.data, config.sizes.context, config.windows, run)
     chosen = arms(config)
     rows = ablating.run_all(chosen, problem, config.training, config.comparison, METRIC, run)
     edges = ablating.chosen(rows, config.comparison.rates)
@@ -199,7 +189,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "rates_at_an_end": [name for name, edge in edges.items() if edge],
         "equal_parameters": [*config.sizes.equal_parameters()],
         "equal_caches": [*config.sizes.equal_caches()],
-        "data": {"source": text.source, "sha256": text.sha256},
+        "data": about,
     }
 
 
@@ -260,29 +250,12 @@ def table(record: Record) -> str:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about arms and trainings."""
-    chosen, comparison = arms(config), config.comparison
-    trainings = _trainings(comparison)
-    tokens = config.training.steps * config.training.batch_size * config.sizes.context
-    return {
-        "arms": ", ".join(arm.name for arm in chosen),
-        "parameters": f"{ablating.parameters(chosen[0]):,} each, within 0.5 %",
-        "trainings": f"{trainings} of each arm, {trainings * len(chosen)} in all",
-        "training": f"{tokens / 1e6:.2f}M tokens seen in each",
-    }
-
-
-def _trainings(comparison: Comparison) -> int:
-    """Of an arm."""
-    grid = len(comparison.rates) if len(comparison.rates) > 1 else 0
-    return comparison.seeds + comparison.tuning_seeds * grid
+    return ablating.describe(arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every arm."""
-    shape = (config.training.batch_size, config.sizes.context + 1)
-    batch = jax.ShapeDtypeStruct(shape, jnp.int32)
-    trainings = _trainings(config.comparison)
-    return ablating.programs(arms(config), config.training, batch, trainings)
+    return ablating.programs(arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def _cache(record: Record) -> float:

@@ -1,0 +1,384 @@
+"""Head dimension, shared keys and values, partial rotary embedding: the rows of a post, made small.
+
+Reproduces: the tables of https://kexue.fm/archives/10907 (what makes MLA good, part 1): eighteen
+decoders whose attention differs, among them those of equal cache and equal parameters. The post
+trains 842M to 1171M parameters on 16B tokens with Muon, one run of each; here every dimension of a
+head is an eighth of the post's, the optimiser is AdamW, and several paired seeds give intervals, in
+which the post's orderings are looked for. Names are the post's, with its dimensions.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from attention import GroupedConfig, LatentConfig, Mixer, TiedConfig, TransformerConfig, transformer
+from attention.linear import fan_in_normal
+from experiments.attention import ablating
+from experiments.attention.ablating import Arm, Comparison
+from experiments.harness import by_arm, figures, paired
+from experiments.harness.corpora import CorpusConfig
+from experiments.harness.estimate import Program
+from experiments.harness.ledger import Claim, Measurement
+from experiments.harness.run import Record, Run
+from experiments.harness.training import TrainingConfig
+
+METRIC = "validation_bits_per_byte"
+BASELINE = "GQA2-128"
+# Of the post: millions of parameters, loss in nats a token, numbers cached a token and layer.
+POST = {
+    "MHA": (931, 2.721, 4096),
+    "MLA": (894, 2.721, 576),
+    "MLA-256": (989, 2.705, 576),
+    "GQA2-128": (842, 2.75, 512),
+    "GQA2-192": (899, 2.729, 768),
+    "GQA1-256": (943, 2.72, 512),
+    "GQA1-256-PR": (943, 2.711, 512),
+    "GQA2-(192+64)-S1": (946, 2.714, 640),
+    "GQA2-(192+64)-S2": (943, 2.708, 512),
+    "GQA4-(64+64)-S2": (842, 2.738, 512),
+    "GQA4-(128+64)-S2": (899, 2.713, 768),
+    "GQA1-(512+64)-S3": (1171, 2.677, 576),
+    "GQA2-128, twice the heads": (943, 2.723, 512),
+    "GQA1-256, smaller MLP": (843, 2.747, 512),
+    "GQA1-256, low-rank Q, O": (842, 2.726, 512),
+    "GQA4-(64+64)-S2, twice the heads": (943, 2.711, 512),
+    "GQA2-(192+64)-S2, smaller MLP": (843, 2.733, 512),
+    "GQA2-(192+64)-S2, low-rank Q, O": (842, 2.708, 512),
+}
+
+
+@dataclass(frozen=True)
+class SizesConfig:
+    """Of all arms.
+
+    Attributes:
+        d_model, n_layers, n_heads, context: as usual; the post's are 2048, 12, 16 and 4096.
+        unit: dimensions for the post's 128.
+    """
+
+    d_model: int = 128
+    n_layers: int = 3
+    n_heads: int = 8
+    context: int = 96
+    unit: int = 16
+
+    def __post_init__(self):
+        if self.unit % 4 or self.unit < 4 or self.n_heads % 4:
+            raise ValueError(
+                f"sizes.unit, n_heads: expected multiples of 4, got {self.unit}, {self.n_heads}"
+            )
+        if self.context < 2:
+            raise ValueError(f"sizes.context: expected at least 2 tokens, got {self.context}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Text, sizes, optimisation, and how arms are compared.
+
+    Attributes:
+        rows: which rows of the post, the baseline GQA2-128 among them; by default all.
+        windows: validation windows of `sizes.context` tokens, evenly spaced.
+        data, sizes, training, comparison: of all arms; `training.learning_rate` is not used.
+    """
+
+    data: CorpusConfig = field(default_factory=CorpusConfig)
+    sizes: SizesConfig = field(default_factory=SizesConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    comparison: Comparison = field(default_factory=Comparison)
+    rows: tuple[str, ...] = tuple(POST)
+    windows: int = 64
+
+    def __post_init__(self):
+        if self.windows < 1:
+            raise ValueError(f"windows: expected at least 1, got {self.windows}")
+        if BASELINE not in self.rows or len(self.rows) < 3 or not set(self.rows) <= set(POST):
+            raise ValueError(
+                f"rows: expected {BASELINE} and at least two others of {', '.join(POST)}; got "
+                f"{', '.join(self.rows)}"
+            )
+
+
+PRESETS = {
+    "quick": Config(
+        sizes=SizesConfig(32, 1, 4, 32, 8),
+        training=TrainingConfig(steps=10, batch_size=4, warmup=2, eval_every=10),
+        comparison=Comparison(seeds=2, rates=(1e-2,)),
+        rows=("MLA", BASELINE, "GQA1-256", "GQA1-256-PR", "GQA2-(192+64)-S2"),
+        windows=16,
+    ),
+    "cpu": Config(
+        data=CorpusConfig("tiny_shakespeare"),
+        training=TrainingConfig(
+            steps=600, batch_size=16, warmup=50, eval_every=200, checkpoint_every=200
+        ),
+        comparison=Comparison(rates=(4e-3,)),
+        windows=580,
+    ),
+    # The post's sizes; its text is not public, its batch of 256 follows from tokens and steps.
+    "paper": Config(
+        data=CorpusConfig("c4/en", vocabulary=32_000, tokens=16_100_000_000),
+        sizes=SizesConfig(2048, 12, 16, 4096, 128),
+        training=TrainingConfig(
+            steps=16_000,
+            batch_size=256,
+            warmup=1000,
+            beta2=0.95,
+            accumulate=8,
+            eval_every=1000,
+            checkpoint_every=500,
+        ),
+        comparison=Comparison(seeds=2, rates=(3e-4,)),
+        windows=512,
+    ),
+}
+
+
+def arms(config: Config) -> list[Arm]:
+    """The rows of the post, in its order."""
+    sizes = config.sizes
+    mixers, d = _mixers(sizes), sizes.d_model
+    found = []
+    for name in (name for name in POST if name in config.rows):
+        kind, _, change = name.partition(", ")
+        mixer = mixers[kind]
+        if change == "twice the heads":
+            mixer = replace(mixer, n_heads=2 * sizes.n_heads)
+        decoder = TransformerConfig(config.data.size, sizes.n_layers, mixer)
+        if change == "smaller MLP":
+            decoder = replace(decoder, d_ff=round(decoder.hidden * 4096 / 5456))
+        narrow = change == "low-rank Q, O"
+        found.append(Arm(name, decoder, low_rank(decoder, d // 3) if narrow else None))
+    return found
+
+
+def _mixers(sizes: SizesConfig) -> dict[str, Any]:
+    d, heads, one = sizes.d_model, sizes.n_heads, sizes.unit
+    half, double = one // 2, 2 * one
+
+    def grouped(groups: int, width: int, rotated: int | None = None) -> GroupedConfig:
+        return GroupedConfig(d, heads, groups, width, rope_dims=rotated)
+
+    def tied(kind: str, groups: int, plain: int) -> TiedConfig:
+        return TiedConfig(d, heads, groups, plain, half, kind)
+
+    def latent(plain: int, values: int) -> LatentConfig:
+        return LatentConfig(d, heads, 4 * one, nope_dim=plain, rope_dim=half, value_dim=values)
+
+    return {
+        "MHA": grouped(heads, one),
+        "MLA": latent(one, one),
+        "MLA-256": latent(one + half, double),
+        "GQA2-128": grouped(2, one),
+        "GQA2-192": grouped(2, one + half),
+        "GQA1-256": grouped(1, double),
+        "GQA1-256-PR": grouped(1, double, half),
+        "GQA2-(192+64)-S1": tied("s1", 2, one + half),
+        "GQA2-(192+64)-S2": tied("s2", 2, one + half),
+        "GQA4-(64+64)-S2": tied("s2", 4, half),
+        "GQA4-(128+64)-S2": tied("s2", 4, one),
+        "GQA1-(512+64)-S3": tied("s3", 1, 4 * one),
+    }
+
+
+def low_rank(decoder: TransformerConfig, rank: int) -> Mixer:
+    """The decoder's attention with queries' and outputs' projections of a low rank.
+
+    The post does not give the rank; a third of d is what its parameters amount to.
+    """
+    inner, residual = transformer.make_mixer(decoder.mixer), (2 * decoder.n_layers) ** -0.5
+
+    def init(key: Any) -> dict[str, Any]:
+        params = dict(inner.init(key))
+        for number, name in enumerate(("query", "output")):
+            rows, columns = params.pop(name).shape
+            sizes = {f"{name}_in": (rows, rank), f"{name}_out": (rank, columns)}
+            params |= fan_in_normal(jax.random.fold_in(key, number), sizes)
+        return params | {"output_out": params["output_out"] * residual}
+
+    def whole(params: dict[str, Any]) -> dict[str, Any]:
+        made = {name: params[f"{name}_in"] @ params[f"{name}_out"] for name in ("query", "output")}
+        return {**params, **made}
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda params, *args, **given: function(whole(params), *args, **given)
+
+    names = ("apply", "prepare", "prefill", "extend")
+    return inner._replace(init=init, **{name: wrapped(getattr(inner, name)) for name in names})
+
+
+def main(config: Config, run: Run) -> dict[str, Any]:
+    """Train and measure all arms."""
+    problem, about = ablating.on_text(config.data, config.sizes.context, config.windows, run)
+    ablating.run_all(arms(config), problem, config.training, config.comparison, METRIC, run)
+    return {
+        "seeds": config.comparison.seeds,
+        "data": about,
+    }
+
+
+def orderings(record: Record) -> dict[str, int]:
+    """Pairs of arms whose losses differ in the post: in its order here, against it, undecided."""
+    names, counts = by_arm.names(record), {"as in the post": 0, "against it": 0, "inconclusive": 0}
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            expected = POST[first][1] - POST[second][1]
+            found = by_arm.difference(record, first, second, METRIC)
+            if expected == 0 or found is None:
+                continue
+            said = {"worse": 1, "better": -1}.get(ablating.verdict(found), 0)
+            same = said * expected
+            counts["inconclusive" if same == 0 else list(counts)[same < 0]] += 1
+    return counts
+
+
+def rank_correlation(record: Record) -> Measurement:
+    """Spearman's, of the arms' losses with the post's, over seeds."""
+    from scipy import stats
+
+    names = by_arm.names(record)
+    post = [POST[name][1] for name in names]
+    every = np.array([by_arm.values(record, name, METRIC) for name in names])
+    ranks = [stats.rankdata(column) for column in (post, *every.T)]
+    each = [float(np.corrcoef(ranks[0], mine)[0, 1]) for mine in ranks[1:]]
+    return paired.difference(each, [0.0] * len(each))
+
+
+def draw(record: Record):
+    """Differences from the baseline, and our losses over the post's."""
+    figure, axes = figures.new(columns=2, width=5.2, height=4.6)
+    names = by_arm.names(record)
+    ablating.draw_differences(axes[0, 0], record, names, BASELINE, METRIC)
+    axis = axes[0, 1]
+    kinds = {"MHA": "MHA", "MLA": "MLA", "S": "shared keys and values", "GQA": "GQA"}
+    styles = dict(zip(kinds.values(), figures.styles(), strict=False))
+    for name in names:
+        loss = POST[name][1]
+        kind = next(k for k in ("-S", "MHA", "MLA", "GQA") if k in name).lstrip("-")
+        values = by_arm.values(record, name, METRIC)
+        known = axis.get_legend_handles_labels()[1]
+        label = None if kinds[kind] in known else kinds[kind]
+        style = {**styles[kinds[kind]], "linestyle": "none"}
+        axis.plot([loss], [np.mean(values)], label=label, **style)
+    axis.set(xlabel="the post's loss, 842M to 1171M parameters (nats a token)")
+    axis.set(ylabel="ours (bits a byte)", title="one marker an arm")
+    axis.legend(fontsize=7)
+    return figure
+
+
+def table(record: Record) -> str:
+    """All arms beside the post's rows, then what became of its orderings."""
+    names = by_arm.names(record)
+    lines = ablating.table(record, names, BASELINE, METRIC, "arm")
+    lines[0] += " the post's loss | minus it | its parameters, cache |"
+    lines[1] += " --- | --- | --- |"
+    for place, name in enumerate(names, 2):
+        parameters, loss, cache = POST[name]
+        less = loss - POST[BASELINE][1]
+        lines[place] += f" {loss} | {less:+.3f} | {parameters}M, {cache} |"
+    counts = ", ".join(f"{value} {name}" for name, value in orderings(record).items())
+    rank = rank_correlation(record)
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{record.result['seeds']} paired seeds, intervals of 95 %; text: "
+            f"{record.result['data']['source']}. Orderings of pairs: {counts}. Rank correlation "
+            f"with the post's losses: {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}].",
+            "",
+        ]
+    )
+
+
+def describe(config: Config) -> dict[str, str]:
+    """What a dry run says about arms and trainings."""
+    return ablating.describe(arms(config), config.training, config.comparison, config.sizes.context)
+
+
+def programs(config: Config) -> dict[str, Program]:
+    """The training step of every arm."""
+    return ablating.programs(arms(config), config.training, config.comparison, config.sizes.context)
+
+
+def counts_at_full_size(record: Record) -> float:
+    """How far the rows' parameters, over the baseline's, are from the post's, in millions."""
+    every = arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
+    ours = {arm.name: ablating.parameters(arm) / 1e6 for arm in every}
+    less = {name: POST[name][0] - POST[BASELINE][0] for name in ours}
+    return max(abs(ours[name] - ours[BASELINE] - less[name]) for name in ours)
+
+
+def cache_at_full_size(record: Record) -> float:
+    """Cached numbers over the post's, of the row where they differ most."""
+    every = arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
+    found = [ablating.cache_elements(arm) / POST[arm.name][2] for arm in every]
+    return max(found, key=lambda ratio: abs(ratio - 1.0))
+
+
+_ordering = functools.partial(
+    ablating.ordering, source="https://kexue.fm/archives/10907, its tables", metric=METRIC
+)
+CLAIMS = (
+    Claim(
+        id="mla_good.parameters",
+        statement="at the post's sizes, parameters of every row less those of GQA2-128: largest "
+        "deviation from the post's, in the millions to which it rounds",
+        source="https://kexue.fm/archives/10907, its tables",
+        measure=counts_at_full_size,
+        paper=0.0,
+        tolerance=1.0,
+    ),
+    Claim(
+        id="mla_good.cache",
+        statement="at the post's sizes, numbers cached a token and layer over the post's, worst",
+        source="https://kexue.fm/archives/10907, its tables",
+        measure=cache_at_full_size,
+        paper=1.0,
+    ),
+    _ordering("mla_good.head_dim", "larger heads at equal cache", BASELINE, "GQA1-256"),
+    _ordering(
+        "mla_good.head_dim_equal",
+        "larger heads at equal cache and parameters",
+        BASELINE,
+        "GQA1-256, low-rank Q, O",
+    ),
+    _ordering("mla_good.partial_rope", "partial rotary embedding", "GQA1-256", "GQA1-256-PR"),
+    _ordering(
+        "mla_good.shared",
+        "keys shared with values, at equal cache and parameters",
+        BASELINE,
+        "GQA4-(64+64)-S2",
+    ),
+    _ordering(
+        "mla_good.shared_wide",
+        "keys shared with values, of large heads",
+        "GQA1-256-PR",
+        "GQA2-(192+64)-S2",
+    ),
+    _ordering(
+        "mla_good.vo_rope",
+        "rotated values instead of values of their own",
+        "GQA2-(192+64)-S1",
+        "GQA2-(192+64)-S2",
+    ),
+    _ordering("mla_good.mla", "MLA at about equal cache", BASELINE, "MLA"),
+    _ordering("mla_good.mla_256", "MLA with larger heads", "MLA", "MLA-256"),
+    _ordering("mla_good.s3", "MLA as it decodes, trained so", "MLA", "GQA1-(512+64)-S3"),
+    _ordering(
+        "mla_good.heads",
+        "larger heads rather than more, at equal cache and parameters",
+        "GQA2-128, twice the heads",
+        "GQA1-256",
+    ),
+    Claim(
+        id="mla_good.rank",
+        statement="rank correlation of the losses of all rows with the post's, above 0",
+        source="https://kexue.fm/archives/10907, its tables",
+        measure=rank_correlation,
+        paper=0.0,
+        kind="ordering",
+    ),
+)
