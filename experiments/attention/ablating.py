@@ -130,10 +130,13 @@ def run_all(
 
 
 def cache_elements(arm: Arm) -> int:
-    """Cached numbers a token and layer, from the shapes of a real cache."""
+    """Numbers that a further token adds to the state of a layer."""
     mixer = arm.mixer or transformer.make_mixer(arm.decoder.mixer)
-    state = jax.eval_shape(lambda: mixer.init_state(1, 8, np.float32))
-    return sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.dtype == np.float32) // 8
+    small, large = (
+        jax.eval_shape(functools.partial(mixer.init_state, 1, slots, np.float32))
+        for slots in (8, 16)
+    )
+    return (count(large) - count(small)) // 8
 
 
 def _rate(
@@ -242,9 +245,8 @@ def describe(
 def programs(
     arms: Sequence[Arm], settings: TrainingConfig, comparison: Comparison, context: int
 ) -> dict[str, Program]:
-    """The training step of every arm, of one seed."""
-    batch = jax.ShapeDtypeStruct((settings.batch_size, context + 1), np.int32)
-    found = {}
+    """The training step of every arm on text."""
+    batch, found = jax.ShapeDtypeStruct((settings.batch_size, context + 1), np.int32), {}
     for arm in arms:
         both = {"config": arm.decoder, "mixer": arm.mixer}
         problem = Problem(
@@ -253,10 +255,21 @@ def programs(
             batch=lambda step: None,
             evaluate=lambda params: {},
         )
-        state = jax.eval_shape(lambda mine=problem: training.init_state(mine, settings))
-        step, calls = training.make_step(problem, settings), settings.steps * trainings(comparison)
-        found[arm.name] = Program(step, (state, batch), (0,), calls)
+        found[arm.name] = program(problem, settings, comparison, batch)
     return found
+
+
+def program(
+    problem: Problem, settings: TrainingConfig, comparison: Comparison, batch: Any
+) -> Program:
+    """The training step of an arm, of one seed.
+
+    Args:
+        batch: shapes of one.
+    """
+    state = jax.eval_shape(lambda: training.init_state(problem, settings))
+    calls = settings.steps * trainings(comparison)
+    return Program(training.make_step(problem, settings), (state, batch), (0,), calls)
 
 
 def verdict(found: Measurement) -> str:

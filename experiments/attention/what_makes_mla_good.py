@@ -8,17 +8,15 @@ which the post's orderings are looked for. Names are the post's, with its dimens
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import numpy as np
 
-from attention import GroupedConfig, LatentConfig, Mixer, TiedConfig, TransformerConfig, transformer
-from attention.linear import fan_in_normal
+from attention import GroupedConfig, LatentConfig, TiedConfig, TransformerConfig
 from experiments.attention import ablating
 from experiments.attention.ablating import Arm, Comparison
+from experiments.attention.mixers import low_rank
 from experiments.harness import by_arm, figures, paired
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program
@@ -151,6 +149,7 @@ def arms(config: Config) -> list[Arm]:
         if change == "smaller MLP":
             decoder = replace(decoder, d_ff=round(decoder.hidden * 4096 / 5456))
         narrow = change == "low-rank Q, O"
+        # The post does not give the rank; a third of d is what its parameters amount to.
         found.append(Arm(name, decoder, low_rank(decoder, d // 3) if narrow else None))
     return found
 
@@ -182,32 +181,6 @@ def _mixers(sizes: SizesConfig) -> dict[str, Any]:
         "GQA4-(128+64)-S2": tied("s2", 4, one),
         "GQA1-(512+64)-S3": tied("s3", 1, 4 * one),
     }
-
-
-def low_rank(decoder: TransformerConfig, rank: int) -> Mixer:
-    """The decoder's attention with queries' and outputs' projections of a low rank.
-
-    The post does not give the rank; a third of d is what its parameters amount to.
-    """
-    inner, residual = transformer.make_mixer(decoder.mixer), (2 * decoder.n_layers) ** -0.5
-
-    def init(key: Any) -> dict[str, Any]:
-        params = dict(inner.init(key))
-        for number, name in enumerate(("query", "output")):
-            rows, columns = params.pop(name).shape
-            sizes = {f"{name}_in": (rows, rank), f"{name}_out": (rank, columns)}
-            params |= fan_in_normal(jax.random.fold_in(key, number), sizes)
-        return params | {"output_out": params["output_out"] * residual}
-
-    def whole(params: dict[str, Any]) -> dict[str, Any]:
-        made = {name: params[f"{name}_in"] @ params[f"{name}_out"] for name in ("query", "output")}
-        return {**params, **made}
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda params, *args, **given: function(whole(params), *args, **given)
-
-    names = ("apply", "prepare", "prefill", "extend")
-    return inner._replace(init=init, **{name: wrapped(getattr(inner, name)) for name in names})
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:
