@@ -2,12 +2,14 @@
 
     python benchmarks/language_model_training.py [--torch ENV/bin/python] [--rounds 8]
     python benchmarks/language_model_training.py --choices  # what each decision is worth
+    python benchmarks/language_model_training.py --seeds 5  # seeds in turn against at once
 
 Both train the same shape on random bytes with AdamW and clipping, in alternating blocks of
 steps, so that a change in the machine's load meets both. The ratio is of medians over all
 steps; the ratio of the fastest tenths, less sensitive to other processes, stands beside it.
 `taskset -c 0` in front takes one core. With `--choices` the same step is compiled otherwise: each
-row changes one thing, and its number is how many times longer the median step then takes.
+row changes one thing, and its number is how many times longer the median step then takes. With
+`--seeds` so many seeds are trained by as many steps, in one program in turn, and in one vectorised.
 """
 
 import argparse
@@ -26,8 +28,9 @@ keep_freed_memory()  # as the command line does
 import jax
 import numpy as np
 
+from attention import transformer
 from experiments.attention import language_model, next_token
-from experiments.harness import training
+from experiments.harness import seeds, training
 
 # name: d_model, layers, heads, context, batch
 SHAPES = {
@@ -37,22 +40,26 @@ SHAPES = {
 }
 
 
+def problem_of(shape, mixer="mha", **options):
+    """A problem without data, and how it is trained."""
+    width, layers, heads, context, batch = shape
+    model = language_model.ModelConfig(mixer, width, layers, heads, 1, context, **options)
+    decoder = model.transformer()
+    problem = training.Problem(
+        init=lambda key: transformer.init(key, decoder),
+        loss=lambda p, b, k: next_token.loss(p, b, k, decoder),
+        batch=lambda step: None,
+        evaluate=lambda params: {},
+    )
+    return problem, training.TrainingConfig(batch_size=batch, steps=100_000)
+
+
 class Ours:
     def __init__(self, shape, compiler=training.compile_step, **options):
-        width, layers, heads, context, batch = shape
-        model = language_model.ModelConfig("mha", width, layers, heads, 1, context, **options)
-        settings = training.TrainingConfig(batch_size=batch, steps=100_000)
-        config = language_model.Config(model=model, training=settings)
-        decoder = model.transformer()
-        problem = training.Problem(
-            init=lambda key: language_model.transformer.init(key, decoder),
-            loss=lambda p, b, k: next_token.loss(p, b, k, decoder),
-            batch=lambda step: None,
-            evaluate=lambda params: {},
-        )
-        self.shape = (batch, context + 1)
-        self.state = training.init_state(problem, config.training)
-        self.step = compiler(training.make_step(problem, config.training))
+        problem, settings = problem_of(shape, **options)
+        self.shape = (settings.batch_size, shape[3] + 1)
+        self.state = training.init_state(problem, settings)
+        self.step = compiler(training.make_step(problem, settings))
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
 
     def run(self, steps):
@@ -131,22 +138,62 @@ def choices(rounds, names):
         print(f"| {choice} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
 
 
+class Together:
+    """Several seeds; `vectorised` is None for as many steps of a single one."""
+
+    def __init__(self, shape, mixer, count, vectorised):
+        problem, settings = problem_of(shape, mixer)
+        self.count, self.shape = count, (settings.batch_size, count, shape[3] + 1)
+        self.alone = vectorised is None
+        how = training.How(training.init_state, training.make_step)
+        if not self.alone:
+            how = seeds.how(problem, range(count), vectorised)
+        self.state = how.init_state(problem, settings)
+        self.step = training.compile_step(how.make_step(problem, settings))
+
+    def run(self):
+        tokens = np.random.default_rng(0).integers(0, 256, self.shape, np.int32)
+        start = time.perf_counter()
+        for i in range(self.count if self.alone else 1):
+            self.state, metrics = self.step(self.state, tokens[:, i] if self.alone else tokens)
+        metrics["loss"].block_until_ready()
+        return time.perf_counter() - start
+
+
+def several(count, rounds, names):
+    """How many times longer a step of several seeds takes than as many of one."""
+    print(f"| {count} seeds | one by one, ms | in one program, in turn | vectorised |")
+    print("| --- | --- | --- | --- |")
+    for name in names:
+        for mixer in ("mha", "mla"):
+            rivals = [Together(SHAPES[name], mixer, count, how) for how in (None, False, True)]
+            for rival in rivals:
+                rival.run()
+            times = np.array([[rival.run() for rival in rivals] for _ in range(rounds)])
+            ratios = np.median(times[:, 1:] / times[:, :1], axis=0)
+            cells = [f"{1e3 * np.median(times[:, 0]):.0f}", *(f"{r:.2f}" for r in ratios)]
+            print(f"| {mixer}, {name} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch", help="Python of an environment with PyTorch")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--only", choices=SHAPES, help="one shape")
     parser.add_argument("--choices", action="store_true", help="compare decisions of ours instead")
+    parser.add_argument("--seeds", type=int, help="compare ways to train so many of them instead")
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     print(f"{threads} threads, load {os.getloadavg()[0]:.1f}")
+    names = [options.only] if options.only else list(SHAPES)
     if options.choices:
-        return choices(options.rounds, [options.only] if options.only else list(SHAPES))
+        return choices(options.rounds, names)
+    if options.seeds:
+        return several(options.seeds, options.rounds, names)
     print("| shape | ours tok/s | torch tok/s | ratio (median) | ratio (fastest tenth) |")
     print("| --- | --- | --- | --- | --- |")
-    for name, shape in SHAPES.items():
-        if options.only not in (None, name):
-            continue
+    for name in names:
+        shape = SHAPES[name]
         block, tokens = (2 if name == "10.7M" else 8), shape[3] * shape[4]
         rivals = [Ours(shape)]
         if options.torch:

@@ -4,6 +4,8 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,13 @@ MODULES = [
 ]
 
 
+SCRIPTS = [
+    path
+    for path in sorted((ROOT / "benchmarks").glob("*.py"))
+    if path.stem != "timing" and not path.stem.startswith("torch_")  # those need PyTorch
+]
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_of_the_pages_run(block):
     exec(compile(block, "page", "exec"), {})
@@ -39,6 +48,15 @@ def test_blocks_of_the_pages_run(block):
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests_hold(module):
     assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_benchmarks_start(script):
+    """From the root, by their path: their folder must not hide the packages."""
+    command = [sys.executable, str(script), "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
 
 
 def test_commands_of_the_readme_exist():

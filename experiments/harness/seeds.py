@@ -39,7 +39,7 @@ def train(
     """
     problems = [make(replace(settings, seed=seed)) for seed in seeds]
     state = training.train(
-        _stacked(problems, seeds), settings, run, _how(problems[0], seeds, vectorised)
+        _stacked(problems, seeds), settings, run, how(problems[0], seeds, vectorised)
     )
     return _evaluate(problems, training.averaged(state))
 
@@ -66,8 +66,12 @@ def _evaluate(problems: Sequence[Problem], params: Any) -> list[dict[str, float]
     ]
 
 
-def _how(problem: Problem, seeds: Sequence[int], vectorised: bool | None) -> How:
-    """First state and update of all seeds; the number of the step is one for all."""
+def how(problem: Problem, seeds: Sequence[int], vectorised: bool | None = None) -> How:
+    """First state and update of all seeds, for `training.train`; they share the step's number.
+
+    Args:
+        problem: of any seed; batches are [batch, seeds, ...].
+    """
     together = jax.default_backend() != "cpu" if vectorised is None else vectorised
     numbers = jnp.asarray(seeds, jnp.uint32)
 
