@@ -33,11 +33,13 @@ class Arm:
         name: in tables and figures.
         decoder: all of it.
         mixer: its attention, where it is not that of `decoder.mixer` itself.
+        dtype: of its activations, float32 if None.
     """
 
     name: str
     decoder: attention.TransformerConfig
     mixer: attention.Mixer | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,9 @@ def on_text(
     run.pin("text", text.sha256)
 
     def problem(arm: Arm, settings: TrainingConfig) -> Problem:
-        return next_token.make_problem(arm.decoder, context, settings, windows, text, arm.mixer)
+        return next_token.make_problem(
+            arm.decoder, context, settings, windows, text, arm.mixer, arm.dtype
+        )
 
     return problem, {"source": text.source, "sha256": text.sha256}
 
@@ -251,7 +255,7 @@ def programs(
         both = {"config": arm.decoder, "mixer": arm.mixer}
         problem = Problem(
             init=functools.partial(transformer.init, **both),
-            loss=functools.partial(next_token.loss, **both),
+            loss=functools.partial(next_token.loss, **both, dtype=arm.dtype),
             batch=lambda step: None,
             evaluate=lambda params: {},
         )

@@ -8,7 +8,7 @@ attention leaves. docs/ablations.md says what a small run can tell and what it c
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import attention
 from experiments.attention import ablating
@@ -109,6 +109,7 @@ class Config:
 
     Attributes:
         windows: validation windows of `sizes.context` tokens, evenly spaced.
+        dtype: of activations.
         data, sizes, training, comparison: of all arms; `training.learning_rate` is not used.
     """
 
@@ -117,6 +118,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     comparison: Comparison = field(default_factory=Comparison)
     windows: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         if self.windows < 1:
@@ -133,11 +135,13 @@ PAPER = Config(
         batch_size=128,
         warmup=500,
         beta2=0.95,
+        accumulate=4,
         eval_every=1000,
         checkpoint_every=1000,
     ),
-    comparison=Comparison(seeds=3, rates=(3e-4, 6e-4, 1.2e-3)),
+    comparison=Comparison(3, (3e-4, 6e-4, 1.2e-3), vectorised=False),
     windows=1024,
+    dtype="bfloat16",
 )
 PRESETS = {
     "quick": Config(
@@ -159,8 +163,8 @@ PRESETS = {
         PAPER,
         data=replace(PAPER.data, tokens=20_100_000_000),
         sizes=SizesConfig(2048, 16, 16, 2048, n_kv_heads=4, cache=512),
-        training=replace(PAPER.training, steps=38_000, batch_size=256, warmup=1000, accumulate=4),
-        comparison=Comparison(seeds=2, rates=(3e-4,)),
+        training=replace(PAPER.training, steps=38_000, batch_size=256, warmup=1000, accumulate=16),
+        comparison=Comparison(2, (3e-4,), vectorised=False),
     ),
 }
 
@@ -170,7 +174,11 @@ def arms(config: Config) -> list[Arm]:
     sizes, vocabulary = config.sizes, config.data.size
     mixers = sizes.equal_parameters() | sizes.equal_caches()
     plain = [
-        Arm(name, attention.TransformerConfig(vocabulary, sizes.n_layers, mixer))
+        Arm(
+            name,
+            attention.TransformerConfig(vocabulary, sizes.n_layers, mixer),
+            dtype=config.dtype,
+        )
         for name, mixer in mixers.items()
     ]
     target = ablating.parameters(plain[0])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,12 +23,14 @@ def make_problem(
     windows: int,
     text: datasets.Text,
     mixer: attention.Mixer | None = None,
+    dtype: str | None = None,
 ) -> training.Problem:
     """The language model as pure functions for the training loop.
 
     Args:
         windows: parts of the held-out text, evenly spaced.
         mixer: attention, where it is not that of `decoder.mixer`.
+        dtype: of activations; weights, losses and the optimiser stay in float32.
 
     Raises:
         DataError: the held-out text is shorter than one context.
@@ -39,7 +42,7 @@ def make_problem(
             f"got {len(text.validation)}"
         )
     held_out = validation_windows(text, size, windows)
-    bits = window_bits(decoder, mixer)
+    bits = window_bits(decoder, mixer, dtype)
     per_byte = functools.partial(_scaled, bits=bits, factor=1 / text.bytes_per_token)
 
     def batch(step: int) -> np.ndarray:
@@ -48,7 +51,7 @@ def make_problem(
 
     return training.Problem(
         init=functools.partial(transformer.init, config=decoder, mixer=mixer),
-        loss=functools.partial(loss, config=decoder, mixer=mixer),
+        loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype),
         batch=batch,
         evaluate=functools.partial(
             evaluate, windows=held_out, size=settings.batch_size, bits=per_byte
@@ -67,10 +70,12 @@ def token_bits(
     tokens: jax.Array,
     config: attention.TransformerConfig,
     mixer: attention.Mixer | None = None,
+    dtype: str | None = None,
 ) -> jax.Array:
     """Bits to code each token from those before it, [B, T] of tokens [B, T+1]."""
-    logits = transformer.apply(params, tokens[:, :-1], config, mixer=mixer)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    logits = transformer.apply(params, tokens[:, :-1], config, mixer=mixer, dtype=dtype)
+    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    nats = optax.softmax_cross_entropy_with_integer_labels(wide, tokens[:, 1:])
     return nats / math.log(2)
 
 
@@ -80,17 +85,20 @@ def loss(
     _: jax.Array,
     config: attention.TransformerConfig,
     mixer: attention.Mixer | None = None,
+    dtype: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean bits a token of a batch."""
-    return token_bits(params, tokens, config, mixer).mean(), {}
+    return token_bits(params, tokens, config, mixer, dtype).mean(), {}
 
 
 @functools.lru_cache(maxsize=4)
 def window_bits(
-    config: attention.TransformerConfig, mixer: attention.Mixer | None = None
+    config: attention.TransformerConfig,
+    mixer: attention.Mixer | None = None,
+    dtype: str | None = None,
 ) -> Callable[[Any, np.ndarray], jax.Array]:
     """A compiled function: mean bits a token of every window."""
-    return jax.jit(lambda params, tokens: token_bits(params, tokens, config, mixer).mean(1))
+    return jax.jit(lambda params, tokens: token_bits(params, tokens, config, mixer, dtype).mean(1))
 
 
 def _scaled(params: Any, tokens: np.ndarray, bits: Callable[..., Any], factor: float) -> Any:

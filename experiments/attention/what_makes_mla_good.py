@@ -9,7 +9,7 @@ which the post's orderings are looked for. Names are the post's, with its dimens
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,6 +80,7 @@ class Config:
     Attributes:
         rows: which rows of the post, the baseline GQA2-128 among them; by default all.
         windows: validation windows of `sizes.context` tokens, evenly spaced.
+        dtype: of activations.
         data, sizes, training, comparison: of all arms; `training.learning_rate` is not used.
     """
 
@@ -89,6 +90,7 @@ class Config:
     comparison: Comparison = field(default_factory=Comparison)
     rows: tuple[str, ...] = tuple(POST)
     windows: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         if self.windows < 1:
@@ -125,12 +127,13 @@ PRESETS = {
             batch_size=256,
             warmup=1000,
             beta2=0.95,
-            accumulate=8,
+            accumulate=32,
             eval_every=1000,
             checkpoint_every=500,
         ),
-        comparison=Comparison(seeds=2, rates=(3e-4,)),
+        comparison=Comparison(2, (3e-4,), vectorised=False),
         windows=512,
+        dtype="bfloat16",
     ),
 }
 
@@ -150,7 +153,8 @@ def arms(config: Config) -> list[Arm]:
             decoder = replace(decoder, d_ff=round(decoder.hidden * 4096 / 5456))
         narrow = change == "low-rank Q, O"
         # The post does not give the rank; a third of d is what its parameters amount to.
-        found.append(Arm(name, decoder, low_rank(decoder, d // 3) if narrow else None))
+        changed = low_rank(decoder, d // 3) if narrow else None
+        found.append(Arm(name, decoder, changed, config.dtype))
     return found
 
 
