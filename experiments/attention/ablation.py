@@ -291,6 +291,12 @@ def _ordering(name: str, statement: str, source: str, *which: tuple[str, int]) -
     return Claim(f"ablation.{name}", statement, source, measure, 0.0, kind="ordering")
 
 
+def _benchmark(name: str, statement: str, table: str, points: float) -> Claim:
+    """A difference of benchmarks, which a decoder of this size does not solve: no measurement."""
+    source = f"DeepSeek-V2 (arXiv 2405.04434), {table}"
+    return Claim(f"ablation.{name}", statement, source, lambda record: None, points, kind="value")
+
+
 TABLE_8 = "DeepSeek-V2 (arXiv 2405.04434), Tables 1 and 8: by benchmarks, 7B parameters"
 TABLE_9 = "DeepSeek-V2 (arXiv 2405.04434), Tables 1 and 9: by benchmarks, 16B and 250B parameters"
 CLAIMS = (
@@ -329,4 +335,9 @@ CLAIMS = (
         (PANELS[1], 0),
         (PANELS[1], 3),
     ),
+    _benchmark("mmlu_gqa", "MMLU of MHA minus that of GQA-8, 7B parameters", "Table 8", 4.0),
+    _benchmark("mmlu_mqa", "MMLU of GQA-8 minus that of MQA, 7B parameters", "Table 8", 3.3),
+    _benchmark("mmlu_mla", "MMLU of MLA minus that of MHA, 16B parameters", "Table 9", 1.3),
+    _benchmark("mmlu_mla_large", "MMLU of MLA minus that of MHA, 250B parameters", "Table 9", 1.5),
+    _benchmark("ceval_mla", "C-Eval of MLA minus that of MHA, 16B parameters", "Table 9", -0.7),
 )

@@ -74,10 +74,10 @@ def below(
 
 def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verdict:
     """The verdict: inside the accepted range, outside, or covering both."""
+    if claim.kind == "value" and scale is not None and not scale.startswith("paper"):
+        return "not comparable at this scale"
     if measured is None or not math.isfinite(measured.value):
         return "inconclusive"
-    if claim.kind == "value" and not (scale or "").startswith("paper"):
-        return "not comparable at this scale"
     if claim.kind == "ordering":
         if measured.low > claim.paper:
             return "matches"
