@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import attention
-from experiments.attention import ablating
-from experiments.attention.ablating import Arm, Comparison
+from attention import checks
+from experiments.attention import arms, verdicts
+from experiments.attention.arms import Arm, Comparison
 from experiments.harness import by_arm, figures, paired
 from experiments.harness.config import from_dict
 from experiments.harness.corpora import CorpusConfig
@@ -48,9 +49,15 @@ class SizesConfig:
     cache: int = 64
 
     def __post_init__(self):
-        width = self.d_model // self.n_heads
+        names = ("d_model", "n_layers", "n_heads", "n_kv_heads", "latent_dim", "rope_dim", "cache")
+        checks.sizes(self, *names)
         if self.context < 2:
             raise ValueError(f"sizes.context: expected at least 2 tokens, got {self.context}")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"sizes.n_heads: expected a divisor of d_model = {self.d_model}, got {self.n_heads}"
+            )
+        width = self.width
         if self.cache % (4 * width) or self.cache // (2 * width) > self.n_heads:
             raise ValueError(
                 f"sizes.cache: expected a multiple of {4 * width}, twice as much as one head's, "
@@ -110,7 +117,8 @@ class Config:
     Attributes:
         windows: validation windows of `sizes.context` tokens, evenly spaced.
         dtype: of activations.
-        data, sizes, training, comparison: of all arms; `training.learning_rate` is not used.
+        data, sizes, training, comparison: of all arms; peak learning rates are those of
+            `comparison.rates`.
     """
 
     data: CorpusConfig = field(default_factory=CorpusConfig)
@@ -123,6 +131,7 @@ class Config:
     def __post_init__(self):
         if self.windows < 1:
             raise ValueError(f"windows: expected at least 1, got {self.windows}")
+        arms.check_rate(self.training)
 
 
 PAPER = Config(
@@ -139,7 +148,7 @@ PAPER = Config(
         eval_every=1000,
         checkpoint_every=1000,
     ),
-    comparison=Comparison(3, (3e-4, 6e-4, 1.2e-3), vectorised=False),
+    comparison=Comparison(5, (3e-4, 6e-4, 1.2e-3), vectorised=False),
     windows=1024,
     dtype="bfloat16",
 )
@@ -164,12 +173,12 @@ PRESETS = {
         data=replace(PAPER.data, tokens=20_100_000_000),
         sizes=SizesConfig(2048, 16, 16, 2048, n_kv_heads=4, cache=512),
         training=replace(PAPER.training, steps=38_000, batch_size=256, warmup=1000, accumulate=16),
-        comparison=Comparison(2, (3e-4,), vectorised=False),
+        comparison=Comparison(3, (3e-4,), vectorised=False),
     ),
 }
 
 
-def arms(config: Config) -> list[Arm]:
+def all_arms(config: Config) -> list[Arm]:
     """All arms, with as many parameters as MHA; those that are in both comparisons once."""
     sizes, vocabulary = config.sizes, config.data.size
     mixers = sizes.equal_parameters() | sizes.equal_caches()
@@ -181,20 +190,19 @@ def arms(config: Config) -> list[Arm]:
         )
         for name, mixer in mixers.items()
     ]
-    target = ablating.parameters(plain[0])
-    return [ablating.matched(arm, target) for arm in plain]
+    target = arms.parameters(plain[0])
+    return [arms.matched(arm, target) for arm in plain]
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Tune, train and measure all arms."""
-    problem, about = ablating.on_text(config.data, config.sizes.context, config.windows, run)
-    chosen = arms(config)
-    rows = ablating.run_all(chosen, problem, config.training, config.comparison, METRIC, run)
-    edges = ablating.chosen(rows, config.comparison.rates)
+    problem, about = arms.on_text(config.data, config.sizes.context, config.windows, run)
+    chosen = all_arms(config)
+    rows = arms.run_all(chosen, problem, config.training, config.comparison, METRIC, run)
     return {
         "arms": len(chosen),
         "seeds": config.comparison.seeds,
-        "rates_at_an_end": [name for name, edge in edges.items() if edge],
+        "rates_at_an_end": arms.at_an_end(rows, config.comparison.rates),
         "equal_parameters": [*config.sizes.equal_parameters()],
         "equal_caches": [*config.sizes.equal_caches()],
         "data": about,
@@ -205,8 +213,8 @@ def draw(record: Record):
     """Differences at equal parameters and at equal caches, learning rates, and loss by cache."""
     figure, axes = figures.new(2, 2, width=4.6)
     for axis, name, title in zip(axes[0], PANELS, TITLES, strict=True):
-        arms = record.result[name]
-        ablating.draw_differences(axis, record, arms, arms[0], METRIC)
+        chosen = record.result[name]
+        verdicts.draw_differences(axis, record, chosen, chosen[0], METRIC)
         axis.set(title=title)
     _draw_rates(axes[1, 0], record)
     _draw_caches(axes[1, 1], record)
@@ -215,7 +223,7 @@ def draw(record: Record):
 
 def _draw_rates(axis: Any, record: Record) -> None:
     for arm, style in zip(by_arm.names(record), figures.styles(), strict=False):
-        means = ablating.tuned(record.rows, arm)
+        means = arms.tuned(record.rows, arm)
         if means:
             axis.plot([*means], [*means.values()], label=arm, **style)
     figures.logarithmic(axis, "x")
@@ -241,8 +249,8 @@ def table(record: Record) -> str:
     """Both comparisons."""
     lines = []
     for name, title in zip(PANELS, TITLES, strict=True):
-        arms = record.result[name]
-        lines += [*ablating.table(record, arms, arms[0], METRIC, title), ""]
+        chosen = record.result[name]
+        lines += [*verdicts.table(record, chosen, chosen[0], METRIC, title), ""]
     count = record.result["seeds"]
     ends = ", ".join(record.result["rates_at_an_end"]) or "none"
     return "\n".join(
@@ -258,12 +266,12 @@ def table(record: Record) -> str:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about arms and trainings."""
-    return ablating.describe(arms(config), config.training, config.comparison, config.sizes.context)
+    return arms.describe(all_arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every arm."""
-    return ablating.programs(arms(config), config.training, config.comparison, config.sizes.context)
+    return arms.programs(all_arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def _cache(record: Record) -> float:

@@ -31,7 +31,7 @@ def low_rank(decoder: TransformerConfig, rank: int) -> Mixer:
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda params, *args, **given: function(whole(params), *args, **given)
 
-    names = ("apply", "prepare", "prefill", "extend")
+    names = ["apply", "prepare", "prefill", *(["extend"] if inner.extend else [])]
     return inner._replace(init=init, **{name: wrapped(getattr(inner, name)) for name in names})
 
 

@@ -38,7 +38,7 @@ def make_problem(
     size = context + 1
     if len(text.validation) < size:
         raise datasets.DataError(
-            f"data: expected at least {size} validation {text.unit} for model.context, "
+            f"data: expected at least {size} validation {text.unit}, one more than the context, "
             f"got {len(text.validation)}"
         )
     held_out = validation_windows(text, size, windows)
@@ -54,7 +54,10 @@ def make_problem(
         loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype),
         batch=batch,
         evaluate=functools.partial(
-            evaluate, windows=held_out, size=settings.batch_size, bits=per_byte
+            evaluate,
+            windows=held_out,
+            size=settings.batch_size // settings.accumulate,
+            bits=per_byte,
         ),
     )
 

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from attention import GroupedConfig, LatentConfig, Mixer, TransformerConfig, transformer
-from experiments.attention import ablating
-from experiments.attention.ablating import Arm, Comparison
+from attention import GroupedConfig, LatentConfig, Mixer, TransformerConfig, checks, transformer
+from experiments.attention import arms
+from experiments.attention.arms import Arm, Comparison
 from experiments.attention.mixers import shifted
 from experiments.harness import by_arm, figures, paired, training
 from experiments.harness.estimate import Program
@@ -75,7 +75,8 @@ class Config:
         caches: numbers a token and layer, multiples of 16, rising.
         d_model, n_layers, n_heads, d_ff, rope_base: of the decoder.
         examples: sequences on which accuracy is measured.
-        task, training, comparison: of all arms; `training.learning_rate` is not used.
+        task, training, comparison: of all arms; peak learning rates are those of
+            `comparison.rates`.
     """
 
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -90,12 +91,17 @@ class Config:
     examples: int = 512
 
     def __post_init__(self):
+        arms.check_rate(self.training)
+        checks.sizes(self, "d_model", "n_layers", "n_heads", "d_ff")
+        if self.training.steps >= EVALUATION:
+            raise ValueError(f"training.steps: expected below {EVALUATION}")
         rising = all(a < b for a, b in itertools.pairwise(self.caches))
         if len(self.caches) < 2 or not rising or any(c < 16 or c % 16 for c in self.caches):
             raise ValueError(f"caches: expected rising multiples of 16, got {self.caches}")
-        if self.examples < 1 or self.n_heads % 2:
+        if self.examples < 1 or self.n_heads % 2 or self.d_model % self.n_heads:
             raise ValueError(
-                f"examples, n_heads: expected at least 1 and an even number, got {self.examples}, "
+                f"examples, n_heads: expected at least 1 and an even divisor of d_model, got "
+                f"{self.examples}, "
                 f"{self.n_heads}"
             )
 
@@ -160,7 +166,10 @@ def sequences(task: TaskConfig, count: int, seed: int, step: int) -> dict[str, n
 
 def _chosen(rng: np.random.Generator, count: int, many: int, few: int) -> np.ndarray:
     """A few different ones of many, in any order, [count, few]."""
-    return np.argsort(rng.random((count, many)), axis=1)[:, :few]
+    draws = rng.random((count, many))
+    some = np.argpartition(draws, few - 1, axis=1)[:, :few]
+    order = np.argsort(np.take_along_axis(draws, some, 1), axis=1)
+    return np.take_along_axis(some, order, 1)
 
 
 def loss(
@@ -181,7 +190,7 @@ def loss(
     return mean(nats) / count, {"error": mean(wrong) / count}
 
 
-def arms(config: Config) -> list[Arm]:
+def all_arms(config: Config) -> list[Arm]:
     """Every kind of attention with every cache; half of a key rotates."""
     found = []
     for cache in config.caches:
@@ -217,13 +226,12 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     def problem(arm: Arm, settings: TrainingConfig) -> training.Problem:
         return make_problem(arm, config, settings)
 
-    chosen, comparison = arms(config), config.comparison
-    rows = ablating.run_all(chosen, problem, config.training, comparison, "error", run)
-    edges = ablating.chosen(rows, comparison.rates)
+    chosen, comparison = all_arms(config), config.comparison
+    rows = arms.run_all(chosen, problem, config.training, comparison, "error", run)
     return {
         "seeds": comparison.seeds,
         "chance": 1 / config.task.values,
-        "rates_at_an_end": [name for name, edge in edges.items() if edge],
+        "rates_at_an_end": arms.at_an_end(rows, comparison.rates),
     }
 
 
@@ -310,16 +318,16 @@ def table(record: Record) -> str:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about arms and trainings."""
-    return ablating.describe(arms(config), config.training, config.comparison, config.task.length)
+    return arms.describe(all_arms(config), config.training, config.comparison, config.task.length)
 
 
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every arm."""
     settings, found = config.training, {}
     shape = jax.ShapeDtypeStruct((settings.batch_size, config.task.length), jnp.int32)
-    for arm in arms(config):
+    for arm in all_arms(config):
         problem = make_problem(arm, config, settings)
-        found[arm.name] = ablating.program(
+        found[arm.name] = arms.program(
             problem, settings, config.comparison, {"tokens": shape, "targets": shape}
         )
     return found
@@ -339,22 +347,23 @@ def _above(above: str, below: str) -> Any:
 
 
 def _rise(record: Record) -> Measurement | None:
-    """The smallest of the kinds' gains from the smallest to the largest cache."""
+    """A gain from the smallest to the largest cache: the least certain, or one that is none."""
     first, last = _caches(record)[0], _caches(record)[-1]
     found = [
         by_arm.difference(record, f"{kind}, {last}", f"{kind}, {first}", "accuracy")
         for kind in KINDS
     ]
     known = [each for each in found if each is not None]
-    return min(known, key=lambda each: each.low, default=None)
+    losses = [each for each in known if each.high <= 0]
+    return min(losses or known, key=lambda each: each.low, default=None)
 
 
 OWN = "this experiment's hypothesis, written before its first run"
 CLAIMS = (
     Claim(
         "recall.cache",
-        "accuracy with the largest cache minus that with the smallest, of the kind that gains "
-        "least, above 0",
+        "accuracy with the largest cache minus that with the smallest, of the kind whose gain is "
+        "least certain, above 0",
         OWN,
         _rise,
         0.0,

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from attention import GroupedConfig, LatentConfig, TiedConfig, TransformerConfig
-from experiments.attention import ablating
-from experiments.attention.ablating import Arm, Comparison
+from attention import GroupedConfig, LatentConfig, TiedConfig, TransformerConfig, checks
+from experiments.attention import arms, verdicts
+from experiments.attention.arms import Arm, Comparison
 from experiments.attention.mixers import low_rank
 from experiments.harness import by_arm, figures, paired
 from experiments.harness.corpora import CorpusConfig
@@ -65,6 +65,7 @@ class SizesConfig:
     unit: int = 16
 
     def __post_init__(self):
+        checks.sizes(self, "d_model", "n_layers", "n_heads", "unit")
         if self.unit % 4 or self.unit < 4 or self.n_heads % 4:
             raise ValueError(
                 f"sizes.unit, n_heads: expected multiples of 4, got {self.unit}, {self.n_heads}"
@@ -81,7 +82,8 @@ class Config:
         rows: which rows of the post, the baseline GQA2-128 among them; by default all.
         windows: validation windows of `sizes.context` tokens, evenly spaced.
         dtype: of activations.
-        data, sizes, training, comparison: of all arms; `training.learning_rate` is not used.
+        data, sizes, training, comparison: of all arms; peak learning rates are those of
+            `comparison.rates`.
     """
 
     data: CorpusConfig = field(default_factory=CorpusConfig)
@@ -95,9 +97,11 @@ class Config:
     def __post_init__(self):
         if self.windows < 1:
             raise ValueError(f"windows: expected at least 1, got {self.windows}")
-        if BASELINE not in self.rows or len(self.rows) < 3 or not set(self.rows) <= set(POST):
+        arms.check_rate(self.training)
+        rows = set(self.rows)
+        if BASELINE not in rows or len(rows) < 3 or len(rows) < len(self.rows) or rows - set(POST):
             raise ValueError(
-                f"rows: expected {BASELINE} and at least two others of {', '.join(POST)}; got "
+                f"rows: expected {BASELINE} and two others of {', '.join(POST)}; got "
                 f"{', '.join(self.rows)}"
             )
 
@@ -131,14 +135,14 @@ PRESETS = {
             eval_every=1000,
             checkpoint_every=500,
         ),
-        comparison=Comparison(2, (3e-4,), vectorised=False),
+        comparison=Comparison(3, (3e-4,), vectorised=False),
         windows=512,
         dtype="bfloat16",
     ),
 }
 
 
-def arms(config: Config) -> list[Arm]:
+def all_arms(config: Config) -> list[Arm]:
     """The rows of the post, in its order."""
     sizes = config.sizes
     mixers, d = _mixers(sizes), sizes.d_model
@@ -189,24 +193,28 @@ def _mixers(sizes: SizesConfig) -> dict[str, Any]:
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train and measure all arms."""
-    problem, about = ablating.on_text(config.data, config.sizes.context, config.windows, run)
-    ablating.run_all(arms(config), problem, config.training, config.comparison, METRIC, run)
+    problem, about = arms.on_text(config.data, config.sizes.context, config.windows, run)
+    rows = arms.run_all(all_arms(config), problem, config.training, config.comparison, METRIC, run)
     return {
+        "rates_at_an_end": arms.at_an_end(rows, config.comparison.rates),
         "seeds": config.comparison.seeds,
         "data": about,
     }
 
 
 def orderings(record: Record) -> dict[str, int]:
-    """Pairs of arms whose losses differ in the post: in its order here, against it, undecided."""
+    """Pairs of arms whose losses differ in the post: in its order here, against it, undecided.
+
+    Differences below 0.005 are left out: the post has one run of each arm.
+    """
     names, counts = by_arm.names(record), {"as in the post": 0, "against it": 0, "inconclusive": 0}
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
             expected = POST[first][1] - POST[second][1]
             found = by_arm.difference(record, first, second, METRIC)
-            if expected == 0 or found is None:
+            if abs(expected) < 0.005 - 1e-9 or found is None:
                 continue
-            said = {"worse": 1, "better": -1}.get(ablating.verdict(found), 0)
+            said = {"worse": 1, "better": -1}.get(verdicts.verdict(found), 0)
             same = said * expected
             counts["inconclusive" if same == 0 else list(counts)[same < 0]] += 1
     return counts
@@ -228,7 +236,7 @@ def draw(record: Record):
     """Differences from the baseline, and our losses over the post's."""
     figure, axes = figures.new(columns=2, width=5.2, height=4.6)
     names = by_arm.names(record)
-    ablating.draw_differences(axes[0, 0], record, names, BASELINE, METRIC)
+    verdicts.draw_differences(axes[0, 0], record, names, BASELINE, METRIC)
     axis = axes[0, 1]
     kinds = {"MHA": "MHA", "MLA": "MLA", "S": "shared keys and values", "GQA": "GQA"}
     styles = dict(zip(kinds.values(), figures.styles(), strict=False))
@@ -249,22 +257,26 @@ def draw(record: Record):
 def table(record: Record) -> str:
     """All arms beside the post's rows, then what became of its orderings."""
     names = by_arm.names(record)
-    lines = ablating.table(record, names, BASELINE, METRIC, "arm")
+    lines = verdicts.table(record, names, BASELINE, METRIC, "arm")
     lines[0] += " the post's loss | minus it | its parameters, cache |"
     lines[1] += " --- | --- | --- |"
     for place, name in enumerate(names, 2):
         parameters, loss, cache = POST[name]
         less = loss - POST[BASELINE][1]
         lines[place] += f" {loss} | {less:+.3f} | {parameters}M, {cache} |"
-    counts = ", ".join(f"{value} {name}" for name, value in orderings(record).items())
+    pairs = orderings(record)
+    counts = ", ".join(f"{value} {name}" for name, value in pairs.items())
+    chance = 0.05 * sum(pairs.values())
     rank = rank_correlation(record)
     return "\n".join(
         [
             *lines,
             "",
             f"{record.result['seeds']} paired seeds, intervals of 95 %; text: "
-            f"{record.result['data']['source']}. Orderings of pairs: {counts}. Rank correlation "
-            f"with the post's losses: {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}].",
+            f"{record.result['data']['source']}. Orderings of pairs whose "
+            f"losses in the post differ by 0.005 or more: {counts} (by chance some {chance:.0f} "
+            "would exclude zero). Rank correlation with the post's losses, over seeds: "
+            f" {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}].",
             "",
         ]
     )
@@ -272,31 +284,31 @@ def table(record: Record) -> str:
 
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about arms and trainings."""
-    return ablating.describe(arms(config), config.training, config.comparison, config.sizes.context)
+    return arms.describe(all_arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every arm."""
-    return ablating.programs(arms(config), config.training, config.comparison, config.sizes.context)
+    return arms.programs(all_arms(config), config.training, config.comparison, config.sizes.context)
 
 
 def counts_at_full_size(record: Record) -> float:
     """How far the rows' parameters, over the baseline's, are from the post's, in millions."""
-    every = arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
-    ours = {arm.name: ablating.parameters(arm) / 1e6 for arm in every}
+    every = all_arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
+    ours = {arm.name: arms.parameters(arm) / 1e6 for arm in every}
     less = {name: POST[name][0] - POST[BASELINE][0] for name in ours}
     return max(abs(ours[name] - ours[BASELINE] - less[name]) for name in ours)
 
 
 def cache_at_full_size(record: Record) -> float:
     """Cached numbers over the post's, of the row where they differ most."""
-    every = arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
-    found = [ablating.cache_elements(arm) / POST[arm.name][2] for arm in every]
+    every = all_arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
+    found = [arms.cache_elements(arm) / POST[arm.name][2] for arm in every]
     return max(found, key=lambda ratio: abs(ratio - 1.0))
 
 
 _ordering = functools.partial(
-    ablating.ordering, source="https://kexue.fm/archives/10907, its tables", metric=METRIC
+    verdicts.ordering, source="https://kexue.fm/archives/10907, its tables", metric=METRIC
 )
 CLAIMS = (
     Claim(

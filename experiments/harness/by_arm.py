@@ -20,7 +20,8 @@ def names(record: Record) -> list[str]:
 
 def values(record: Record, arm: str, metric: str) -> list[float]:
     """A metric of an arm, by seed."""
-    return [row[metric] for row in _in_order(record) if row["arm"] == arm]
+    rows = [row for row in _in_order(record) if row["arm"] == arm]
+    return [row[metric] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
 def ratio(record: Record, above: str, below: str, metric: str) -> Measurement | None:
@@ -51,7 +52,8 @@ def draw(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str
 
 def _pairs(record: Record, above: str, below: str, metric: str) -> Any:
     pair = values(record, above, metric), values(record, below, metric)
-    return pair if len(pair[0]) == len(pair[1]) >= 2 else None
+    seeds = values(record, above, "seed"), values(record, below, "seed")
+    return pair if seeds[0] == seeds[1] and len(seeds[0]) >= 2 else None
 
 
 def _in_order(record: Record) -> list[dict[str, Any]]:

@@ -4,11 +4,13 @@ A TFDS set of documents is encoded once, into files of numbers that are mapped i
 training reads crops of it like those of a text in memory.
 """
 
+import functools
 import hashlib
+import io
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,8 @@ from experiments.harness.errors import DataError
 from experiments.harness.tracking import Progress
 
 END = "<|endoftext|>"  # between documents; number 0, also among bytes
-CHUNK = 512  # documents read and encoded at once
+CHUNK = 32  # documents read and encoded at once, and a hundred times as many lines
+Stop = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class CorpusConfig:
         vocabulary: different tokens of a byte-level BPE tokenizer trained on the beginning of the
             text; None leaves bytes.
         sample: documents (or lines) that the tokenizer is trained on.
-        tokens: at most so many are encoded for training; those held out are a hundredth.
+        tokens: at most so many for training, and a hundredth of it held out.
         validation: fraction at the end held out, where the set has no split of its own.
     """
 
@@ -73,41 +76,50 @@ class CorpusConfig:
         return 256 if self.vocabulary is None else self.vocabulary
 
 
-def load(config: CorpusConfig) -> Text:
+def load(config: CorpusConfig, check_stop: Stop = lambda: None) -> Text:
     """The tokens of a text, encoded now or before.
+
+    Args:
+        check_stop: called between documents; encoding ends where it raises, and begins again in
+            the next call.
 
     Raises:
         DataError: it is missing, unreadable, too short, or has no such feature.
     """
     if config.path is not None or config.name in datasets.TEXTS:
-        text = _whole(config)
-        return text if config.vocabulary is None else _encoded_text(config, text)
-    return _encoded_set(config)
+        known: Any = config.name if config.name in datasets.TEXTS else datasets.TEXTS[0]
+        plain = TextConfig(known, config.path, config.data_dir, config.validation)
+        text = datasets.load_text(plain)
+        if config.vocabulary is not None:
+            return _encoded_text(config, text, check_stop)
+        train, held = text.train[: config.tokens], text.validation[: _held_out(config)]
+        return replace(text, train=train, validation=held)
+    return _encoded_set(config, check_stop)
 
 
-def _whole(config: CorpusConfig) -> Text:
-    known: Any = config.name if config.name in datasets.TEXTS else datasets.TEXTS[0]
-    plain = TextConfig(known, config.path, config.data_dir, config.validation)
-    text = datasets.load_text(plain)
-    return replace(text, train=text.train[: config.tokens])
+def _held_out(config: CorpusConfig) -> int | None:
+    """The most tokens that are held out."""
+    return None if config.tokens is None else config.tokens // 100
 
 
-def _encoded_text(config: CorpusConfig, text: Text) -> Text:
-    def lines(values: np.ndarray) -> Iterator[list[str]]:
-        every = _decoded(values).splitlines(keepends=True)
-        yield from (every[i : i + CHUNK] for i in range(0, len(every), CHUNK))
+def _encoded_text(config: CorpusConfig, text: Text, check_stop: Stop) -> Text:
+    def lines(values: np.ndarray) -> Iterator[list[bytes]]:
+        every = iter(io.BytesIO(values.tobytes()))
+        while some := list(itertools.islice(every, 100 * CHUNK)):
+            check_stop()
+            yield some
 
     folder = _folder(config, text.sha256)
     if not (folder / "about.json").exists():
         first = itertools.islice(itertools.chain.from_iterable(lines(text.train)), config.sample)
         tokenizer = _trained(first, config.size)
-        for split in ("train", "validation"):
-            _write(folder, split, lines(getattr(text, split)), tokenizer, config.tokens, end=False)
+        for split, most in (("train", config.tokens), ("validation", _held_out(config))):
+            _write(folder, split, lines(getattr(text, split)), tokenizer, most, end=False)
         _finish(folder, tokenizer)
     return _read(folder, text.source, config.size)
 
 
-def _encoded_set(config: CorpusConfig) -> Text:
+def _encoded_set(config: CorpusConfig, check_stop: Stop) -> Text:
     folder = datasets.set_folder(config.name, config.data_dir)
     own = any(any(folder.rglob(f"*-{name}.*")) for name in ("validation", "test"))
     held = datasets.held_out_split(config.name, config.data_dir) if own else "train"
@@ -125,19 +137,22 @@ def _encoded_set(config: CorpusConfig) -> Text:
     target = _folder(config, state)
     if not (target / "about.json").exists():
         sample = range(min(config.sample, cut))
-        texts = itertools.chain.from_iterable(_documents(readers["train"], sample, config))
+        read = functools.partial(_documents, config=config, check_stop=check_stop)
+        texts = itertools.chain.from_iterable(read(readers["train"], sample))
         tokenizer = None if config.vocabulary is None else _trained(texts, config.size)
-        most = config.tokens
-        for split, limit in (("train", most), ("validation", most and most // 100)):
-            documents = _documents(readers[split], numbers[split], config)
+        for split, limit in (("train", config.tokens), ("validation", _held_out(config))):
+            documents = read(readers[split], numbers[split])
             _write(target, split, documents, tokenizer, limit, end=True)
         _finish(target, tokenizer)
     return _read(target, config.name, config.size)
 
 
-def _documents(reader: Reader, numbers: range, config: CorpusConfig) -> Iterator[list[str]]:
+def _documents(
+    reader: Reader, numbers: range, config: CorpusConfig, check_stop: Stop
+) -> Iterator[list[bytes]]:
     with Progress(len(numbers), "document") as progress:
         for start in range(0, len(numbers), CHUNK):
+            check_stop()
             some = numbers[start : start + CHUNK]
             columns = reader(some)
             if config.feature not in columns:
@@ -145,15 +160,21 @@ def _documents(reader: Reader, numbers: range, config: CorpusConfig) -> Iterator
                     f"data.feature: expected one of the features of {config.name!r}, "
                     f"got {config.feature!r}"
                 )
-            yield [_decoded(value) for value in columns[config.feature]]
+            texts = list(columns[config.feature])
+            if not all(isinstance(text, bytes) for text in texts):
+                raise DataError(
+                    f"data.feature: expected text, got {columns[config.feature].dtype} in "
+                    f"{config.feature!r} of {config.name!r}"
+                )
+            yield texts
             progress.update(start + len(some))
 
 
-def _decoded(value: Any) -> str:
-    return bytes(value).decode(errors="replace")
+def _decoded(text: bytes) -> str:
+    return text.decode(errors="replace")
 
 
-def _trained(texts: Iterator[str], size: int) -> Any:
+def _trained(texts: Iterator[bytes], size: int) -> Any:
     """A byte-level BPE tokenizer, which can write any text."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -168,14 +189,15 @@ def _trained(texts: Iterator[str], size: int) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(map(_decoded, texts), trainer)
+    tokenizer.encode_special_tokens = True  # an END that stands in a document is text
     return tokenizer
 
 
 def _write(
     folder: Path,
     split: str,
-    texts: Iterator[list[str]],
+    texts: Iterator[list[bytes]],
     tokenizer: Any,
     limit: int | None,
     *,
@@ -188,18 +210,18 @@ def _write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, count, size, digest = folder / f"{split}.tokens", 0, 0, hashlib.sha256()
-    partial = path.with_suffix(f".{os.getpid()}")
+    for stale in folder.glob(f"{split}.partial*"):
+        stale.unlink()
+    partial = path.with_suffix(f".partial{os.getpid()}")
     with partial.open("wb") as file:
         for some in texts:
             if tokenizer is None:
-                parts = [text.encode() for text in some]
-                tokens = np.frombuffer(b"".join(p + b"\0" * end for p in parts), np.uint8)
-                size += len(tokens)
+                tokens = np.frombuffer(b"".join(text + b"\0" * end for text in some), np.uint8)
             else:
-                rows = tokenizer.encode_batch(some)
+                rows = tokenizer.encode_batch_fast([_decoded(text) for text in some])
                 ends = [0] * end
                 tokens = np.array([i for row in rows for i in [*row.ids, *ends]], np.uint16)
-                size += sum(len(text.encode()) for text in some) + end * len(some)
+            size += sum(map(len, some)) + end * len(some)
             if limit is not None and count + len(tokens) > limit:
                 size -= round(size * (count + len(tokens) - limit) / (count + len(tokens)))
                 tokens = tokens[: limit - count]
@@ -229,7 +251,9 @@ def _read(folder: Path, source: str, vocabulary: int) -> Text:
     def split(name: str) -> np.ndarray:
         count, path = about[name]["tokens"], folder / f"{name}.tokens"
         kind = np.dtype(about["kind"])
-        if count == 0 or path.stat().st_size != count * kind.itemsize:
+        if count == 0:
+            raise DataError(f"{source}: expected a text long enough to hold a part of it out")
+        if path.stat().st_size != count * kind.itemsize:
             raise DataError(f"{path}: expected {count} tokens; remove {folder} to encode again")
         return np.memmap(path, kind, "r")
 

@@ -79,6 +79,8 @@ def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verd
     if measured is None or not math.isfinite(measured.value):
         return "inconclusive"
     if claim.kind == "ordering":
+        if measured.low == measured.high == claim.paper:  # all seeds are equal: nothing differs
+            return "inconclusive"
         if measured.low > claim.paper:
             return "matches"
         return "differs" if measured.high <= claim.paper else "inconclusive"

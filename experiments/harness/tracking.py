@@ -51,9 +51,13 @@ class Tracker:
         temporary.replace(self.path)
 
     def log(self, step: int, **values: Any) -> None:
-        """Record one row."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Record one row, behind a line that a killed process may have torn."""
+        with self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                torn = file.read(1) != b"\n"
+                file.write(b"\n" * torn)
+            file.write((json.dumps({"step": step, **values}) + "\n").encode())
         scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)

@@ -235,31 +235,33 @@ def train(
     step_fn = compile_step(how.make_step(problem, config))
     leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
 
-    if start == 0:
-        _evaluate(problem, state, run, 0)
-    with Progress(config.steps, start=start) as progress:
-        pending = None
-        for step in range(start, config.steps):
-            batch = sharding.put_batch(problem.batch(step), mesh)
-            state, metrics = step_fn(state, batch)
-            done = step + 1
-            saving = done % config.checkpoint_every == 0 or done == config.steps
-            saving = saving or run.stop_requested
-            evaluating = done % config.eval_every == 0 or done == config.steps
-            # Metrics are read one step late so that the device never waits for the host,
-            # except before their state is saved or evaluated.
-            _report(pending, config, run, leaves, checkpoints, progress)
-            pending = (done, metrics)
-            if saving or evaluating:
+    try:
+        if start == 0:
+            _evaluate(problem, state, run, 0)
+        with Progress(config.steps, start=start) as progress:
+            pending = None
+            for step in range(start, config.steps):
+                batch = sharding.put_batch(problem.batch(step), mesh)
+                state, metrics = step_fn(state, batch)
+                done = step + 1
+                saving = done % config.checkpoint_every == 0 or done == config.steps
+                saving = saving or run.stop_requested
+                evaluating = done % config.eval_every == 0 or done == config.steps
+                # Metrics are read one step late so that the device never waits for the host,
+                # except before their state is saved or evaluated.
                 _report(pending, config, run, leaves, checkpoints, progress)
-                pending = None
-            if evaluating:
-                _evaluate(problem, state, run, done)
-            if saving:
-                checkpoints.save(done, state)
-            if run.stop_requested and saving:
-                break
-    checkpoints.close()
+                pending = (done, metrics)
+                if saving or evaluating:
+                    _report(pending, config, run, leaves, checkpoints, progress)
+                    pending = None
+                if evaluating:
+                    _evaluate(problem, state, run, done)
+                if saving:
+                    checkpoints.save(done, state)
+                if run.stop_requested and saving:
+                    break
+    finally:
+        checkpoints.close()
     if int(state.step) < config.steps:
         run.check_stop()
     return state
@@ -300,7 +302,8 @@ def _is_matrix(params: Params) -> Any:
     """Weight decay is for matrices; stacked vectors ([layers, d] gains) are not matrices."""
 
     def decays(path: Any, leaf: jax.Array) -> bool:
-        return leaf.ndim >= 2 and "norm" not in jax.tree_util.keystr(path)
+        name = jax.tree_util.keystr(path)
+        return leaf.ndim >= 2 and not any(vector in name for vector in ("norm", "_bias", "shift"))
 
     return jax.tree.map_with_path(decays, params)
 

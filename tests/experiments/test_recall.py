@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attention import GroupedConfig, LatentConfig, TransformerConfig, transformer
-from experiments.attention import ablating, mixers, recall
+from experiments.attention import arms, mixers, recall
 from experiments.attention.recall import TaskConfig
 
 
@@ -44,8 +44,8 @@ def test_loss_and_error_are_of_the_questions_alone():
 
 
 def test_every_arm_of_recall_caches_what_it_says():
-    for arm in recall.arms(recall.PRESETS["cpu"]):
-        assert ablating.cache_elements(arm) == int(arm.name.split(", ")[1])
+    for arm in recall.all_arms(recall.PRESETS["cpu"]):
+        assert arms.cache_elements(arm) == int(arm.name.split(", ")[1])
 
 
 def changed(name, decoder):

@@ -4,8 +4,10 @@ A seed gives every arm its first weights, and the order of the data, which is th
 they are paired. Learning rates may be chosen arm by arm, on seeds that are not compared later.
 """
 
+import contextlib
 import functools
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,13 +18,14 @@ import numpy as np
 import attention
 from attention import transformer
 from experiments.attention import next_token
-from experiments.harness import by_arm, corpora, figures, seeds, training
+from experiments.harness import corpora, seeds, training
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program, count
-from experiments.harness.ledger import Claim, Measurement
-from experiments.harness.run import Record, Run
+from experiments.harness.run import Part, Run
 from experiments.harness.training import Problem, TrainingConfig
+
+TUNING = 1000  # seeds from here on are for the choice of learning rates
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Comparison:
         rates: peak learning rates, of which every arm takes the best; a single one is taken as
             it is.
         tuning_seeds: for that choice, others than those above.
-        vectorised: train the seeds of an arm at once; by default where there is an accelerator.
+        vectorised: train the seeds of an arm at once, or one after the other with the memory of
+            one; by default at once where there is an accelerator, in one program where not.
     """
 
     seeds: int = 5
@@ -60,15 +64,28 @@ class Comparison:
     vectorised: bool | None = None
 
     def __post_init__(self):
-        if self.seeds < 2 or self.tuning_seeds < 1:
+        if not 2 <= self.seeds <= TUNING or self.tuning_seeds < 1:
             raise ValueError(
-                "comparison.seeds, tuning_seeds: expected at least 2 and 1, got "
+                f"comparison.seeds, tuning_seeds: expected from 2 to {TUNING} and at least 1, got "
                 f"{self.seeds}, {self.tuning_seeds}"
             )
         if not self.rates or any(not 0 < rate < math.inf for rate in self.rates):
             raise ValueError(
                 f"comparison.rates: expected some finite numbers > 0, got {self.rates}"
             )
+
+
+def check_rate(settings: TrainingConfig) -> None:
+    """Refuse a learning rate that would not be used.
+
+    Raises:
+        ValueError: it is not the default.
+    """
+    if settings.learning_rate != TrainingConfig.learning_rate:
+        raise ValueError(
+            "training.learning_rate: expected it to be left alone, those of comparison.rates are "
+            f"used; got {settings.learning_rate}"
+        )
 
 
 def parameters(arm: Arm) -> int:
@@ -109,26 +126,53 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """Rows of every arm and seed with the metrics of the problem; none is trained twice.
 
+    The rows of the run are of two kinds: `tuned`, `tried`, `mean` say what an arm reached with a
+    learning rate; `arm`, `seed` and metrics are what is compared. `step` numbers them.
+
     Args:
         problem: what an arm trains.
         metric: of its evaluation, the lower the better, by which learning rates are chosen.
+
+    Raises:
+        NonFiniteError: an arm diverges with every rate, or in the comparison.
     """
+    numbers = range(settings.seed, settings.seed + comparison.seeds)
+    apart = comparison.vectorised is False
     for arm in arms:
         rate = _rate(arm, problem, settings, comparison, metric, run)
-        done = {row["seed"] for row in run.tracker.rows() if row.get("arm") == arm.name}
-        numbers = range(settings.seed, settings.seed + comparison.seeds)
-        if done.issuperset(numbers):
-            continue
-        chosen = replace(settings, learning_rate=rate)
-        for seed, row in zip(
-            numbers, _train(arm, problem, chosen, numbers, comparison, run), strict=True
-        ):
-            about = {"parameters": parameters(arm), "rate": rate, "d_ff": arm.decoder.hidden}
-            about["cache"] = cache_elements(arm)
-            if seed not in done:
-                run.tracker.log(_next(run), arm=arm.name, seed=seed, **about, **row)
-        run.check_stop()
+        for some in [range(n, n + 1) for n in numbers] if apart else [numbers]:
+            rows = run.tracker.rows()
+            done = {row["seed"] for row in rows if row.get("arm") == arm.name}
+            if not done.issuperset(some):
+                _compare(arm, problem, replace(settings, learning_rate=rate), some, comparison, run)
+                run.check_stop()
+    shutil.rmtree(run.directory / "parts", ignore_errors=True)
     return run.tracker.rows()
+
+
+def _compare(
+    arm: Arm,
+    problem: Callable[[Arm, TrainingConfig], Problem],
+    settings: TrainingConfig,
+    numbers: range,
+    comparison: Comparison,
+    run: Run,
+) -> None:
+    """Train some seeds of an arm and record their rows."""
+    try:
+        part, found = _train(arm, problem, settings, numbers, comparison, run)
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{arm.name}, rate {settings.learning_rate:g}: {error}; or leave that rate out of "
+            "comparison.rates"
+        ) from None
+    about = {"parameters": parameters(arm), "d_ff": arm.decoder.hidden}
+    about |= {"cache": cache_elements(arm), "rate": settings.learning_rate}
+    known = {row["seed"] for row in run.tracker.rows() if row.get("arm") == arm.name}
+    for seed, row in zip(numbers, found, strict=True):
+        if seed not in known:
+            run.tracker.log(_next(run), arm=arm.name, seed=seed, **about, **row)
+    part.remove()
 
 
 def cache_elements(arm: Arm) -> int:
@@ -152,19 +196,21 @@ def _rate(
     """The best learning rate of the grid, by the mean over seeds that are not compared."""
     if len(comparison.rates) == 1:
         return comparison.rates[0]
-    first = settings.seed + 1000
+    first = settings.seed + TUNING
     numbers = range(first, first + comparison.tuning_seeds)
     for rate in comparison.rates:
         known = {row["tried"] for row in run.tracker.rows() if row.get("tuned") == arm.name}
         if rate in known:
             continue
         tried = replace(settings, learning_rate=rate)
-        try:
-            found = [r[metric] for r in _train(arm, problem, tried, numbers, comparison, run)]
-        except NonFiniteError:
-            found = []
-        mean = float(np.mean(found)) if found and np.isfinite(found).all() else None
+        part, found = None, []
+        with contextlib.suppress(NonFiniteError):
+            part, found = _train(arm, problem, tried, numbers, comparison, run)
+        values = [row[metric] for row in found]
+        mean = float(np.mean(values)) if values and np.isfinite(values).all() else None
         run.tracker.log(_next(run), tuned=arm.name, tried=rate, mean=mean)
+        if part is not None:
+            part.remove()
         run.check_stop()
     means = tuned(run.tracker.rows(), arm.name)
     if not means:
@@ -181,14 +227,17 @@ def _train(
     numbers: range,
     comparison: Comparison,
     run: Run,
-) -> list[dict[str, float]]:
-    name = f"{arm.name} {settings.learning_rate:g} {numbers.start}".replace("/", "-")
+) -> tuple[Part, list[dict[str, float]]]:
+    """What some seeds reach, and where they were trained, to be removed when that is recorded."""
+    name = f"{arm.name} {settings.learning_rate!r} {numbers.start}".replace("/", "-")
     part = run.part(name)
-    make = functools.partial(problem, arm)
     print(f"{arm.name}, rate {settings.learning_rate:g}, {len(numbers)} seeds", flush=True)
-    found = seeds.train(make, settings, numbers, part, comparison.vectorised)
-    part.remove()
-    return found
+    try:
+        make = functools.partial(problem, arm)
+        return part, seeds.train(make, settings, numbers, part, comparison.vectorised)
+    except NonFiniteError:
+        part.remove()
+        raise
 
 
 def _next(run: Run) -> int:
@@ -201,10 +250,10 @@ def tuned(rows: Sequence[dict[str, Any]], arm: str) -> dict[float, float]:
     return {row["tried"]: row["mean"] for row in mine if row["mean"] is not None}
 
 
-def chosen(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> dict[str, bool]:
-    """Of every arm, whether its learning rate lies at an end of a grid of several."""
+def at_an_end(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> list[str]:
+    """Arms whose learning rate lies at an end of a grid of several."""
     ends = {min(rates), max(rates)} if len(rates) > 1 else set()
-    return {row["arm"]: row["rate"] in ends for row in rows if "arm" in row}
+    return list(dict.fromkeys(r["arm"] for r in rows if "arm" in r and r["rate"] in ends))
 
 
 def on_text(
@@ -215,7 +264,7 @@ def on_text(
     Args:
         context, windows: tokens of a window, and validation windows, evenly spaced.
     """
-    text = corpora.load(data)
+    text = corpora.load(data, run.check_stop)
     run.pin("text", text.sha256)
 
     def problem(arm: Arm, settings: TrainingConfig) -> Problem:
@@ -274,75 +323,3 @@ def program(
     state = jax.eval_shape(lambda: training.init_state(problem, settings))
     calls = settings.steps * trainings(comparison)
     return Program(training.make_step(problem, settings), (state, batch), (0,), calls)
-
-
-def verdict(found: Measurement) -> str:
-    """What an interval of a difference of losses says."""
-    if found.low > 0:
-        return "worse"
-    return "better" if found.high < 0 else "inconclusive"
-
-
-def table(
-    record: Record, arms: Sequence[str], baseline: str, metric: str, headline: str
-) -> list[str]:
-    """Lines of a Markdown table: means, and differences from a baseline with 95 % intervals."""
-    lines = [
-        f"| {headline} | parameters | cache | rate | {metric.replace('_', ' ')} "
-        f"| minus {baseline} | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for arm in arms:
-        row = next(row for row in record.rows if row.get("arm") == arm)
-        cells = [arm, f"{row['parameters']:,}", f"{row['cache']}", f"{row['rate']:g}"]
-        cells += [f"{np.mean(by_arm.values(record, arm, metric)):.4f}"]
-        found = by_arm.difference(record, arm, baseline, metric)
-        if arm == baseline or found is None:
-            cells += ["-", "-"]
-        else:
-            cells += [f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]", verdict(found)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def draw_differences(
-    axis: Any, record: Record, arms: Sequence[str], baseline: str, metric: str
-) -> None:
-    """Differences from a baseline: seeds as dots, means with their 95 % intervals."""
-    ours = np.array(by_arm.values(record, baseline, metric))
-    for place, arm in enumerate(arms):
-        each = np.array(by_arm.values(record, arm, metric)) - ours
-        found = by_arm.difference(record, arm, baseline, metric)
-        axis.plot(each, [place] * len(each), ".", color="#aaaaaa")
-        if arm == baseline or found is None:
-            continue
-        known = verdict(found) != "inconclusive"
-        axis.errorbar(
-            [found.value],
-            [place],
-            xerr=[[found.value - found.low], [found.high - found.value]],
-            color=figures.COLORS[0] if known else "#666666",
-            marker="D" if known else "o",
-            markerfacecolor=None if known else "white",
-            capsize=3,
-        )
-    axis.axvline(0, color="#777777", linewidth=1)
-    rows = {row["arm"]: row["cache"] for row in record.rows if "arm" in row}
-    axis.set_yticks(range(len(arms)), [f"{arm} ({rows[arm]})" for arm in arms])
-    axis.set(xlabel=f"{metric.replace('_', ' ')}, minus {baseline}")
-    axis.locator_params(axis="x", nbins=5)
-    axis.invert_yaxis()
-
-
-def ordering(
-    name: str, statement: str, above: str, below: str, *, source: str, metric: str
-) -> Claim:
-    """The claim that a metric of the first arm exceeds that of the second, by paired seeds."""
-    return Claim(
-        id=name,
-        statement=f"{statement}: {metric.replace('_', ' ')} of {above} minus that of {below}, > 0",
-        source=source,
-        measure=lambda record: by_arm.difference(record, above, below, metric),
-        paper=0.0,
-        kind="ordering",
-    )
