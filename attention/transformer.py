@@ -165,12 +165,13 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
     return params
 
 
-def unembed(params: dict[str, Any], x: Float[Array, "... d"], config: TransformerConfig) -> Array:
-    """Logits [..., V] of the normalised residual stream."""
+def unembed(
+    params: dict[str, Any], x: Float[Array, "... d"], config: TransformerConfig, dtype: Any = None
+) -> Array:
+    """Logits [..., V] of the normalised residual stream, in its dtype by default."""
     x = rms_norm(x, params["final_norm"], config.norm_eps)
-    if config.tie_embeddings:
-        return linear(x, params["embedding"].T)
-    return linear(x, params["head"])
+    head = params["embedding"].T if config.tie_embeddings else params["head"]
+    return linear(x, head, dtype=dtype)
 
 
 def apply(
@@ -182,12 +183,15 @@ def apply(
     *,
     mixer: Mixer | None = None,
     dtype: Any = None,
+    logits_dtype: Any = None,
 ) -> Float[Array, "B T V"]:
     """Logits of the next token at every position.
 
     Args:
         positions, mask: passed to the mixer (see `grouped.apply`).
         dtype: dtype of the activations; that of the embedding by default.
+        logits_dtype: of the logits; that of the activations by default. Losses of half-precision
+            activations want float32.
     """
     mixer = mixer or make_mixer(config.mixer)
     context = {"positions": positions, "mask": mask}
@@ -202,7 +206,7 @@ def apply(
     x = x if dtype is None else x.astype(dtype)
     for name in config.stacks:
         x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params[name])
-    return unembed(params, x, config)
+    return unembed(params, x, config, logits_dtype)
 
 
 def prepare(

@@ -76,9 +76,11 @@ def token_bits(
     dtype: str | None = None,
 ) -> jax.Array:
     """Bits to code each token from those before it, [B, T] of tokens [B, T+1]."""
-    logits = transformer.apply(params, tokens[:, :-1], config, mixer=mixer, dtype=dtype)
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    nats = optax.softmax_cross_entropy_with_integer_labels(wide, tokens[:, 1:])
+    wide = None if dtype is None else jnp.float32
+    logits = transformer.apply(
+        params, tokens[:, :-1], config, mixer=mixer, dtype=dtype, logits_dtype=wide
+    )
+    nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
     return nats / math.log(2)
 
 

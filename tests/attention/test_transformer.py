@@ -12,7 +12,7 @@ from reference import attention as reference
 
 from attention import Mixer, TransformerConfig, transformer
 
-apply = jax.jit(transformer.apply, static_argnames=("config", "mixer", "dtype"))
+apply = jax.jit(transformer.apply, static_argnames=("config", "mixer", "dtype", "logits_dtype"))
 prefill = jax.jit(transformer.prefill, static_argnames=("config", "mixer"))
 step = jax.jit(transformer.step, static_argnames=("config", "mixer"))
 TOKENS = np.random.default_rng(0).integers(0, 11, (2, 6))
@@ -177,6 +177,9 @@ def test_activations_take_the_requested_dtype():
     params = decoder_params(config)
     logits = apply(params, TOKENS, config=config, dtype=jnp.bfloat16)
     assert logits.dtype == jnp.bfloat16
+    wide = apply(params, TOKENS, config=config, dtype=jnp.bfloat16, logits_dtype=jnp.float32)
+    assert wide.dtype == jnp.float32 and not (wide == wide.astype(jnp.bfloat16)).all()
+    np.testing.assert_array_equal(wide.astype(jnp.bfloat16), logits)
     expected = reference.decoder(params, TOKENS, config)
     # Eight bits, logits of order three, some ten roundings on the way.
     np.testing.assert_allclose(np.asarray(logits, np.float64), expected, atol=0.15, rtol=0)

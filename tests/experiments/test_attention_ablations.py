@@ -149,6 +149,28 @@ def test_no_finite_rate_is_an_error(tmp_path):
         compare(run, Comparison(seeds=2, rates=(1e29, 1e30)))
 
 
+def test_divergence_in_the_comparison_names_arm_and_rate(tmp_path):
+    run = Run("test/compare", "quick", Config(), tmp_path / "run")
+    with run, pytest.raises(NonFiniteError, match=r"two, rate 1e\+30: .* out of comparison.rates"):
+        compare(run, Comparison(seeds=2, rates=(1e30,)))
+    assert not list((run.directory / "parts").iterdir())
+
+
+@pytest.mark.parametrize("vectorised", [True, False])
+def test_seeds_at_once_or_apart_are_those_in_turn(tmp_path, vectorised):
+    found = []
+    for how in (None, vectorised):
+        comparison = dataclasses.replace(GRID, vectorised=how)
+        with Run("test/compare", "quick", Config(), tmp_path / f"{how}") as run:
+            found.append(compare(run, comparison))
+    for one, other in zip(*found, strict=True):
+        numbers = {name for name, value in one.items() if isinstance(value, float)}
+        assert {n: one[n] for n in one.keys() - numbers} == {
+            n: other[n] for n in one.keys() - numbers
+        }
+        assert [other[n] for n in numbers] == pytest.approx([one[n] for n in numbers], rel=1e-5)
+
+
 def test_a_run_that_was_stopped_trains_the_rest_only(tmp_path, monkeypatch):
     trained, train = [], seeds.train
 

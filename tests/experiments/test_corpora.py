@@ -8,7 +8,7 @@ import pytest
 
 from experiments.harness import corpora, datasets
 from experiments.harness.corpora import CorpusConfig
-from experiments.harness.errors import DataError
+from experiments.harness.errors import DataError, Interrupted
 
 DOCUMENTS = [f"Document {i} says: the cat, sat on mat {i % 7}.\n" for i in range(1300)]
 
@@ -25,14 +25,15 @@ def folder(tmp_path_factory):
             return {"train": DOCUMENTS}
 
         def _info(self):
-            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            kinds = {"text": tfds.features.Text(), "number": np.int64}
+            features = tfds.features.FeaturesDict(kinds)
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
             return {name: self._generate_examples(texts) for name, texts in self._splits().items()}
 
         def _generate_examples(self, texts):
-            yield from ((i, {"text": text}) for i, text in enumerate(texts))
+            yield from ((i, {"text": text, "number": i}) for i, text in enumerate(texts))
 
     class TinyCats(Base, skip_registration=True):
         pass
@@ -107,6 +108,14 @@ def test_a_limit_of_tokens_is_kept(folder):
 
 
 @pytest.mark.parametrize("vocabulary", [None, 400])
+def test_a_limit_holds_for_files_as_well(vocabulary, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("".join(DOCUMENTS))
+    text = corpora.load(CorpusConfig(path=str(path), vocabulary=vocabulary, tokens=9000))
+    assert (len(text.train), len(text.validation)) == (9000, 90)
+
+
+@pytest.mark.parametrize("vocabulary", [None, 400])
 def test_embedded_texts_and_files_are_tokens_too(vocabulary, tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("".join(DOCUMENTS))
@@ -144,9 +153,34 @@ def test_interrupted_encoding_begins_again(folder, monkeypatch):
     assert len(corpora.load(config).validation) > 0
 
 
+def test_what_encodes_can_be_stopped_and_leaves_nothing(folder):
+    asked = []
+
+    def check_stop():
+        asked.append(1)
+        if len(asked) > 20:
+            raise Interrupted("stopped")
+
+    config = CorpusConfig("tiny_cats", data_dir=folder, vocabulary=310)
+    with pytest.raises(Interrupted):
+        corpora.load(config, check_stop)
+    text = corpora.load(config)
+    where = next((datasets.cache_folder() / "tokens").glob("tiny_cats-*"))
+    assert len(text.train) > 0 and not list(where.glob("*.partial*"))
+
+
+def test_an_end_that_stands_in_a_document_is_text(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text(f"one{corpora.END}two {corpora.END}\n" * 200)
+    text = corpora.load(CorpusConfig(path=str(path), vocabulary=300))
+    assert not (np.asarray(text.train) == 0).any() and len(text.train) > 200
+
+
 def test_sets_without_the_feature_and_missing_sets_are_named(folder):
     with pytest.raises(DataError, match=r"data\.feature: expected one of .* got 'book_text'"):
         corpora.load(CorpusConfig("tiny_cats", data_dir=folder, feature="book_text"))
+    with pytest.raises(DataError, match=r"data\.feature: expected text, got int64 in 'number'"):
+        corpora.load(CorpusConfig("tiny_cats", data_dir=folder, feature="number"))
     with pytest.raises(DataError, match="'c4/en' not found"):
         corpora.load(CorpusConfig("c4/en", data_dir=folder))
 

@@ -22,6 +22,7 @@ def claim(kind="identity", paper=1.0, tolerance=0.1):
         ("ordering", (1.5, 1.01, 2.0), "quick", "matches"),
         ("ordering", (1.5, 0.99, 2.0), "quick", "inconclusive"),
         ("ordering", (0.5, 0.2, 1.0), "cpu", "differs"),
+        ("ordering", (1.0, 1.0, 1.0), "cpu", "inconclusive"),
         ("value", (1.0, 1.0, 1.0), "cpu", "not comparable at this scale"),
         ("value", (1.0, 1.0, 1.0), "paper", "matches"),
         ("value", (math.nan, math.nan, math.nan), "paper", "inconclusive"),
@@ -29,6 +30,12 @@ def claim(kind="identity", paper=1.0, tolerance=0.1):
 )
 def test_verdicts(kind, measured, scale, verdict):
     assert judge(claim(kind), Measurement(*measured), scale) == verdict
+
+
+def test_a_value_of_the_papers_scale_needs_no_number_to_be_out_of_reach():
+    assert judge(claim("value"), None, "cpu") == "not comparable at this scale"
+    assert judge(claim("value"), None, "paper") == "inconclusive"
+    assert judge(claim("value"), None, None) == "inconclusive"
 
 
 def test_a_claim_without_a_run_is_inconclusive_and_shown_as_not_run():

@@ -1,5 +1,7 @@
 """Associative recall, and mixers that are changed: against plain loops, streamed as trained."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from attention import GroupedConfig, LatentConfig, TransformerConfig, transformer
 from experiments.attention import arms, mixers, recall
 from experiments.attention.recall import TaskConfig
+from experiments.harness.run import Record
 
 
 def test_sequences_ask_for_what_they_showed():
@@ -101,3 +104,24 @@ def test_a_shift_is_a_convolution_and_low_rank_is_a_product():
     np.testing.assert_allclose(low.apply(params, x), inner.apply({**params, **whole}, x), rtol=1e-5)
     many = jnp.std(low.init(jax.random.key(2))["output_out"]) * 3**0.5
     assert float(many) == pytest.approx(6**-0.5, rel=0.25)  # residual projections of three layers
+
+
+def test_a_kind_that_loses_refutes_that_all_gain():
+    """Even where another one's interval reaches lower."""
+    accuracies = {"MLA": (0.2, 0.9), "MQA": (0.5, 0.45), "GQA-2": (0.3, 0.4)}
+    spread = {"MLA": 0.01, "MQA": 0.001, "GQA-2": 0.2}
+    rows = [
+        {"step": 0, "arm": f"{kind}, {cache}", "seed": seed, "accuracy": value + change}
+        for kind, values in accuracies.items()
+        for cache, value in zip((16, 32), values, strict=True)
+        for seed, change in enumerate((0.0, spread[kind] * (cache == 32), -0.001))
+    ]
+    record = Record(Path(), {"config": {"caches": [16, 32]}}, rows)
+    found = recall._rise(record)
+    assert found.high < 0 and found.value == pytest.approx(-0.05, abs=0.01)
+    rows = [row for row in rows if not row["arm"].startswith("MQA")]
+    rows += [
+        {**row, "arm": row["arm"].replace("MLA", "MQA")} for row in rows if "MLA" in row["arm"]
+    ]
+    found = recall._rise(Record(Path(), record.data, rows))
+    assert found.low < 0 < found.high  # GQA-2 is not certain

@@ -8,9 +8,9 @@ import pytest
 
 from attention import GroupedConfig, TransformerConfig
 from experiments.attention import next_token
-from experiments.harness import datasets, seeds, training
+from experiments.harness import by_arm, datasets, seeds, training
 from experiments.harness.errors import ExperimentError, Interrupted, NonFiniteError
-from experiments.harness.run import Run
+from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
 
 DECODER = TransformerConfig(256, 2, GroupedConfig(16, 2), d_ff=16)
@@ -119,3 +119,30 @@ def test_parts_belong_to_the_configuration_of_their_run(run, tmp_path):
 def test_batches_are_divided_among_devices_by_their_first_axis():
     batch = seeds._stacked([make(SETTINGS)] * 3, (0, 1, 2)).batch(0)
     assert batch.shape == (4, 3, 9)
+
+
+def test_a_torn_row_costs_itself_alone(run):
+    run.tracker.log(0, arm="a", seed=0)
+    with run.tracker.path.open("a") as file:
+        file.write('{"step": 1, "arm": "a", "se')  # a process killed while it wrote
+    run.tracker.log(1, arm="b", seed=0)
+    run.tracker.log(2, arm="b", seed=1)
+    assert [(row["arm"], row["seed"]) for row in run.tracker.rows()] == [
+        ("a", 0),
+        ("b", 0),
+        ("b", 1),
+    ]
+
+
+def test_rows_are_paired_by_seed(run):
+    rows = [
+        {"step": i, "arm": arm, "seed": seed, "loss": loss}
+        for i, (arm, seed, loss) in enumerate(
+            [("a", 1, 5.0), ("a", 0, 3.0), ("b", 0, 2.0), ("b", 1, 4.0), ("c", 0, 1.0), ("c", 2, 1)]
+        )
+    ]
+    record = Record(run.directory, run.data, rows)
+    found = by_arm.difference(record, "a", "b", "loss")
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert by_arm.difference(record, "a", "c", "loss") is None  # other seeds
+    assert by_arm.ratio(record, "a", "missing", "loss") is None
