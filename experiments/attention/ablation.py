@@ -233,14 +233,17 @@ def _draw_rates(axis: Any, record: Record) -> None:
 
 
 def _draw_caches(axis: Any, record: Record) -> None:
-    """Every arm as a point with the interval of its mean over seeds."""
+    """Every arm as a point with the interval of its mean over seeds, side by side if need be."""
+    caches = {row["arm"]: row["cache"] for row in record.rows if "arm" in row}
     for arm, style in zip(by_arm.names(record), figures.styles(), strict=False):
         values = by_arm.values(record, arm, METRIC)
         mean = paired.difference(values, [0.0] * len(values))
-        cache = next(row["cache"] for row in record.rows if row.get("arm") == arm)
+        same = [name for name, cache in caches.items() if cache == caches[arm]]
         error = [[mean.value - mean.low], [mean.high - mean.value]]
         style = {**style, "linestyle": "none"}
-        axis.errorbar([cache], [mean.value], yerr=error, capsize=3, label=arm, **style)
+        x = caches[arm] * 1.03 ** (same.index(arm) - (len(same) - 1) / 2)
+        axis.errorbar([x], [mean.value], yerr=error, capsize=3, label=arm, **style)
+    figures.logarithmic(axis, "x")
     axis.set(xlabel="numbers cached a token and layer", ylabel="bits per byte", title="all arms")
     axis.legend(fontsize=7)
 
