@@ -125,7 +125,7 @@ PRESETS = {
             eval_every=400,
             checkpoint_every=400,
         ),
-        comparison=Comparison(rates=(5e-3, 1e-2, 2e-2)),
+        comparison=Comparison(rates=(2.5e-3, 5e-3, 1e-2)),
     ),
     "paper": Config(
         TaskConfig(64, 256, 4096, 4096),
