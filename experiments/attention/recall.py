@@ -281,6 +281,8 @@ def draw(record: Record):
             axis.plot([x] * len(values), values, ".", color=style["color"], markersize=3, alpha=0.5)
     axis.axhline(record.result["chance"], color="#777777", linewidth=1, label="chance")
     figures.logarithmic(axis, "x")
+    axis.set_xticks(_caches(record), list(map(str, _caches(record))))
+    axis.minorticks_off()
     task = record.config["task"]
     axis.set(xlabel="numbers cached a token and layer", ylabel="accuracy", ylim=(0, 1.05))
     axis.set(title=f"recall of {task['pairs']} pairs in {task['length']} tokens")
