@@ -248,9 +248,9 @@ def draw(record: Record):
         label = None if kinds[kind] in known else kinds[kind]
         style = {**styles[kinds[kind]], "linestyle": "none"}
         axis.plot([loss], [np.mean(values)], label=label, **style)
-    axis.set(xlabel="the post's loss, 842M to 1171M parameters (nats a token)")
+    axis.set(xlabel="the post's loss (nats a token)")
     axis.set(ylabel="ours (bits a byte)", title="one marker an arm")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 
@@ -276,7 +276,7 @@ def table(record: Record) -> str:
             f"{record.result['data']['source']}. Orderings of pairs whose "
             f"losses in the post differ by 0.005 or more: {counts} (by chance some {chance:.0f} "
             "would exclude zero). Rank correlation with the post's losses, over seeds: "
-            f" {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}].",
+            f"{rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}].",
             "",
         ]
     )
