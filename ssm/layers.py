@@ -14,7 +14,7 @@ import flax.linen as nn
 from flax.core import unfreeze
 from jax import Array
 
-from ssm import dss, rtf, s4, s4d, s5, stack
+from ssm import dss, gated, rtf, s4, s4d, s5, selective, ssd, stack
 from ssm.mixer import Mixer
 
 
@@ -93,6 +93,24 @@ class RTF(Shell):
     """A layer of RTF."""
 
     make = staticmethod(rtf.mixer)
+
+
+class Mamba(Shell):
+    """A Mamba block."""
+
+    make = staticmethod(selective.mixer)
+
+
+class Mamba2(Shell):
+    """A Mamba-2 block."""
+
+    make = staticmethod(ssd.mixer)
+
+
+class GatedRTF(Shell):
+    """A gated block around RTF filters."""
+
+    make = staticmethod(gated.mixer)
 
 
 class Stack(Shell):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from ssm import dss, rtf, s4, s4d, s5
+from ssm import dss, gated, rtf, s4, s4d, s5, selective, ssd
 from ssm.diagonal import DISCRETIZATIONS
 
 H, B, LONGEST = 3, 2, 12
@@ -38,6 +38,13 @@ MIXERS |= {
         ("uniform", "l1", {"radius": 0.9}),
         ("montel", "l1", {"numerator": "exact"}),
     )
+}
+MIXERS |= {
+    "mamba-scan": selective.mixer(selective.Config(H, states=4, chunk=5, width=3, method="scan")),
+    "mamba-associative": selective.mixer(selective.Config(H, 1, 2, 2, method="associative")),
+    "mamba2": ssd.mixer(ssd.Config(H, 4, head_dim=3, states=2, groups=2, chunk=5)),
+    "mamba2-one": ssd.mixer(ssd.Config(H, head_dim=2, states=3, width=2)),
+    "gated": gated.mixer(gated.Config(H, LONGEST, 4)),
 }
 
 
@@ -130,7 +137,8 @@ def test_every_initial_parameter_trains(name, precision):
     params = layer.init(jax.random.key(0))
     u = jnp.asarray(np.random.default_rng(0).normal(size=(B, LONGEST, H)), float)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(layer.apply(p, u) ** 2)))(params)
-    for key, leaf in gradient.items():
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        key = path[-1].key
         silent = name.startswith("rtf-zeros") and key in ("denominator", "slack")  # see test_rtf
         assert np.isfinite(leaf).all() and np.any(leaf != 0) != silent, key
     for key in ("log_decay", "decay", "log_dt"):
