@@ -10,7 +10,7 @@ The products make a linear filter depend on its input, as attention's scores do;
 k v through time.
 
 Source: Poli et al., Hyena (arXiv 2302.10866), order 2; Parnichkun et al., "State-free inference of
-state-space models: the transfer function approach" (2405.06147), section 5 (Hyena-RTF).
+state-space models: the transfer function approach" (2405.06147), table 4 (Hyena-RTF).
 """
 
 import dataclasses
