@@ -131,4 +131,4 @@ class Stack(Shell):
     def __call__(self, u: Any, train: bool = False, **options: Any) -> Array:
         """Outputs for whole signals; training draws dropout from the stream "dropout"."""
         key = self.make_rng("dropout") if train and self.config.dropout else None
-        return self.functions.apply(self.weights, u, key=key, **options)
+        return self.functions.apply(self.weights, u, key=key, train=train, **options)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from ssm import diagonal
@@ -69,3 +70,29 @@ def over_systems(
         init_state=start,
         step=step,
     )
+
+
+def both_ways(forward: Mixer, backward: Mixer) -> Mixer:
+    """The sum of a mixer and of another that reads from the end: no streaming then.
+
+    Zeros behind a signal do not change what linear mixers make of it.
+    """
+
+    def init(key: Array) -> Params:
+        first, second = jax.random.split(key)
+        return {"forward": forward.init(first), "backward": backward.init(second)}
+
+    def apply(params: Params, u: Any, **options: Any) -> Array:
+        y = backward.apply(params["backward"], jnp.flip(u, axis=-2), **options)
+        return forward.apply(params["forward"], u, **options) + jnp.flip(y, axis=-2)
+
+    return Mixer(init, apply, no_steps, no_steps, no_steps, no_steps)
+
+
+def no_steps(*_: Any, **__: Any) -> Any:
+    """What a bidirectional mixer has in place of `prepare`, `prefill`, `init_state` and `step`.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError("backward: a bidirectional system needs the whole signal, it has no steps")

@@ -42,7 +42,7 @@ from jaxtyping import Array
 from ssm import convolution, diagonal
 from ssm.direct_form import Step, init_state, prefill, prepare, step
 from ssm.fraction import System, check_form, exact, kernel, truncated
-from ssm.mixer import Mixer, over_systems
+from ssm.mixer import Mixer, no_steps, over_systems
 from ssm.stability import aliasing, damped, poles, spectral_margin
 
 __all__ = [
@@ -274,7 +274,7 @@ def mixer(config: Config) -> Mixer:
     functions = {"apply": apply, "prepare": prepare, "prefill": prefill}
     make = functools.partial(system, config)
     if config.bidirectional:
-        functions = {"apply": _both, "prepare": _no_steps, "prefill": _no_steps}
+        functions = {"apply": _both, "prepare": no_steps, "prefill": no_steps}
         make = lambda params: (system(config, params), system(config, params["backward"]))  # noqa: E731
     return over_systems(
         shape=(config.channels, config.size),
@@ -291,7 +291,3 @@ def _both(systems: tuple[System, System], u: Any) -> Array:
     u = diagonal.signal(u, systems[0].direct.shape[0])
     kernels = (kernel(one, u.shape[-2]) for one in systems)
     return jnp.moveaxis(convolution.bidirectional(jnp.moveaxis(u, -1, -2), *kernels), -2, -1)
-
-
-def _no_steps(*_: Any) -> Any:
-    raise ValueError("backward: a bidirectional system needs the whole signal, it has no steps")

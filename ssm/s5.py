@@ -27,7 +27,7 @@ from flax import struct
 from jaxtyping import Array
 
 from ssm import diagonal, hippo, recurrence, vandermonde
-from ssm.mixer import Mixer, over_systems
+from ssm.mixer import Mixer, no_steps, over_systems
 from ssm.vandermonde import Modes, Pair
 
 
@@ -229,7 +229,7 @@ def prepare(system: System) -> Step:
 
 def _check_causal(system: System) -> None:
     if system.backward is not None:
-        raise ValueError("backward: a bidirectional system needs the whole signal, it has no steps")
+        no_steps()
 
 
 def init_state(system: System, batch: int) -> Pair:

@@ -8,9 +8,9 @@ Notation
     layer       z = norm(x);  z = gelu(mixer(z));  z = glu(z W + w);  x = x + z     (pre-norm)
                 x = norm(x + glu(gelu(mixer(x)) W + w))                             (post-norm)
 
-with dropout behind gelu and behind glu. The mixer is an argument, and layers run under
-`lax.scan`: a deeper model does not compile longer. Where the mixer streams, so does the whole
-model; a pooled head then answers for the signal so far.
+with dropout behind gelu and behind glu, and pooling between the final norm and the head. The mixer
+is an argument, and layers run under `lax.scan`: a deeper model does not compile longer. Where the
+mixer streams, so does the whole model; a pooled head then answers for the signal so far.
 
 Source: S4 (arXiv 2111.00396), appendix D.1; S4D (2206.11893), section 5.
 """
@@ -23,15 +23,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import diagonal
+from ssm import diagonal, norms
 from ssm.mixer import Mixer
 
 CHOICES = {
-    "norm": ("layer", "rms"),
+    "norm": norms.NORMS,
     "activation": ("glu", "gelu"),
     "pooling": ("none", "mean", "last"),
 }
-EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Config:
         inputs: I features of a real signal, or None for tokens.
         vocabulary: V of tokens, or None for a real signal.
         layers: N.
-        norm: "layer" (LayerNorm) or "rms" (RMSNorm).
+        norm: "layer" (LayerNorm), "rms" (RMSNorm) or "batch", over batch and time (see `norms`).
         prenorm: whether norms stand before the mixers, or behind the sums.
         activation: what follows a mixer: "glu", gelu and a gated linear map; "gelu", gelu and a
             linear map.
@@ -116,20 +115,11 @@ def _linear(key: Array, rows: int, columns: int) -> dict[str, Array]:
 
 
 def _unit(config: Config) -> dict[str, Array]:
-    gain = {"gain": jnp.ones(config.channels)}
-    return gain | ({"bias": jnp.zeros(config.channels)} if config.norm == "layer" else {})
+    return norms.init(config.norm, config.channels)
 
 
 def _map(weights: dict[str, Array], x: Array) -> Array:
     return x @ weights["matrix"] + weights["bias"]
-
-
-def _normalise(weights: dict[str, Array], x: Array) -> Array:
-    """LayerNorm with a bias, RMSNorm without."""
-    if "bias" in weights:
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-    x = x * jax.lax.rsqrt(jnp.mean(x**2, axis=-1, keepdims=True) + EPSILON)
-    return x * weights["gain"] + weights.get("bias", 0.0)
 
 
 def _drop(key: Array | None, x: Array, rate: float) -> Array:
@@ -158,20 +148,26 @@ def _encode(params: dict[str, Any], u: Any, config: Config) -> Array:
 
 
 def _block(
-    weights: dict[str, Any], x: Array, config: Config, mix: Any, key: Array | None = None
+    weights: dict[str, Any],
+    x: Array,
+    config: Config,
+    mix: Any,
+    key: Array | None = None,
+    normalise: Any = norms.apply,
 ) -> tuple[Array, Any]:
     """One layer; `mix` gives what the mixer makes of its input, and its new state."""
     keys = (None, None) if key is None else jax.random.split(key)
-    z = _normalise(weights["norm"], x) if config.prenorm else x
+    z = normalise(weights["norm"], x) if config.prenorm else x
     z, state = mix(weights["mixer"], z)
     z = _map(weights["out"], _drop(keys[0], jax.nn.gelu(z), config.dropout))
     z = jax.nn.glu(z) if config.activation == "glu" else z
     x = x + _drop(keys[1], z, config.dropout)
-    return (x if config.prenorm else _normalise(weights["norm"], x)), state
+    return (x if config.prenorm else normalise(weights["norm"], x)), state
 
 
-def _head(params: dict[str, Any], x: Array, config: Config) -> Array:
-    return _map(params["head"], _normalise(params["norm"], x) if config.prenorm else x)
+def _last(params: dict[str, Any], x: Array, config: Config, normalise: Any = norms.apply) -> Array:
+    """The norm in front of pooling and head, which pre-norm needs."""
+    return normalise(params["norm"], x) if config.prenorm else x
 
 
 def apply(
@@ -182,6 +178,7 @@ def apply(
     *,
     key: Array | None = None,
     lengths: Any = None,
+    train: bool | None = None,
     **context: Any,
 ) -> Array:
     """Outputs for whole signals.
@@ -191,6 +188,7 @@ def apply(
         key: of dropout, in training; None for none.
         lengths: [B] steps of each example that count, 1..T, for pooled heads; what mixers read
             beyond is zero, so that those of two directions do not see padding either.
+        train: whether batch norms use the batch's statistics; where there is a key by default.
         context: passed to the mixer, for instance `steps` of S5.
 
     Returns:
@@ -207,6 +205,8 @@ def apply(
         lengths = _check_lengths(lengths, x.shape)
     counts = None if lengths is None else (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
     keys = None if key is None else jax.random.split(key, config.layers)
+    train = key is not None if train is None else train
+    normalise = functools.partial(norms.apply, counts=counts, train=train)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, None]:
         weights, key = inputs
@@ -215,13 +215,14 @@ def apply(
             z = z if counts is None else jnp.where(counts, z, 0.0)
             return mixer.apply(weights, z, **context), None
 
-        return _block(weights, x, config, mix, key)
+        return _block(weights, x, config, mix, key, normalise)
 
     body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
     x, _ = jax.lax.scan(body, x, (params["layers"], keys))
+    x = _last(params, x, config, normalise)
     if config.pooling != "none":
         x = _pool(x, config, lengths)
-    return _head(params, x, config)
+    return _map(params["head"], x)
 
 
 def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> Array:
@@ -295,7 +296,7 @@ def prefill(
         return _block(weights, x, config, mix)
 
     x, layers = jax.lax.scan(layer, _encode(params, u, config), (params["layers"], state["layers"]))
-    state = {**state, "layers": layers}
+    x, state = _last(params, x, config), {**state, "layers": layers}
     if config.pooling == "mean":
         steps = jnp.arange(1, x.shape[1] + 1)
         total = state["sum"][:, None] + jnp.cumsum(x, axis=1)
@@ -305,7 +306,7 @@ def prefill(
         state["sum"] = jnp.take_along_axis(every, read[:, None, None], axis=1)[:, 0]
         state["count"] = state["count"] + read.astype(jnp.int32)
         x = total / count[..., None]
-    return state, _head(params, x, config)
+    return state, _map(params["head"], x)
 
 
 def step(
@@ -324,11 +325,11 @@ def step(
 
     x = _encode(prepared, u, config)
     x, layers = jax.lax.scan(layer, x, (prepared["layers"], state["layers"]))
-    state = {**state, "layers": layers}
+    x, state = _last(prepared, x, config), {**state, "layers": layers}
     if config.pooling == "mean":
         state["sum"], state["count"] = state["sum"] + x, state["count"] + 1
         x = state["sum"] / state["count"][:, None]
-    return state, _head(prepared, x, config)
+    return state, _map(prepared["head"], x)
 
 
 def model(config: Config, mixer: Mixer) -> Mixer:

@@ -13,8 +13,10 @@ from typing import Any, Literal
 import attention
 from attention import checks
 from experiments.attention import arms, verdicts
-from experiments.attention.arms import Arm, Comparison
+from experiments.attention.arms import Arm
 from experiments.harness import by_arm, figures, paired
+from experiments.harness import comparison as comparisons
+from experiments.harness.comparison import Comparison
 from experiments.harness.config import from_dict
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program
@@ -131,7 +133,7 @@ class Config:
     def __post_init__(self):
         if self.windows < 1:
             raise ValueError(f"windows: expected at least 1, got {self.windows}")
-        arms.check_rate(self.training)
+        comparisons.check(self.training, self.comparison, least=2)
 
 
 PAPER = Config(
@@ -202,7 +204,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     return {
         "arms": len(chosen),
         "seeds": config.comparison.seeds,
-        "rates_at_an_end": arms.at_an_end(rows, config.comparison.rates),
+        "rates_at_an_end": comparisons.at_an_end(rows, config.comparison.rates),
         "equal_parameters": [*config.sizes.equal_parameters()],
         "equal_caches": [*config.sizes.equal_caches()],
         "data": about,
@@ -223,7 +225,7 @@ def draw(record: Record):
 
 def _draw_rates(axis: Any, record: Record) -> None:
     for arm, style in zip(by_arm.names(record), figures.styles(), strict=False):
-        means = arms.tuned(record.rows, arm)
+        means = comparisons.tuned(record.rows, arm)
         if means:
             axis.plot([*means], [*means.values()], label=arm, **style)
     figures.logarithmic(axis, "x")

@@ -25,9 +25,11 @@ import optax
 
 from attention import GroupedConfig, LatentConfig, Mixer, TransformerConfig, checks, transformer
 from experiments.attention import arms
-from experiments.attention.arms import Arm, Comparison
+from experiments.attention.arms import Arm
 from experiments.attention.mixers import shifted
 from experiments.harness import by_arm, figures, paired, training
+from experiments.harness import comparison as comparisons
+from experiments.harness.comparison import Comparison
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
@@ -91,7 +93,7 @@ class Config:
     examples: int = 512
 
     def __post_init__(self):
-        arms.check_rate(self.training)
+        comparisons.check(self.training, self.comparison, least=2)
         checks.sizes(self, "d_model", "n_layers", "n_heads", "d_ff")
         if self.training.steps >= EVALUATION:
             raise ValueError(f"training.steps: expected below {EVALUATION}")
@@ -231,7 +233,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     return {
         "seeds": comparison.seeds,
         "chance": 1 / config.task.values,
-        "rates_at_an_end": arms.at_an_end(rows, comparison.rates),
+        "rates_at_an_end": comparisons.at_an_end(rows, comparison.rates),
     }
 
 
@@ -329,7 +331,7 @@ def programs(config: Config) -> dict[str, Program]:
     shape = jax.ShapeDtypeStruct((settings.batch_size, config.task.length), jnp.int32)
     for arm in all_arms(config):
         problem = make_problem(arm, config, settings)
-        found[arm.name] = arms.program(
+        found[arm.name] = comparisons.program(
             problem, settings, config.comparison, {"tokens": shape, "targets": shape}
         )
     return found

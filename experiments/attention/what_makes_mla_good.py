@@ -15,9 +15,11 @@ import numpy as np
 
 from attention import GroupedConfig, LatentConfig, TiedConfig, TransformerConfig, checks
 from experiments.attention import arms, verdicts
-from experiments.attention.arms import Arm, Comparison
+from experiments.attention.arms import Arm
 from experiments.attention.mixers import low_rank
 from experiments.harness import by_arm, figures, paired
+from experiments.harness import comparison as comparisons
+from experiments.harness.comparison import Comparison
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
@@ -97,7 +99,7 @@ class Config:
     def __post_init__(self):
         if self.windows < 1:
             raise ValueError(f"windows: expected at least 1, got {self.windows}")
-        arms.check_rate(self.training)
+        comparisons.check(self.training, self.comparison, least=2)
         rows = set(self.rows)
         if BASELINE not in rows or len(rows) < 3 or len(rows) < len(self.rows) or rows - set(POST):
             raise ValueError(
@@ -196,7 +198,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     problem, about = arms.on_text(config.data, config.sizes.context, config.windows, run)
     rows = arms.run_all(all_arms(config), problem, config.training, config.comparison, METRIC, run)
     return {
-        "rates_at_an_end": arms.at_an_end(rows, config.comparison.rates),
+        "rates_at_an_end": comparisons.at_an_end(rows, config.comparison.rates),
         "seeds": config.comparison.seeds,
         "data": about,
     }

@@ -99,28 +99,41 @@ class Problem:
         loss: (params, batch, key) -> (mean loss, metrics).
         batch: step -> host arrays with the batch as first axis.
         evaluate: params -> metrics of a validation set.
+        optimizer: configuration -> the update; `make_optimizer` if None.
     """
 
     init: Callable[[jax.Array], Params]
     loss: Loss
     batch: Callable[[int], Batch]
     evaluate: Callable[[Params], dict[str, float]]
+    optimizer: Callable[[TrainingConfig], optax.GradientTransformation] | None = None
 
 
 def make_optimizer(
     config: TrainingConfig, beta1: float = 0.9, final: float = 0.1
 ) -> optax.GradientTransformation:
     """AdamW behind gradient clipping; its rate warms up and falls by a cosine to `final` of it."""
-    warmup = min(config.warmup, config.steps - 1)
-    peak = config.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(
-        peak / (warmup + 1), peak, warmup, config.steps, final * peak
-    )
     adamw = optax.adamw(
-        schedule, b1=beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_is_matrix
+        make_schedule(config, config.learning_rate, final),
+        b1=beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=_is_matrix,
     )
     clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
     return optax.chain(clip, adamw)
+
+
+def make_schedule(config: TrainingConfig, peak: float, final: float = 0.1) -> optax.Schedule:
+    """A rate that warms up to a peak and falls by a cosine to `final` of it."""
+    warmup = min(config.warmup, config.steps - 1)
+    return optax.warmup_cosine_decay_schedule(
+        peak / (warmup + 1), peak, warmup, config.steps, final * peak
+    )
+
+
+def _optimizer(problem: Problem, config: TrainingConfig) -> optax.GradientTransformation:
+    return (problem.optimizer or make_optimizer)(config)
 
 
 def init_state(problem: Problem, config: TrainingConfig, seed: Any = None) -> TrainState:
@@ -129,7 +142,7 @@ def init_state(problem: Problem, config: TrainingConfig, seed: Any = None) -> Tr
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        optimizer=make_optimizer(config).init(params),
+        optimizer=_optimizer(problem, config).init(params),
         ema=jax.tree.map(jnp.copy, params) if config.ema else None,
     )
 
@@ -138,7 +151,7 @@ def make_step(problem: Problem, config: TrainingConfig) -> Step:
     """The pure update (state, batch[, seed]). Metrics include `bad_leaf`: the first gradient that
     is not finite, or -1.
     """
-    optimizer = make_optimizer(config)
+    optimizer = _optimizer(problem, config)
     gradients = jax.value_and_grad(problem.loss, has_aux=True)
 
     def step(

@@ -19,6 +19,7 @@ from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
+from experiments.ssm import delays
 from ssm import rtf
 
 
@@ -84,21 +85,6 @@ PRESETS = {
 }
 
 
-def signals(key: jax.Array, count: int, config: Config) -> jax.Array:
-    """Band-limited noise [count, L] of root mean square 1/2 that starts at 0, as in the source."""
-    bins = config.length // 2 + 1
-    used = (jnp.arange(bins) > 0) & (jnp.arange(bins) <= config.band * config.length / 2)
-    parts = jax.random.normal(key, (2, count, bins)) * used
-    size = jnp.sqrt(config.length**2 / (4.0 * jnp.sum(used)))
-    x = jnp.fft.irfft(0.5 * size * jax.lax.complex(parts[0], parts[1]), config.length)
-    return x - x[:, :1]
-
-
-def delayed(x: jax.Array, lag: int) -> jax.Array:
-    """The signals [count, L] `lag` steps later, zeros before."""
-    return jnp.pad(x, [(0, 0), (lag, 0)])[:, : x.shape[1]]
-
-
 def layer(config: Config, init: str, constraint: str, size: int) -> rtf.Config:
     """The layer's own configuration."""
     return rtf.Config(
@@ -120,7 +106,7 @@ def loss(params: dict[str, Any], x: jax.Array, config: Config, one: rtf.Config) 
     """Mean square error [] of the delayed signals."""
     u = x[..., None] * params["into"]
     y = rtf.mixer(one).apply(params["layer"], u) @ params["out"]
-    return jnp.mean((y - delayed(x, config.lag)) ** 2)
+    return jnp.mean((y - delays.delayed(x, config.lag)) ** 2)
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -136,7 +122,7 @@ def update(
     params, state = carry
     key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
     value, gradient = jax.value_and_grad(loss)(
-        params, signals(key, config.batch, config), config, one
+        params, delays.signals(key, config.batch, config.length, config.band), config, one
     )
     change, state = optimizer(config).update(gradient, state)
     return (optax.apply_updates(params, change), state), value
@@ -170,7 +156,8 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def _train(config: Config, one: rtf.Config) -> dict[str, Any]:
     params, losses = train(init_params(config, one), config, one)
-    x = signals(jax.random.key(config.seed + 2), config.tests, config)
+    key = jax.random.key(config.seed + 2)
+    x = delays.signals(key, config.tests, config.length, config.band)
     error = jax.jit(functools.partial(loss, config=config, one=one))(params, x)
     system = rtf.system(one, params["layer"])
     poles = rtf.poles(system)[0]

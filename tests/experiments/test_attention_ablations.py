@@ -11,10 +11,11 @@ import pytest
 from attention import GroupedConfig, LatentConfig, TiedConfig, TransformerConfig
 from experiments import catalog, commands
 from experiments.attention import ablation, arms, recall, verdicts, what_makes_mla_good
-from experiments.attention.arms import Arm, Comparison
+from experiments.attention.arms import Arm
 from experiments.attention.recall import TaskConfig
-from experiments.harness import by_arm, ledger, seeds, training
+from experiments.harness import by_arm, comparison, ledger, seeds, training
 from experiments.harness import run as runs
+from experiments.harness.comparison import Comparison
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.errors import ExperimentError, Interrupted, NonFiniteError
 from experiments.harness.ledger import Measurement
@@ -109,9 +110,9 @@ class Config:
     training: TrainingConfig = SHORT
 
 
-def compare(run, comparison):
+def compare(run, how):
     """Rows of both arms."""
-    return arms.run_all(ARMS, quadratic, run.config.training, comparison, "found", run)
+    return arms.run_all(ARMS, quadratic, run.config.training, how, "found", run)
 
 
 def test_learning_rates_are_chosen_arm_by_arm_on_other_seeds(tmp_path, monkeypatch):
@@ -131,14 +132,14 @@ def test_learning_rates_are_chosen_arm_by_arm_on_other_seeds(tmp_path, monkeypat
     ]
     assert {row["mean"] for row in tried if row["tried"] == 1e30} == {None}  # diverged
     for arm in by_arm.names(record):
-        means = arms.tuned(rows, arm)
+        means = comparison.tuned(rows, arm)
         assert {row["rate"] for row in rows if row.get("arm") == arm} == {
             min(means, key=means.__getitem__)
         }
     assert {some for rate, some in numbers[:3]} == {(1000,)} and numbers[3][1] == (0, 1)
     rates = {row["arm"]: row["rate"] for row in rows if "arm" in row}
-    assert arms.at_an_end(rows, GRID.rates) == [a for a in rates if rates[a] in (1e-3, 1e30)]
-    assert arms.at_an_end(rows, (1e-3,)) == []  # a single rate has no ends
+    assert comparison.at_an_end(rows, GRID.rates) == [a for a in rates if rates[a] in (1e-3, 1e30)]
+    assert comparison.at_an_end(rows, (1e-3,)) == []  # a single rate has no ends
     assert not (run.directory / "parts").exists()
 
 
@@ -284,7 +285,10 @@ def test_verdicts_follow_the_interval():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Comparison(seeds=1), "comparison.seeds"),
+        (
+            lambda: ablation.Config(comparison=Comparison(seeds=1)),
+            "comparison.seeds: expected at least 2",
+        ),
         (lambda: Comparison(seeds=1001), "comparison.seeds"),
         (lambda: ablation.SizesConfig(n_heads=0), "n_heads: expected a whole number"),
         (lambda: ablation.SizesConfig(cache=-64), "cache: expected a whole number"),

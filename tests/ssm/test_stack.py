@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssm import dss, layers, s4, s4d, s5, stack
+from ssm import dss, layers, norms, s4, s4d, s5, stack
 
 D, B, T = 4, 2, 9
 MIXER = s4d.mixer(s4d.Config(D, modes=2))
@@ -25,6 +25,15 @@ def streamed(model, params, u, split=4):
     body = lambda x, now: model.step(prepared, x, now)  # noqa: E731
     _, rest = jax.lax.scan(body, state, u[:, split:].swapaxes(0, 1))
     return jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
+
+
+def other_statistics(params):
+    """With running statistics of batch norms that are not those they start from."""
+
+    def change(leaf, moves):
+        return leaf + 0.3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) * moves
+
+    return jax.tree.map(change, params, norms.is_statistic(params))
 
 
 def test_one_layer_is_its_formula(x64):
@@ -48,14 +57,19 @@ def test_one_layer_is_its_formula(x64):
 @pytest.mark.parametrize("pooling", ["none", "mean", "last"])
 @pytest.mark.parametrize(
     ("norm", "prenorm", "activation"),
-    [("layer", True, "glu"), ("rms", False, "gelu"), ("layer", False, "glu")],
+    [
+        ("layer", True, "glu"),
+        ("rms", False, "gelu"),
+        ("layer", False, "glu"),
+        ("batch", True, "glu"),
+    ],
 )
 def test_streaming_is_the_whole_signal_cut_short(norm, prenorm, activation, pooling, x64):
     config = stack.Config(
         D, 3, 2, layers=2, norm=norm, prenorm=prenorm, activation=activation, pooling=pooling
     )
     model = stack.model(config, MIXER)
-    params, u = model.init(jax.random.key(1)), signal()
+    params, u = other_statistics(model.init(jax.random.key(1))), signal()
     y = jax.jit(functools.partial(streamed, model))(params, u)
     whole = jax.jit(model.apply)
     if pooling == "none":
@@ -202,7 +216,7 @@ def test_the_linen_stack_draws_dropout_only_in_training():
     [
         ({"layers": 0}, "layers: expected at least 1, got 0"),
         ({"vocabulary": 5}, "inputs, vocabulary: expected one of them and None for the other"),
-        ({"norm": "batch"}, "norm: expected one of layer, rms, got 'batch'"),
+        ({"norm": "group"}, "norm: expected one of layer, rms, batch, got 'group'"),
         ({"activation": "relu"}, "activation: expected one of glu, gelu"),
         ({"pooling": "max"}, "pooling: expected one of none, mean, last"),
         ({"dropout": 1.0}, r"dropout: expected a share in \[0, 1\), got 1.0"),
@@ -232,3 +246,67 @@ def test_bad_signals_are_refused_by_name():
         words.apply(words.init(jax.random.key(0)), np.zeros((B, T), np.float32))
     with pytest.raises(ValueError, match="state: expected shape"):
         model.step(model.prepare(params), model.init_state(B + 1, 0), signal()[:, 0])
+
+
+def test_a_batch_norm_takes_the_batch_in_training_and_its_running_mean_otherwise(x64):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(2.0 + 3.0 * rng.normal(size=(5, 7, D)), float)
+    weights = norms.init("batch", D) | {"gain": jnp.arange(1.0, D + 1), "bias": jnp.ones(D)}
+    flat = np.asarray(x).reshape(-1, D)
+    scaled = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * np.arange(1.0, D + 1) + 1.0
+    y = norms.apply(weights, x, train=True)
+    np.testing.assert_allclose(np.asarray(y).reshape(-1, D), scaled, atol=1e-12)
+    still = np.asarray(x) / np.sqrt(1.0 + 1e-5) * np.arange(1.0, D + 1) + 1.0
+    np.testing.assert_allclose(norms.apply(weights, x), still, atol=1e-12)
+    # Steps that do not count change nothing, wherever they stand.
+    counts = jnp.arange(7)[None, :, None] < jnp.array([7, 7, 3, 1, 5])[:, None, None]
+    flat = np.asarray(x)[np.broadcast_to(counts[..., 0], x.shape[:2])]
+    masked = norms.apply(weights, jnp.where(counts, x, 99.0), counts, train=True)
+    expected = (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5) * np.arange(1.0, D + 1) + 1.0
+    np.testing.assert_allclose(
+        np.asarray(masked)[np.broadcast_to(counts[..., 0], x.shape[:2])], expected, atol=1e-12
+    )
+
+
+def test_descent_with_a_tenth_keeps_running_statistics(x64):
+    rng = np.random.default_rng(1)
+    weights = norms.init("batch", D)
+    mean, variance = np.zeros(D), np.ones(D)
+    for _ in range(3):
+        x = jnp.asarray(1.0 + 2.0 * rng.normal(size=(4, 6, D)), float)
+        loss = lambda weights, x=x: jnp.sum(norms.apply(weights, x, train=True) ** 3)  # noqa: E731
+        gradient = jax.jit(jax.grad(loss))(weights)
+        for name in ("mean", "variance"):
+            weights = {**weights, name: weights[name] - 0.1 * gradient[name]}
+        flat = np.asarray(x).reshape(-1, D)
+        mean = 0.9 * mean + 0.1 * flat.mean(0)
+        variance = 0.9 * variance + 0.1 * flat.var(0, ddof=1)
+    np.testing.assert_allclose(weights["mean"], mean, atol=1e-12)
+    np.testing.assert_allclose(weights["variance"], variance, atol=1e-12)
+
+
+def test_gradients_through_a_batch_norm_are_those_of_its_formula(x64):
+    """All but those of the running statistics, which are defined."""
+    model = stack.model(stack.Config(D, 2, 2, layers=2, norm="batch", remat=True), MIXER)
+    params, u = model.init(jax.random.key(0)), signal()
+    moving = norms.is_statistic(params)
+    assert sum(jax.tree.leaves(moving)) == 4  # two layers' in one leaf, and the final norm's
+
+    def loss(params):
+        return jnp.sum(jnp.sin(model.apply(params, u, train=True)))
+
+    gradient = jax.jit(jax.grad(loss))(params)
+    rng = np.random.default_rng(0)
+    along = jax.tree.map(
+        lambda leaf, fixed: jnp.asarray(rng.normal(size=leaf.shape) * (not fixed), float),
+        *(params, moving),
+    )
+    step = 1e-6
+    up, down = (
+        loss(jax.tree.map(lambda p, d, s=s: p + s * step * d, params, along)) for s in (1, -1)
+    )
+    expected = sum(
+        jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, along)), strict=True)
+    )
+    assert float((up - down) / (2 * step)) == pytest.approx(float(expected), rel=1e-6)
+    assert "variance" in gradient["layers"]["norm"]

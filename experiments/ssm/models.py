@@ -1,0 +1,155 @@
+"""Sequence models of the experiments: any mixer by name, in a deep model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+
+from attention import GroupedConfig, grouped
+from ssm import dss, gated, mixer, rtf, s4, s4d, s5, selective, ssd, stack
+from ssm.mixer import Mixer
+
+Kind = Literal["rtf", "s4", "s4d", "dss", "s5", "gated_rtf", "mamba", "mamba2", "attention"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TWO_WAYS = ("rtf", "s4", "s4d", "dss", "s5")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A deep model around a mixer.
+
+    Attributes:
+        mixer: one of `KINDS`.
+        channels, layers: d, and how many.
+        size: N of a channel's state; of "s5" that of all channels together. "attention" has none.
+        bidirectional: read from both ends (linear mixers); such a model does not stream.
+        norm, prenorm, activation, dropout, remat: see `ssm.stack.Config`.
+        rtf_init, rtf_constraint: of "rtf" and "gated_rtf" (see `ssm.rtf.Config`).
+        denominators: of those two, a divisor of `channels`; None for one a channel.
+        measure: of "s4".
+        dt_min, dt_max: of step sizes, where a mixer has them.
+        heads: of "attention" and "mamba2".
+    """
+
+    mixer: Kind = "rtf"
+    channels: int = 64
+    layers: int = 2
+    size: int = 64
+    bidirectional: bool = False
+    norm: Literal["layer", "rms", "batch"] = "layer"
+    prenorm: bool = True
+    activation: Literal["glu", "gelu"] = "glu"
+    dropout: float = 0.0
+    remat: bool = False
+    rtf_init: Literal["zeros", "xavier", "montel", "uniform"] = "zeros"
+    rtf_constraint: Literal["none", "l1"] = "none"
+    denominators: int | None = None
+    measure: Literal["legs", "legt", "fout"] = "legs"
+    dt_min: float = 1e-3
+    dt_max: float = 1e-1
+    heads: int = 4
+
+    def __post_init__(self):
+        for name in ("channels", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.size < 2 or self.size % 2:
+            raise ValueError(f"model.size: expected an even number of at least 2, got {self.size}")
+        if self.bidirectional and self.mixer not in TWO_WAYS:
+            raise ValueError(
+                f"model.bidirectional: expected one of the mixers {', '.join(TWO_WAYS)}, got "
+                f"{self.mixer!r}"
+            )
+
+
+class Network(NamedTuple):
+    """What is trained.
+
+    Attributes:
+        init: key -> params.
+        apply: (params, batch, key) -> outputs; a key, of dropout, in training only.
+    """
+
+    init: Callable[[jax.Array], Any]
+    apply: Callable[..., jax.Array]
+
+
+def make_mixer(model: ModelConfig, length: int) -> Mixer:
+    """The mixer of a model, for signals of up to `length` steps.
+
+    Raises:
+        ValueError: sizes that do not fit it; the message names the mixer's own field.
+    """
+    d, n, both = model.channels, model.size, model.bidirectional
+    steps: dict[str, Any] = {"dt_min": model.dt_min, "dt_max": model.dt_max}
+    rational: dict[str, Any] = {
+        "denominators": model.denominators,
+        "init": model.rtf_init,
+        "constraint": model.rtf_constraint,
+    }
+    one = {
+        "rtf": lambda: rtf.mixer(rtf.Config(d, length, n, bidirectional=both, **rational)),
+        "s4": lambda: s4.mixer(s4.Config(d, length, n, model.measure, **steps)),
+        "s4d": lambda: s4d.mixer(s4d.Config(d, n // 2, **steps)),
+        "dss": lambda: dss.mixer(dss.Config(d, length, n // 2, **steps)),
+        "s5": lambda: s5.mixer(s5.Config(d, n // 2, bidirectional=both, **steps)),
+        "gated_rtf": lambda: gated.mixer(gated.Config(d, length, n, **rational)),
+        "mamba": lambda: selective.mixer(selective.Config(d, states=n, **steps)),
+        "mamba2": lambda: ssd.mixer(
+            ssd.Config(d, head_dim=2 * d // model.heads, states=n, **steps)
+        ),
+        "attention": lambda: grouped.mixer(GroupedConfig(d, model.heads)),
+    }[model.mixer]()
+    return mixer.both_ways(one, one) if both and model.mixer in ("s4", "s4d", "dss") else one
+
+
+def network(
+    model: ModelConfig,
+    length: int,
+    outputs: int,
+    *,
+    inputs: int | None = None,
+    vocabulary: int | None = None,
+    pooling: str = "none",
+) -> Network:
+    """A deep model (see `ssm.stack`) of the x in a batch, and of its lengths if it has any."""
+    config = stack.Config(
+        model.channels,
+        outputs,
+        inputs,
+        vocabulary,
+        model.layers,
+        model.norm,
+        model.prenorm,
+        model.activation,
+        model.dropout,
+        pooling,
+        model.remat,
+    )
+    functions = stack.model(config, make_mixer(model, length))
+
+    def apply(params: Any, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
+        return functions.apply(params, batch["x"], key=key, lengths=batch.get("lengths"))
+
+    return Network(functions.init, apply)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models that are compared."""
+
+    name: str
+    model: ModelConfig
+
+
+def arms(model: ModelConfig, against: tuple[Kind, ...], sizes: tuple[int, ...] = ()) -> list[Arm]:
+    """The model, and the same with other mixers; each with every size if there are some."""
+    kinds = dict.fromkeys((model.mixer, *against))
+    if not sizes:
+        return [Arm(kind, replace(model, mixer=kind)) for kind in kinds]
+    return [
+        Arm(f"{kind}, {size}", replace(model, mixer=kind, size=size))
+        for kind in kinds
+        for size in sizes
+    ]
