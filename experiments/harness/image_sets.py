@@ -6,7 +6,8 @@ files are held out depends on their names alone, so that more files do not move 
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -216,6 +217,20 @@ def _lazy(config: ImageConfig, held_out: str) -> Images:
 
 def _folder(config: ImageConfig, folder: Path) -> Images:
     files = _files(folder)
+    names = sorted({file.parent for file in files})
+    labels = np.array([names.index(file.parent) for file in files], np.int32)
+    images = from_files(config, folder, files, labels)
+    return replace(images, classes=None) if names == [folder] else images
+
+
+def from_files(
+    config: ImageConfig, folder: Path, files: Sequence[Path], labels: np.ndarray
+) -> Images:
+    """Images of some files below a folder, with their labels; a share is held out.
+
+    Raises:
+        DataError: unreadable files, or images of several sizes or modes.
+    """
     arrays = [_read(file, config) for file in files]
     first = arrays[0].shape
     for file, array in zip(files, arrays, strict=True):
@@ -229,10 +244,8 @@ def _folder(config: ImageConfig, folder: Path) -> Images:
                 f"{file}: expected {first[1]} x {first[0]} pixels like {files[0].name}, got "
                 f"{array.shape[1]} x {array.shape[0]}; give --data.size to cut out and resize all"
             )
-    names = sorted({file.parent for file in files})
-    labels = np.array([names.index(file.parent) for file in files], np.int32)
     held = _held_out([file.relative_to(folder).as_posix() for file in files], labels, config)
-    x, classes = _scaled(np.stack(arrays), 256), None if names == [folder] else len(names)
+    x, classes = _scaled(np.stack(arrays), 256), 1 + int(labels.max())
     state = "\n".join(f"{f.relative_to(folder)} {f.stat().st_size}" for f in files)
     return Images(
         *(x[~held], labels[~held], x[held], labels[held], 256, classes, int((~held).sum())),

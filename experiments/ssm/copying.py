@@ -193,9 +193,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         all_arms(config),
         functools.partial(make_network, config),
         make_task(config),
-        config.training,
-        config.comparison,
-        config.update,
+        config,
         run,
     )
     return {**found, "chance": 1 / (config.tokens - 2)}
@@ -232,7 +230,7 @@ def describe(config: Config) -> dict[str, str]:
     make = functools.partial(make_network, config)
     return {
         "data": f"synthetic: {config.memorise} of {config.tokens - 2} tokens to repeat",
-        **learning.describe(all_arms(config), make, config.training, config.comparison),
+        **learning.describe(all_arms(config), make, config),
     }
 
 
@@ -246,9 +244,7 @@ def programs(config: Config) -> dict[str, Program]:
             "x": jax.ShapeDtypeStruct((config.length,), jnp.int32),
             "y": jax.ShapeDtypeStruct((config.memorise,), jnp.int32),
         },
-        config.training,
-        config.comparison,
-        config.update,
+        config,
     )
 
 

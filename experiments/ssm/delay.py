@@ -174,9 +174,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         all_arms(config),
         functools.partial(network, length=config.length),
         make_task(config),
-        config.training,
-        config.comparison,
-        config.update,
+        config,
         run,
         "loss",
     )
@@ -213,7 +211,7 @@ def describe(config: Config) -> dict[str, str]:
     about = f"synthetic: band-limited noise, {config.length} steps, delay {config.lag}"
     return {
         "data": about,
-        **learning.describe(all_arms(config), make, config.training, config.comparison),
+        **learning.describe(all_arms(config), make, config),
     }
 
 
@@ -225,9 +223,7 @@ def programs(config: Config) -> dict[str, Program]:
         functools.partial(network, length=config.length),
         score,
         {"x": signal, "y": signal},
-        config.training,
-        config.comparison,
-        config.update,
+        config,
     )
 
 

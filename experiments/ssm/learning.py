@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from experiments.harness import comparison as comparisons
 from experiments.harness import training
 from experiments.harness.comparison import Comparison
-from experiments.harness.estimate import Program, count
+from experiments.harness.estimate import Program
 from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
 from experiments.ssm.models import Arm, Network
@@ -173,13 +173,30 @@ def parameters(network: Network) -> int:
     )
 
 
+class Learns(Protocol):
+    """A configuration of an experiment that trains arms."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Of all arms."""
+        ...
+
+    @property
+    def comparison(self) -> Comparison:
+        """Seeds and learning rates."""
+        ...
+
+    @property
+    def update(self) -> UpdateConfig:
+        """Groups of parameters."""
+        ...
+
+
 def run_all(
     arms: Sequence[Arm],
     network: Callable[[Arm], Network],
     task: Task,
-    settings: TrainingConfig,
-    comparison: Comparison,
-    update: UpdateConfig,
+    config: Learns,
     run: Run,
     metric: str = "error",
 ) -> dict[str, Any]:
@@ -191,24 +208,17 @@ def run_all(
 
     def about(arm: Arm) -> dict[str, Any]:
         model = arm.model
-        return {
-            "mixer": model.mixer,
-            "size": model.size,
-            "parameters": parameters(network(arm)),
-        }
+        sizes = {"mixer": model.mixer, "size": model.size}
+        return {**sizes, "parameters": parameters(network(arm))}
 
-    rows = comparisons.run_all(
-        arms, problems(network, task, update), settings, comparison, metric, run, about
-    )
+    problem, comparison = problems(network, task, config.update), config.comparison
+    rows = comparisons.run_all(arms, problem, config.training, comparison, metric, run, about)
     means = {
         arm.name: float(np.mean([row[metric] for row in rows if row.get("arm") == arm.name]))
         for arm in arms
     }
-    return {
-        metric: means,
-        "seeds": comparison.seeds,
-        "rates_at_an_end": comparisons.at_an_end(rows, comparison.rates),
-    }
+    ends = comparisons.at_an_end(rows, comparison.rates)
+    return {metric: means, "seeds": comparison.seeds, "rates_at_an_end": ends}
 
 
 def programs(
@@ -216,9 +226,7 @@ def programs(
     network: Callable[[Arm], Network],
     score: Callable[..., dict[str, jax.Array]],
     example: dict[str, jax.ShapeDtypeStruct],
-    settings: TrainingConfig,
-    comparison: Comparison,
-    update: UpdateConfig,
+    config: Learns,
 ) -> dict[str, Program]:
     """The training step of every arm.
 
@@ -226,26 +234,25 @@ def programs(
         score: of the task.
         example: shapes of one example, without a batch.
     """
-    make = problems(network, Task(lambda *_: {}, {}, score), update)
+    make = problems(network, Task(lambda *_: {}, {}, score), config.update)
     batch = {
-        name: jax.ShapeDtypeStruct((settings.batch_size, *leaf.shape), leaf.dtype)
+        name: jax.ShapeDtypeStruct((config.training.batch_size, *leaf.shape), leaf.dtype)
         for name, leaf in example.items()
     }
     return {
-        arm.name: comparisons.program(make(arm, settings), settings, comparison, batch)
+        arm.name: comparisons.program(
+            make(arm, config.training), config.training, config.comparison, batch
+        )
         for arm in arms
     }
 
 
 def describe(
-    arms: Sequence[Arm],
-    network: Callable[[Arm], Network],
-    settings: TrainingConfig,
-    comparison: Comparison,
+    arms: Sequence[Arm], network: Callable[[Arm], Network], config: Learns
 ) -> dict[str, str]:
     """What a dry run says about models and trainings."""
-    sizes = [count(jax.eval_shape(network(arm).init, jax.random.key(0))) for arm in arms]
-    each = comparisons.trainings(comparison)
+    sizes = [parameters(network(arm)) for arm in arms]
+    each, settings = comparisons.trainings(config.comparison), config.training
     return {
         "models": "; ".join(arm.name for arm in arms),
         "parameters": f"{min(sizes):,} to {max(sizes):,}",
