@@ -1,7 +1,8 @@
 """Files of the Long Range Arena (arXiv 2011.04006), where they lie in a folder.
 
 Pathfinder comes as `curv_contour_length_14/imgs/<n>/sample_<k>.png` with lists of labels beside,
-`curv_contour_length_14/metadata/<n>.npy`: lines of text, folder, file, number, label.
+`curv_contour_length_14/metadata/<n>.npy`: lines of text, folder, file, number, label. ListOps comes
+as `basic_<split>.tsv`, lines of an expression and its value.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from experiments.harness import image_sets
 from experiments.harness.errors import DataError
 from experiments.harness.image_sets import ImageConfig, Images
+from experiments.ssm import listops_grammar
 
 HARDEST = "curv_contour_length_14"
 
@@ -60,3 +62,39 @@ def pathfinder(config: ImageConfig) -> Images:
     if not names:
         raise DataError(f"{folder / 'metadata'}: expected lists of images, found none")
     return image_sets.from_files(config, folder, names, np.array(labels, np.int32))
+
+
+def listops(folder: str, split: str, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens [n, longest], lengths [n] and values [n] of a split.
+
+    Raises:
+        DataError: the file is missing; an expression does not parse, is too long, or its value is
+            not the one beside it. The message says which line.
+    """
+    file = Path(folder).expanduser() / f"basic_{split}.tsv"
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.path: expected a readable {file}, got: {error}") from None
+    rows, values = [], []
+    for number, line in enumerate(lines[1:], 2):
+        source, _, target = line.rpartition("\t")
+        try:
+            rows.append(listops_grammar.parse(source))
+            values.append(int(target))
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: {error}") from None
+    labels = np.array(values, np.int32)
+    check_labels(labels, 10, str(file))
+    try:
+        tokens, lengths = listops_grammar.pack(rows, longest)
+        found = listops_grammar.values(tokens, lengths)
+    except ValueError as error:
+        raise DataError(f"{file}, below its title: {error}") from None
+    wrong = np.flatnonzero(found != labels)
+    if len(wrong):
+        line = wrong[0]
+        raise DataError(
+            f"{file}, line {line + 2}: expected the value {found[line]}, got {labels[line]}"
+        )
+    return tokens, lengths, labels
