@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from attention import checks, rope, transformer
+from attention.feed_forward import feed_forward
 from attention.grouped import GroupedConfig
 from attention.latent import LatentConfig
 from attention.norm import rms_norm
@@ -140,7 +141,7 @@ def moments(
         rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         found.append(rows.T @ rows / len(rows))
         x = x + mixer.apply(weights["mixer"], normed)
-        x = x + transformer.feed_forward(weights, x, config)
+        x = x + feed_forward(weights, x, config)
     return jnp.stack(found)
 
 

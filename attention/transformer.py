@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from attention import checks, experts, grouped, grouped_latent, latent, tied
 from attention.experts import ExpertsConfig
+from attention.feed_forward import drop, feed_forward
 from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
@@ -117,13 +118,6 @@ def make_mixer(config: MixerConfig) -> Mixer:
     return MAKERS[type(config)](config)
 
 
-def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """(silu(x W_gate) * x W_up) W_down."""
-    gate = linear(x, params["gate"], params.get("gate_bias"))
-    hidden = jax.nn.silu(gate) * linear(x, params["up"], params.get("up_bias"))
-    return linear(hidden, params["down"], params.get("down_bias"))
-
-
 def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> dict[str, Any]:
     """Parameters in float32; residual projections are scaled down by (2 L)^(-1/2)."""
     mixer = mixer or make_mixer(config.mixer)
@@ -184,6 +178,8 @@ def apply(
     mixer: Mixer | None = None,
     dtype: Any = None,
     logits_dtype: Any = None,
+    dropout: float = 0.0,
+    key: Array | None = None,
 ) -> Float[Array, "B T V"]:
     """Logits of the next token at every position.
 
@@ -192,20 +188,32 @@ def apply(
         dtype: dtype of the activations; that of the embedding by default.
         logits_dtype: of the logits; that of the activations by default. Losses of half-precision
             activations want float32.
+        dropout, key: in training, share of entries of the embeddings, and of what layers add to
+            them, that are set to zero; none without a key.
+
+    Raises:
+        ValueError: as `embed`; a dropout outside [0, 1).
     """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a share in [0, 1), got {dropout}")
     mixer = mixer or make_mixer(config.mixer)
     context = {"positions": positions, "mask": mask}
     context = {name: value for name, value in context.items() if value is not None}
 
-    def layer(x: Array, weights: dict[str, Any]) -> tuple[Array, None]:
+    def layer(x: Array, inputs: tuple[dict[str, Any], Any]) -> tuple[Array, None]:
+        weights, keys = inputs
+        first, second = (None, None) if keys is None else keys
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
-        x = x + mixer.apply(weights["mixer"], normed, **context)
-        return x + feed_forward(weights, x, config), None
+        x = x + drop(first, mixer.apply(weights["mixer"], normed, **context), dropout)
+        return x + drop(second, feed_forward(weights, x, config), dropout), None
 
     x = embed(params, tokens, config)
-    x = x if dtype is None else x.astype(dtype)
-    for name in config.stacks:
-        x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, params[name])
+    x = drop(key, x if dtype is None else x.astype(dtype), dropout)
+    for number, (name, count) in enumerate(config.stacks.items()):
+        keys = None
+        if key is not None and dropout:
+            keys = jax.random.split(jax.random.fold_in(key, number), (count, 2))
+        x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, (params[name], keys))
     return unembed(params, x, config, logits_dtype)
 
 
@@ -383,12 +391,3 @@ def _rematerialised(layer: Any, remat: Remat) -> Any:
     policies = jax.checkpoint_policies
     keep = {"all": None, "matmuls": policies.dots_with_no_batch_dims_saveable}[remat]
     return jax.checkpoint(layer, prevent_cse=False, policy=keep)
-
-
-def feed_forward(weights: dict[str, Any], x: Array, config: TransformerConfig) -> Array:
-    """What the feed-forward part of a layer adds to the residual stream."""
-    ffn, x = weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps)
-    if config.experts is None or "router" not in ffn:
-        return swiglu(ffn, x)
-    y = experts.apply(ffn, x, config.experts)
-    return y + swiglu(ffn["shared"], x) if "shared" in ffn else y

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 import attention
 from attention import transformer
@@ -29,12 +30,16 @@ class Arm:
         decoder: all of it.
         mixer: its attention, where it is not that of `decoder.mixer` itself.
         dtype: of its activations, float32 if None.
+        dropout: in training.
+        optimizer: of its weights, that of the training loop if None.
     """
 
     name: str
     decoder: attention.TransformerConfig
     mixer: attention.Mixer | None = None
     dtype: str | None = None
+    dropout: float = 0.0
+    optimizer: Callable[[TrainingConfig], optax.GradientTransformation] | None = None
 
 
 def parameters(arm: Arm) -> int:
@@ -104,8 +109,11 @@ def on_text(
     run.pin("text", text.sha256)
 
     def problem(arm: Arm, settings: TrainingConfig) -> Problem:
-        return next_token.make_problem(
-            arm.decoder, context, settings, windows, text, arm.mixer, arm.dtype
+        return replace(
+            next_token.make_problem(
+                arm.decoder, context, settings, windows, text, arm.mixer, arm.dtype, arm.dropout
+            ),
+            optimizer=arm.optimizer,
         )
 
     return problem, {"source": text.source, "sha256": text.sha256}
@@ -134,9 +142,10 @@ def programs(
         both = {"config": arm.decoder, "mixer": arm.mixer}
         problem = Problem(
             init=functools.partial(transformer.init, **both),
-            loss=functools.partial(next_token.loss, **both, dtype=arm.dtype),
+            loss=functools.partial(next_token.loss, **both, dtype=arm.dtype, dropout=arm.dropout),
             batch=lambda step: None,
             evaluate=lambda params: {},
+            optimizer=arm.optimizer,
         )
         found[arm.name] = comparisons.program(problem, settings, comparison, batch)
     return found

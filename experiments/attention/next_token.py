@@ -12,8 +12,8 @@ import optax
 
 import attention
 from attention import transformer
-from experiments.harness import datasets, training
-from experiments.harness.training import TrainingConfig
+from experiments.harness import datasets
+from experiments.harness.training import Problem, TrainingConfig
 
 
 def make_problem(
@@ -24,13 +24,15 @@ def make_problem(
     text: datasets.Text,
     mixer: attention.Mixer | None = None,
     dtype: str | None = None,
-) -> training.Problem:
+    dropout: float = 0.0,
+) -> Problem:
     """The language model as pure functions for the training loop.
 
     Args:
         windows: parts of the held-out text, evenly spaced.
         mixer: attention, where it is not that of `decoder.mixer`.
         dtype: of activations; weights, losses and the optimiser stay in float32.
+        dropout: in training.
 
     Raises:
         DataError: the held-out text is shorter than one context.
@@ -49,9 +51,9 @@ def make_problem(
         crops = datasets.crops(text.train, settings.batch_size, size, settings.seed, step)
         return crops.astype(np.int32)
 
-    return training.Problem(
+    return Problem(
         init=functools.partial(transformer.init, config=decoder, mixer=mixer),
-        loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype),
+        loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype, dropout=dropout),
         batch=batch,
         evaluate=functools.partial(
             evaluate,
@@ -74,11 +76,12 @@ def token_bits(
     config: attention.TransformerConfig,
     mixer: attention.Mixer | None = None,
     dtype: str | None = None,
+    **training: Any,
 ) -> jax.Array:
     """Bits to code each token from those before it, [B, T] of tokens [B, T+1]."""
     wide = None if dtype is None else jnp.float32
     logits = transformer.apply(
-        params, tokens[:, :-1], config, mixer=mixer, dtype=dtype, logits_dtype=wide
+        params, tokens[:, :-1], config, mixer=mixer, dtype=dtype, logits_dtype=wide, **training
     )
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
     return nats / math.log(2)
@@ -87,13 +90,15 @@ def token_bits(
 def loss(
     params: Any,
     tokens: jax.Array,
-    _: jax.Array,
+    key: jax.Array,
     config: attention.TransformerConfig,
     mixer: attention.Mixer | None = None,
     dtype: str | None = None,
+    dropout: float = 0.0,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Mean bits a token of a batch."""
-    return token_bits(params, tokens, config, mixer, dtype).mean(), {}
+    noise = {"dropout": dropout, "key": key} if dropout else {}
+    return token_bits(params, tokens, config, mixer, dtype, **noise).mean(), {}
 
 
 @functools.lru_cache(maxsize=4)

@@ -36,7 +36,8 @@ class CorpusConfig:
     Attributes:
         name: "pydoc", "tiny_shakespeare", or any TFDS set of documents, such as "c4/en",
             "lm1b" or "wiki40b/en".
-        path: any file to use instead.
+        path: any file to use instead, or a folder of a training and a held-out one (see
+            `datasets.TextConfig`).
         data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
         feature: of a set's examples, in which their text stands ("book_text" of pg19).
         vocabulary: different tokens of a byte-level BPE tokenizer trained on the beginning of the

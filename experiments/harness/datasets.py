@@ -23,7 +23,8 @@ class TextConfig:
 
     Attributes:
         name: "pydoc", the English documentation inside every CPython, or "tiny_shakespeare".
-        path: any file to use instead.
+        path: any file to use instead, or a folder with one file named *train* and one named
+            *valid*, as WikiText-103 comes.
         data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
         validation: fraction at the end held out, where the set has no split of its own.
     """
@@ -76,7 +77,10 @@ def load_text(config: TextConfig) -> Text:
         train, validation = (np.frombuffer(text, np.uint8) for text in splits)
         digest = hashlib.sha256(b"".join(splits)).hexdigest()
         return Text(train, validation, "tiny_shakespeare", digest)
-    content = _pydoc() if config.path is None else _read_file(Path(config.path))
+    path = None if config.path is None else Path(config.path).expanduser()
+    if path is not None and path.is_dir():
+        return _text_folder(path)
+    content = _pydoc() if path is None else _read_file(path)
     if len(content) < 1000:
         raise DataError(
             f"{config.path}: expected a text of at least 1000 bytes, got {len(content)}"
@@ -96,8 +100,9 @@ def read_tfds(
 ) -> dict[str, np.ndarray]:
     """All examples of a TFDS set, one array a feature; decoded once, then cached on disk.
 
-    Features of varying size (bytes) become object arrays and are not cached. With `size` images
-    are cut to their centre square and resized. `features` names those to keep; None keeps all.
+    Features of varying size (bytes, sounds) become object arrays and are not cached. With `size`
+    images are cut to their centre square and resized. `features` names those to keep; None keeps
+    all.
 
     Raises:
         DataError: the folder or the set is missing, a file is damaged, or images differ in size.
@@ -146,8 +151,7 @@ class Reader:
             values = [example[feature] for example in examples]
             if feature == "image":
                 values = self._images(values)
-            kind = object if isinstance(values[0], bytes) else None
-            columns[feature] = np.asarray(values, kind)
+            columns[feature] = _column(values)
         return columns
 
     def _images(self, values: list[np.ndarray]) -> list[np.ndarray]:
@@ -160,6 +164,15 @@ class Reader:
                 "give --data.size to cut out and resize all"
             )
         return values
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """One array, of objects where they are bytes or arrays of several shapes."""
+    if not isinstance(values[0], bytes) and len({np.shape(value) for value in values}) == 1:
+        return np.asarray(values)
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
 
 
 def open_tfds(
@@ -262,6 +275,22 @@ def _pydoc() -> bytes:
     from pydoc_data import topics
 
     return "\n".join(topics.topics[name] for name in sorted(topics.topics)).encode()
+
+
+def _text_folder(folder: Path) -> Text:
+    """The training and the held-out text of a folder, each a file."""
+    contents = []
+    for part in ("train", "valid"):
+        files = [file for file in sorted(folder.iterdir()) if part in file.name and file.is_file()]
+        if len(files) != 1:
+            raise DataError(
+                f"{folder}: expected one file named *{part}*, got "
+                f"{', '.join(file.name for file in files) or 'none'}"
+            )
+        contents.append(_read_file(files[0]))
+    train, validation = (np.frombuffer(content, np.uint8) for content in contents)
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    return Text(train, validation, folder.name, digest)
 
 
 def _read_file(path: Path) -> bytes:

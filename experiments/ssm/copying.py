@@ -142,7 +142,7 @@ PRESETS = {
             checkpoint_every=6250,
         ),
         comparison=Comparison(1, (1e-3,)),
-        update=UpdateConfig(constant=True),
+        update=UpdateConfig(final=1.0),
     ),
 }
 

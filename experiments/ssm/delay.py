@@ -118,7 +118,7 @@ PRESETS = {
             checkpoint_every=1024,
         ),
         comparison=Comparison(1, (1e-3,)),
-        update=UpdateConfig(constant=True),
+        update=UpdateConfig(final=1.0),
     ),
 }
 

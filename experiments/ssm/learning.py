@@ -35,16 +35,17 @@ class UpdateConfig:
         dynamics_rate: peak learning rate of the parameters that set a mixer's poles, steps and
             inputs, if it is not that of all others.
         dynamics_decay: their weight decay.
-        constant: keep the rates at their peak, behind the warm-up; otherwise they fall to zero by
-            a cosine.
+        final: share of their peak to which all rates fall by a cosine; 1 keeps them there.
     """
 
     dynamics_rate: float | None = None
     dynamics_decay: float = 0.0
-    constant: bool = False
+    final: float = 0.0
 
     def __post_init__(self):
         rate, decay = self.dynamics_rate, self.dynamics_decay
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"update.final: expected a share in [0, 1], got {self.final}")
         if (rate is not None and not rate > 0) or decay < 0:
             raise ValueError(
                 f"update.dynamics_rate, dynamics_decay: expected > 0 and >= 0, got {rate}, {decay}"
@@ -80,8 +81,7 @@ def optimizer(settings: TrainingConfig, update: UpdateConfig) -> optax.GradientT
     slow = settings.learning_rate if update.dynamics_rate is None else update.dynamics_rate
 
     def adamw(peak: float, decay: float) -> optax.GradientTransformation:
-        final = 1.0 if update.constant else 0.0
-        schedule = training.make_schedule(settings, peak, final)
+        schedule = training.make_schedule(settings, peak, update.final)
         return optax.adamw(schedule, b2=settings.beta2, weight_decay=decay)
 
     groups = {
@@ -106,7 +106,8 @@ def labels(params: Any) -> Any:
             return "statistics"
         if names[-1] in DYNAMICS:
             return "dynamics"
-        return "vectors" if names[-1] in VECTORS else "matrices"
+        vector = names[-1] in VECTORS or names[-1].endswith(("_norm", "_bias"))
+        return "vectors" if vector else "matrices"
 
     return jax.tree.map_with_path(label, norms.is_statistic(params))
 

@@ -2,7 +2,8 @@
 
 Pathfinder comes as `curv_contour_length_14/imgs/<n>/sample_<k>.png` with lists of labels beside,
 `curv_contour_length_14/metadata/<n>.npy`: lines of text, folder, file, number, label. ListOps comes
-as `basic_<split>.tsv`, lines of an expression and its value.
+as `basic_<split>.tsv`, lines of an expression and its value; Retrieval as
+`new_aan_pairs.<split>.tsv`, lines of a label, two names and two texts.
 """
 
 from pathlib import Path
@@ -72,13 +73,9 @@ def listops(folder: str, split: str, longest: int) -> tuple[np.ndarray, np.ndarr
             not the one beside it. The message says which line.
     """
     file = Path(folder).expanduser() / f"basic_{split}.tsv"
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.path: expected a readable {file}, got: {error}") from None
     rows, values = [], []
-    for number, line in enumerate(lines[1:], 2):
-        source, _, target = line.rpartition("\t")
+    for number, line in enumerate(_lines(file)[1:], 2):
+        source, _, target = line.decode(errors="replace").rpartition("\t")
         try:
             rows.append(listops_grammar.parse(source))
             values.append(int(target))
@@ -98,3 +95,33 @@ def listops(folder: str, split: str, longest: int) -> tuple[np.ndarray, np.ndarr
             f"{file}, line {line + 2}: expected the value {found[line]}, got {labels[line]}"
         )
     return tokens, lengths, labels
+
+
+def pairs(folder: str, split: str) -> tuple[list[tuple[bytes, bytes]], np.ndarray]:
+    """Two texts and whether they belong together, of every example of a split of Retrieval.
+
+    Raises:
+        DataError: the file is missing, or a line is not of that form.
+    """
+    file = Path(folder).expanduser() / f"new_aan_pairs.{split}.tsv"
+    texts, labels = [], []
+    for number, line in enumerate(_lines(file), 1):
+        try:
+            label, _, _, first, second = line.split(b"\t")
+            labels.append(int(float(label)))
+        except ValueError:
+            raise DataError(
+                f"{file}, line {number}: expected label, name, name, text, text, got {line[:60]!r}"
+            ) from None
+        texts.append((first, second))
+    found = np.array(labels, np.int32)
+    check_labels(found, 2, str(file))
+    return texts, found
+
+
+def _lines(file: Path) -> list[bytes]:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"data.path: expected a readable {file}, got: {error}") from None
+    return content.rstrip(b"\r\n").split(b"\n") if content.strip() else []

@@ -23,6 +23,7 @@ class ModelConfig:
         mixer: one of `KINDS`.
         channels, layers: d, and how many.
         size: N of a channel's state; of "s5" that of all channels together. "attention" has none.
+        mamba_size: N of "mamba", if not `size`.
         bidirectional: read from both ends (linear mixers); such a model does not stream.
         norm, prenorm, activation, dropout, remat: see `ssm.stack.Config`.
         rtf_init, rtf_constraint: of "rtf" and "gated_rtf" (see `ssm.rtf.Config`).
@@ -36,6 +37,7 @@ class ModelConfig:
     channels: int = 64
     layers: int = 2
     size: int = 64
+    mamba_size: int | None = None
     bidirectional: bool = False
     norm: Literal["layer", "rms", "batch"] = "layer"
     prenorm: bool = True
@@ -95,7 +97,9 @@ def make_mixer(model: ModelConfig, length: int) -> Mixer:
         "dss": lambda: dss.mixer(dss.Config(d, length, n // 2, **steps)),
         "s5": lambda: s5.mixer(s5.Config(d, n // 2, bidirectional=both, **steps)),
         "gated_rtf": lambda: gated.mixer(gated.Config(d, length, n, **rational)),
-        "mamba": lambda: selective.mixer(selective.Config(d, states=n, **steps)),
+        "mamba": lambda: selective.mixer(
+            selective.Config(d, states=model.mamba_size or n, **steps)
+        ),
         "mamba2": lambda: ssd.mixer(
             ssd.Config(d, head_dim=2 * d // model.heads, states=n, **steps)
         ),

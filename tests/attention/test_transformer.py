@@ -10,7 +10,7 @@ import pytest
 from attention_cases import decoder_config, decoder_params, layer_config
 from reference import attention as reference
 
-from attention import Mixer, TransformerConfig, transformer
+from attention import Mixer, TransformerConfig, feed_forward, transformer
 
 apply = jax.jit(transformer.apply, static_argnames=("config", "mixer", "dtype", "logits_dtype"))
 prefill = jax.jit(transformer.prefill, static_argnames=("config", "mixer"))
@@ -194,7 +194,7 @@ def test_rms_norm_and_swiglu_equal_the_reference(precision):
     np.testing.assert_allclose(out, expected, atol=tolerance * np.max(np.abs(expected)), rtol=0)
     shapes = {"gate": (8, 12), "up": (8, 12), "down": (12, 8)}
     weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    out = jax.jit(transformer.swiglu)(weights, x)
+    out = jax.jit(feed_forward.swiglu)(weights, x)
     # Values of order 100 here, hence relative to the largest.
     expected = reference.swiglu(weights, x)
     atol = tolerance * np.max(np.abs(expected))
@@ -248,3 +248,22 @@ def test_an_unknown_choice_of_remat_is_refused():
     object.__setattr__(config, "remat", "some")  # past the type checks of the test suite
     with pytest.raises(ValueError, match=r"remat: expected one of .*got 'some'"):
         inspect.unwrap(TransformerConfig.__post_init__)(config)
+
+
+def test_dropout_keeps_the_mean_and_falls_on_embeddings_and_both_parts_of_a_layer():
+    config = decoder_config("gqa")
+    params = transformer.init(jax.random.key(0), config)
+    tokens = jnp.arange(12).reshape(2, 6) % config.vocab_size
+    plain = transformer.apply(params, tokens, config)
+    still = transformer.apply(params, tokens, config, dropout=0.3)
+    np.testing.assert_array_equal(plain, still)  # without a key
+    key = jax.random.key(1)
+    dropped = transformer.apply(params, tokens, config, dropout=0.3, key=key)
+    assert np.abs(dropped - plain).max() > 1e-3
+    other = transformer.apply(params, tokens, config, dropout=0.3, key=jax.random.key(2))
+    assert np.abs(dropped - other).max() > 1e-3
+    x = feed_forward.drop(key, jnp.ones(40_000), 0.3)
+    assert set(np.unique(x)) == {np.float32(0.0), np.float32(1 / 0.7)}
+    assert float(x.mean()) == pytest.approx(1.0, abs=0.02)
+    with pytest.raises(ValueError, match=r"dropout: expected a share in \[0, 1\), got 1.0"):
+        transformer.apply(params, tokens, config, dropout=1.0, key=key)
