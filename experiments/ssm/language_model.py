@@ -218,7 +218,7 @@ def tokens_per_second(arm: Arm, context: int, seconds: float = 0.5) -> float:
     if arm.mixer is None:  # what the cache holds changes nothing about the time
         filled = jnp.full(1, context, jnp.int32)
         state = tuple(one._replace(length=filled) for one in state)
-    compiled = jax.jit(generate).lower(prepared, state).compile()
+    compiled = jax.jit(generate)
     jax.block_until_ready(compiled(prepared, state))
     best, end = float("inf"), time.perf_counter() + seconds
     while (start := time.perf_counter()) < end or best == float("inf"):

@@ -19,7 +19,7 @@ VOCABULARY = 1 + len(WORDS)
 CLOSE, ZERO = 5, 6
 NESTED = 0.25  # how often an argument is an operation
 
-_LETTERS = "abcde0123456789"  # one a word
+_LETTERS = "\x01\x02\x03\x04\x050123456789"  # one a word, of which no text has the first five
 _NUMBERS = np.full(256, 255, np.uint8)
 _NUMBERS[np.frombuffer(_LETTERS.encode(), np.uint8)] = np.arange(1, VOCABULARY)
 
@@ -33,7 +33,7 @@ def parse(text: str) -> np.ndarray:
     Raises:
         ValueError: a word that is none of the language's.
     """
-    letters = text
+    letters = text.translate(dict.fromkeys(range(1, 6), "?"))
     for word, letter in zip(WORDS[:5], _LETTERS, strict=False):
         letters = letters.replace(word, f" {letter} ")
     words = letters.replace("(", " ").replace(")", " ").split()

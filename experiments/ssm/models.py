@@ -103,7 +103,7 @@ def make_mixer(model: ModelConfig, length: int) -> Mixer:
         "mamba2": lambda: ssd.mixer(
             ssd.Config(d, head_dim=2 * d // model.heads, states=n, **steps)
         ),
-        "attention": lambda: grouped.mixer(GroupedConfig(d, model.heads)),
+        "attention": lambda: Mixer(*grouped.mixer(GroupedConfig(d, model.heads))[:6]),
     }[model.mixer]()
     return mixer.both_ways(one, one) if both and model.mixer in ("s4", "s4d", "dss") else one
 
