@@ -1,7 +1,7 @@
 """Speed, memory and errors of the state-space kernels beside the usual forms, in one process.
 
     python benchmarks/ssm.py [--channels 128] [--size 64] [--lengths 1024 4096 16384] [--rounds 7]
-                             [--only kernels rtf s5 long]
+                             [--only kernels rtf s5 selective long]
 
     kernels  S4 against the broadcast Cauchy form of the public JAX code (all modes and
              frequencies, the differences of all pairs in memory), S4D and DSS against
@@ -12,6 +12,8 @@
              convolution without it
     s5       a layer of S5, its products with B and C included, forward and with its gradient,
              by every method, against a complex associative scan
+    selective  Mamba's recurrence over 4096 steps by chunks, forward and with its gradient,
+             against a prefix scan of the states of all steps
     long     kernels of 2^20 steps at 8 channels, each in a process of its own: the largest
              error against exact sums at spots, and the peak of resident memory
 
@@ -33,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import compiled, fastest
-from ssm import diagonal, dss, hippo, recurrence, rtf, s4, s4d, s5
+from ssm import diagonal, dss, hippo, recurrence, rtf, s4, s4d, s5, selective
 
 MEBI = 2**20
 
@@ -242,6 +244,48 @@ def layer(channels, modes, length, rounds):
         )
 
 
+def all_prefixes(u, dt, A, B, C):
+    """Mamba's recurrence by one prefix scan, all states in memory."""
+    fade = jnp.exp(dt[..., None] * A)
+    driven = (dt * u)[..., None] * B[..., None, :]
+
+    def combine(first, second):
+        return second[0] * first[0], second[0] * first[1] + second[1]
+
+    _, x = jax.lax.associative_scan(combine, (fade, driven), axis=1)
+    return jnp.sum(x * C[..., None, :], axis=-1)
+
+
+def selective_scan(channels, states, length, rounds):
+    print(f"\nSelective scan, {channels} channels, {states} states, {length} steps, float32\n")
+    print("| | forward ms | of prefixes | gradient ms | of prefixes | error | MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rng = np.random.default_rng(0)
+    u = rng.normal(size=(1, length, channels))
+    dt = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), u.shape))
+    B, C = rng.normal(size=(2, 1, length, states))
+    inputs = (u, dt, -np.tile(np.arange(1.0, states + 1), (channels, 1)), B, C)
+    with jax.enable_x64(True):
+        exact = jax.jit(lambda *parts: selective.scan(*parts)[0])(*map(jnp.asarray, inputs))
+    forms = {"prefixes of all": all_prefixes}
+    forms |= {
+        f"chunks, {m}": lambda *parts, m=m: selective.scan(*parts, method=m)[0]
+        for m in selective.METHODS
+    }
+    inputs = [jnp.asarray(part, jnp.float32) for part in inputs]
+    forward = [compiled(form, *inputs) for form in forms.values()]
+    losses = [lambda *p, f=form: jnp.sum(f(*p) ** 2) for form in forms.values()]
+    backward = [compiled(jax.grad(loss, tuple(range(5))), *inputs) for loss in losses]
+    times = fastest(rounds, *(row[0] for row in (*forward, *backward)))
+    ahead, back = times[: len(forms)], times[len(forms) :]
+    for i, name in enumerate(forms):
+        print(
+            f"| {name} | {1e3 * ahead[i]:.1f} | {ahead[0] / ahead[i]:.2f}x | {1e3 * back[i]:.1f} "
+            f"| {back[0] / back[i]:.2f}x | {error(forward[i][0](), exact):.1e} "
+            f"| {forward[i][2] / MEBI:.1f}, {backward[i][2] / MEBI:.1f} |"
+        )
+
+
 def peak_mib():
     """Peak of the resident memory of this process (Linux), not of the one that started it."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -306,7 +350,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", default=["kernels", "rtf", "s5", "long"])
+    parser.add_argument("--only", nargs="+", default=["kernels", "rtf", "s5", "selective", "long"])
     parser.add_argument("--long", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.long:
@@ -319,5 +363,7 @@ if __name__ == "__main__":
         prompts(arguments.channels // 4, arguments.size, arguments.rounds)
     if "s5" in arguments.only:
         layer(arguments.channels, arguments.size, 4096, arguments.rounds)
+    if "selective" in arguments.only:
+        selective_scan(arguments.channels, 16, 4096, arguments.rounds)
     if "long" in arguments.only:
         long()

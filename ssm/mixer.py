@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ssm import diagonal
+from ssm import diagonal, short_convolution
 
 Params = Any
 State = Any
@@ -68,6 +68,54 @@ def over_systems(
         prepare=lambda params: prepare(wide(params)),
         prefill=lambda params, u, state, lengths=None: prefill(wide(params), u, state, lengths),
         init_state=start,
+        step=step,
+    )
+
+
+def over_blocks(
+    *,
+    channels: int,
+    convolved: int,
+    width: int,
+    shape: tuple[int, ...],
+    init: Callable[[Array], Params],
+    run: Callable[..., tuple[State, Array]],
+    step: Callable[[Params, State, Array], tuple[State, Array]],
+) -> Mixer:
+    """A mixer of a short convolution in front of a recurrence, whose whole view is its prefill.
+
+    Its state is the convolution's last inputs [B, W - 1, .] and that of the recurrence [B, *shape].
+
+    Args:
+        channels: d.
+        convolved, width: channels of the convolution, and W.
+        run: (params, u[B, L, d], state, lengths[B]) -> (state, y[B, L, d]), from signals that are
+            checked and wide enough.
+    """
+
+    def init_state(batch: int, capacity: int = 0, dtype: Any = None) -> State:
+        del capacity  # the state has one size
+        last = short_convolution.init_state(batch, convolved, width, dtype)
+        return last, diagonal.at_rest(batch, *shape, dtype=dtype)[0]
+
+    def apply(params: Params, u: Any) -> Array:
+        u = diagonal.real(diagonal.signal(u, channels))
+        batched = u.reshape(-1, *u.shape[-2:])
+        lengths = jnp.full(batched.shape[0], u.shape[-2])
+        state = init_state(batched.shape[0], dtype=u.dtype)
+        return run(params, batched, state, lengths)[1].reshape(u.shape)
+
+    def prefill(params: Params, u: Any, state: State, lengths: Any = None) -> tuple[State, Array]:
+        u, lengths = diagonal.prefix(u, channels, lengths)
+        diagonal.check_state((state[1], state[1]), (u.shape[0], *shape))
+        return run(params, diagonal.real(u), state, lengths)
+
+    return Mixer(
+        init=init,
+        apply=apply,
+        prepare=lambda params: params,
+        prefill=prefill,
+        init_state=init_state,
         step=step,
     )
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ssm import diagonal, short_convolution
-from ssm.mixer import Mixer
+from ssm.mixer import Mixer, over_blocks
 
 METHODS = ("scan", "associative")
 UNROLL = 4
@@ -216,43 +216,6 @@ def _decay(params: dict[str, Any]) -> Array:
     return -jnp.exp(diagonal.real(params["log_decay"]))
 
 
-def apply(params: dict[str, Any], u: Any, config: Config) -> Array:
-    """The output [..., L, d] for a signal [..., L, d], from rest."""
-    u = diagonal.real(diagonal.signal(u, config.channels))
-    batched = u.reshape(-1, *u.shape[-2:])
-    lengths = jnp.full(batched.shape[0], u.shape[-2])
-    state = init_state(batched.shape[0], dtype=u.dtype, config=config)
-    return _run(params, batched, state, lengths, config)[1].reshape(u.shape)
-
-
-def init_state(
-    batch: int, capacity: int = 0, dtype: Any = None, *, config: Config
-) -> tuple[Array, Array]:
-    """At rest: the convolution's last inputs [B, W - 1, E], the states [B, E, N]."""
-    del capacity  # the state has one size
-    last = short_convolution.init_state(batch, config.inner, config.width, dtype)
-    return last, diagonal.at_rest(batch, config.inner, config.states, dtype=dtype)[0]
-
-
-def prefill(
-    params: dict[str, Any],
-    u: Any,
-    state: tuple[Array, Array],
-    lengths: Any = None,
-    *,
-    config: Config,
-) -> tuple[tuple[Array, Array], Array]:
-    """The state and the outputs after whole prefixes.
-
-    Args:
-        u: [B, L, d], padded on the right.
-        lengths: [B] steps of each example that count, 0..L; None for all.
-    """
-    u, lengths = diagonal.prefix(u, config.channels, lengths)
-    diagonal.check_state((state[1], state[1]), (u.shape[0], config.inner, config.states))
-    return _run(params, diagonal.real(u), state, lengths, config)
-
-
 def _run(params: dict[str, Any], u: Array, state: Any, lengths: Array, config: Config) -> Any:
     inside, gate = jnp.split(u @ params["in"].astype(u.dtype), 2, axis=-1)
     last, inside = short_convolution.prefill(params["convolution"], inside, state[0], lengths)
@@ -269,7 +232,7 @@ def _out(params: dict[str, Any], y: Array, gate: Array) -> Array:
     return (y * jax.nn.silu(gate)) @ params["output"].astype(y.dtype)
 
 
-def step(
+def _step(
     params: dict[str, Any], state: tuple[Array, Array], u: Array, *, config: Config
 ) -> tuple[tuple[Array, Array], Array]:
     """One step [B, d], a `lax.scan` body."""
@@ -293,11 +256,12 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 4))).shape
     (1, 5, 4)
     """
-    return Mixer(
+    return over_blocks(
+        channels=config.channels,
+        convolved=config.inner,
+        width=config.width,
+        shape=(config.inner, config.states),
         init=functools.partial(init_params, config),
-        apply=functools.partial(apply, config=config),
-        prepare=lambda params: params,
-        prefill=functools.partial(prefill, config=config),
-        init_state=functools.partial(init_state, config=config),
-        step=functools.partial(step, config=config),
+        run=functools.partial(_run, config=config),
+        step=functools.partial(_step, config=config),
     )
