@@ -207,8 +207,9 @@ def apply(
         x = x + drop(first, mixer.apply(weights["mixer"], normed, **context), dropout)
         return x + drop(second, feed_forward(weights, x, config), dropout), None
 
+    first, key = (None, None) if key is None else jax.random.split(key)
     x = embed(params, tokens, config)
-    x = drop(key, x if dtype is None else x.astype(dtype), dropout)
+    x = drop(first, x if dtype is None else x.astype(dtype), dropout)
     for number, (name, count) in enumerate(config.stacks.items()):
         keys = None
         if key is not None and dropout:

@@ -206,8 +206,8 @@ def tuned(rows: Sequence[dict[str, Any]], arm: str) -> dict[float, float]:
 
 
 def at_an_end(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> list[str]:
-    """Arms whose learning rate lies at an end of a grid of several."""
-    ends = {min(rates), max(rates)} if len(rates) > 1 else set()
+    """Arms whose learning rate lies at an end of a grid of more than two."""
+    ends = {min(rates), max(rates)} if len(rates) > 2 else set()
     return list(dict.fromkeys(r["arm"] for r in rows if "arm" in r and r["rate"] in ends))
 
 

@@ -63,6 +63,9 @@ def table(
         cells = []
         for size in sizes(record):
             found = values(record, mixer, size, metric, change)
+            if not found:
+                cells.append("-")
+                continue
             low, high = (format(end(found), form) for end in (min, max))
             middle = format(float(np.median(found)), form)
             cells.append(middle if low == high else f"{middle} ({low} to {high})")
@@ -78,17 +81,25 @@ def table(
 
 
 def log_ratio(
-    record: Record, above: str, below: str, place: int, metric: str, change: Change = float
+    record: Record,
+    above: str,
+    below: str,
+    place: int,
+    metric: str,
+    floor: float,
+    change: Change = float,
 ) -> Measurement | None:
-    """Logarithm of one mixer's measure over another's at the size of a place, over paired seeds."""
-    if not {above, below} <= set(mixers(record)) or not -len(sizes(record)) <= place < len(
-        sizes(record)
-    ):
+    """Logarithm of one mixer's measure over another's at the size of a place, over paired seeds.
+
+    Args:
+        floor: measures below count as this, the least that can be told from none.
+    """
+    both = {above, below} <= set(mixers(record))
+    if not both or not -len(sizes(record)) <= place < len(sizes(record)):
         return None
     size = sizes(record)[place]
     pair = [values(record, mixer, size, metric, change) for mixer in (above, below)]
     if min(map(len, pair)) < 2:
         return None
-    floor = 1e-9
     first, second = ([float(np.log(max(value, floor))) for value in each] for each in pair)
     return paired.difference(first, second)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def signals(key: jax.Array, count: int, length: int, band: float) -> jax.Array:
-    """Noise [count, length] of root mean square 1/2 that starts at 0, as in the source.
+    """Noise [count, length] of root mean square 1/2, less its first value, as in the source.
 
     Args:
         band: highest frequency, in units of the largest that samples can hold.

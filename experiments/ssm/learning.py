@@ -62,12 +62,14 @@ class Task:
         held_out: such arrays, of all examples to evaluate on.
         score: (outputs, batch) -> measures of each example, [B] arrays, "loss" among them.
         evaluated: examples at once.
+        tuning: other such arrays, on which learning rates are chosen; None takes `held_out`.
     """
 
     batch: Callable[[int, int, int], dict[str, np.ndarray]]
     held_out: dict[str, np.ndarray]
     score: Callable[[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]
     evaluated: int = 100
+    tuning: dict[str, np.ndarray] | None = None
 
 
 def classified(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -77,7 +79,10 @@ def classified(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.
 
 
 def optimizer(settings: TrainingConfig, update: UpdateConfig) -> optax.GradientTransformation:
-    """AdamW with a rate of its own for dynamics, and steps of SGD for statistics of batch norms."""
+    """AdamW with a rate of its own for dynamics, and steps of SGD for statistics of batch norms.
+
+    Norms of gradients in a run's rows include what those statistics are off by; clipping does not.
+    """
     slow = settings.learning_rate if update.dynamics_rate is None else update.dynamics_rate
 
     def adamw(peak: float, decay: float) -> optax.GradientTransformation:
@@ -128,6 +133,8 @@ def problems(
 
     def problem(arm: Arm, settings: TrainingConfig) -> Problem:
         made = network(arm)
+        tuning = task.tuning if settings.seed >= comparisons.TUNING else None
+        held_out = task.held_out if tuning is None else tuning
 
         def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             measures = task.score(made.apply(params, batch, key), batch)
@@ -139,7 +146,7 @@ def problems(
             loss=loss,
             batch=functools.partial(task.batch, settings.seed, settings.batch_size),
             evaluate=functools.partial(
-                evaluate, score=scored(arm), held_out=task.held_out, size=task.evaluated
+                evaluate, score=scored(arm), held_out=held_out, size=task.evaluated
             ),
             optimizer=functools.partial(optimizer, update=update),
         )

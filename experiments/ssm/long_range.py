@@ -109,7 +109,7 @@ def pairs(folder: str, split: str) -> tuple[list[tuple[bytes, bytes]], np.ndarra
         try:
             label, _, _, first, second = line.split(b"\t")
             labels.append(int(float(label)))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise DataError(
                 f"{file}, line {number}: expected label, name, name, text, text, got {line[:60]!r}"
             ) from None

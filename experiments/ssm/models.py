@@ -22,7 +22,8 @@ class ModelConfig:
     Attributes:
         mixer: one of `KINDS`.
         channels, layers: d, and how many.
-        size: N of a channel's state; of "s5" that of all channels together. "attention" has none.
+        size: N of a channel's state. "attention" has none.
+        s5_size: of "s5" the state of all channels together, if not `size`.
         mamba_size: N of "mamba", if not `size`.
         bidirectional: read from both ends (linear mixers); such a model does not stream.
         norm, prenorm, activation, dropout, remat: see `ssm.stack.Config`.
@@ -37,6 +38,7 @@ class ModelConfig:
     channels: int = 64
     layers: int = 2
     size: int = 64
+    s5_size: int | None = None
     mamba_size: int | None = None
     bidirectional: bool = False
     norm: Literal["layer", "rms", "batch"] = "layer"
@@ -56,12 +58,16 @@ class ModelConfig:
         for name in ("channels", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.size < 2 or self.size % 2:
-            raise ValueError(f"model.size: expected an even number of at least 2, got {self.size}")
+        for name in ("size", "s5_size", "mamba_size"):
+            value = getattr(self, name)
+            if value is not None and (value < 2 or value % 2):
+                raise ValueError(
+                    f"model.{name}: expected an even number of at least 2, got {value}"
+                )
         if self.bidirectional and self.mixer not in TWO_WAYS:
             raise ValueError(
                 f"model.bidirectional: expected one of the mixers {', '.join(TWO_WAYS)}, got "
-                f"{self.mixer!r}"
+                f"{self.mixer!r}; others read forward, with --model.no-bidirectional"
             )
 
 
@@ -75,6 +81,20 @@ class Network(NamedTuple):
 
     init: Callable[[jax.Array], Any]
     apply: Callable[..., jax.Array]
+
+
+def refuse(model: ModelConfig, *names: str) -> None:
+    """Refuse fields that the model of an experiment has no use for.
+
+    Raises:
+        ValueError: one of them is not the default.
+    """
+    for name in names:
+        value, default = getattr(model, name), getattr(ModelConfig, name)
+        if value != default:
+            raise ValueError(
+                f"model.{name}: has no meaning here, expected it to be left alone, got {value!r}"
+            )
 
 
 def make_mixer(model: ModelConfig, length: int) -> Mixer:
@@ -95,7 +115,9 @@ def make_mixer(model: ModelConfig, length: int) -> Mixer:
         "s4": lambda: s4.mixer(s4.Config(d, length, n, model.measure, **steps)),
         "s4d": lambda: s4d.mixer(s4d.Config(d, n // 2, **steps)),
         "dss": lambda: dss.mixer(dss.Config(d, length, n // 2, **steps)),
-        "s5": lambda: s5.mixer(s5.Config(d, n // 2, bidirectional=both, **steps)),
+        "s5": lambda: s5.mixer(
+            s5.Config(d, (model.s5_size or n) // 2, bidirectional=both, **steps)
+        ),
         "gated_rtf": lambda: gated.mixer(gated.Config(d, length, n, **rational)),
         "mamba": lambda: selective.mixer(
             selective.Config(d, states=model.mamba_size or n, **steps)
@@ -148,12 +170,15 @@ class Arm:
 
 
 def arms(model: ModelConfig, against: tuple[Kind, ...], sizes: tuple[int, ...] = ()) -> list[Arm]:
-    """The model, and the same with other mixers; each with every size if there are some."""
+    """The model, and the same with other mixers; each with every size if there are some.
+
+    Attention, whose state has no size, is there once, under the first.
+    """
     kinds = dict.fromkeys((model.mixer, *against))
     if not sizes:
         return [Arm(kind, replace(model, mixer=kind)) for kind in kinds]
     return [
         Arm(f"{kind}, {size}", replace(model, mixer=kind, size=size))
         for kind in kinds
-        for size in sizes
+        for size in (sizes[:1] if kind == "attention" else sizes)
     ]

@@ -14,7 +14,7 @@ from experiments.harness import datasets, image_sets
 from experiments.harness.errors import DataError
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.training import TrainingConfig
-from experiments.ssm import documents, long_range, sequential_images, speech
+from experiments.ssm import documents, long_range, sequential_images, speech, topics
 from experiments.ssm.documents import DocumentsConfig
 from experiments.ssm.speech import SpeechConfig
 
@@ -35,7 +35,8 @@ def test_pixels_come_in_order_and_permuted():
     np.testing.assert_array_equal(moved, rows[:, order])
     colours = np.arange(24.0).reshape(1, 2, 4, 3)
     grey = sequential_images.pixels(colours, dataclasses.replace(config, grey=True))
-    np.testing.assert_allclose(grey[0, :, 0], colours.reshape(8, 3).mean(1))
+    expected = colours.reshape(8, 3) @ [0.299, 0.587, 0.114]
+    np.testing.assert_allclose(grey[0, :, 0], expected, rtol=1e-6)
     with pytest.raises(DataError, match="images: expected labels from 0 to 4, got 0 to 9"):
         sequential_images.load(dataclasses.replace(config, classes=5))
 
@@ -80,7 +81,7 @@ def test_pathfinder_is_read_with_its_labels(pathfinder, tmp_path):
 
 def test_windows_of_topics_and_pairs_of_them():
     config = documents.Config(data=DocumentsConfig(longest=40, classes=4))
-    train, test = documents.topics(config.data)
+    train, test = topics.split(4, 40)
     assert len(train) == len(test) == 4
     batch = documents.windows(test, config, np.random.default_rng(0), 30)
     for row, length, topic in zip(batch["x"], batch["lengths"], batch["label"], strict=True):
@@ -92,7 +93,14 @@ def test_windows_of_topics_and_pairs_of_them():
         found = [
             {i for i, t in enumerate(train) if bytes((r - 1).astype(np.uint8)) in t} for r in pair
         ]
-        assert bool(found[0] & found[1]) == bool(same) or len(found[0] | found[1]) > 2
+        assert bool(found[0] & found[1]) == bool(same)
+        if same:  # two places that do not overlap
+            (topic,) = found[0] & found[1]
+            places = [train[topic].find(bytes((r - 1).astype(np.uint8))) for r in pair]
+            assert (
+                abs(places[0] - places[1]) >= 40
+                or train[topic].count(train[topic][places[0] :][:40]) > 1
+            )
     tokens, lengths = documents.packed([b"ab", b"", b"abcdef"], 4)
     np.testing.assert_array_equal(tokens, [[98, 99, 0, 0], [0] * 4, [98, 99, 100, 101]])
     assert lengths.tolist() == [2, 1, 4]
@@ -246,5 +254,14 @@ def test_a_folder_of_texts_has_a_part_to_train_and_one_to_test(tmp_path):
 
 
 def test_topics_that_are_too_short_are_named():
-    with pytest.raises(DataError, match="expected 10 topics of more than 40001 bytes, got 2"):
-        documents.topics(DocumentsConfig(longest=20_000))
+    with pytest.raises(DataError, match="expected 10 topics of at least 80002 bytes, got 0"):
+        topics.split(10, 20_000)
+
+
+def test_no_topic_holds_what_another_one_holds_out():
+    train, test = topics.split(10, 512)
+    for number, held in enumerate(test):
+        pieces = [held[start : start + 64] for start in range(0, len(held) - 64, 7)]
+        others = train[:number] + train[number + 1 :]
+        shared = sum(any(piece in other for other in others) for piece in pieces)
+        assert shared < 0.02 * len(pieces)
