@@ -251,7 +251,7 @@ def test_an_unknown_choice_of_remat_is_refused():
 
 
 def test_dropout_keeps_the_mean_and_falls_on_embeddings_and_both_parts_of_a_layer():
-    config = decoder_config("gqa")
+    config = decoder_config(2)
     params = transformer.init(jax.random.key(0), config)
     tokens = jnp.arange(12).reshape(2, 6) % config.vocab_size
     plain = transformer.apply(params, tokens, config)
