@@ -93,11 +93,13 @@ def run_all(
     """Rows of every arm and seed with the metrics of the problem; none is trained twice.
 
     The rows of the run are of two kinds: `tuned`, `tried`, `mean` say what an arm reached with a
-    learning rate; `arm`, `seed` and metrics are what is compared. `step` numbers them.
+    learning rate; `arm`, `seed` and metrics are what is compared, with the `curve` of one of them,
+    pairs of a step and a value. `step` numbers the rows.
 
     Args:
         problem: what an arm trains.
-        metric: of its evaluation, the lower the better, by which learning rates are chosen.
+        metric: of its evaluation, the lower the better, by which learning rates are chosen, and
+            whose curve is kept.
         about: what else the rows of an arm say.
 
     Raises:
@@ -114,9 +116,11 @@ def run_all(
                 used = replace(settings, learning_rate=rate)
                 part, found = _compare(arm, problem, used, some, comparison, run)
                 more = {**about(arm), "rate": rate}
-                for seed, row in zip(some, found, strict=True):
+                curves = _curves(part, metric, len(some))
+                for seed, row, curve in zip(some, found, curves, strict=True):
                     if seed not in done:
-                        run.tracker.log(_next(run), arm=arm.name, seed=seed, **more, **row)
+                        row = {**more, **row, "curve": curve}
+                        run.tracker.log(_next(run), arm=arm.name, seed=seed, **row)
                 part.remove()
                 run.check_stop()
     shutil.rmtree(run.directory / "parts", ignore_errors=True)
@@ -193,6 +197,12 @@ def _train(
     except NonFiniteError:
         part.remove()
         raise
+
+
+def _curves(part: Part, metric: str, count: int) -> list[list[tuple[int, float]]]:
+    """Held-out values of a metric by step, of every seed of a training."""
+    rows = [row for row in part.tracker.rows() if "seeds" in row]  # others are of batches
+    return [[(row["step"], row[metric][seed]) for row in rows] for seed in range(count)]
 
 
 def _next(run: Run) -> int:

@@ -1,5 +1,7 @@
 """What classification runs show: accuracies by model, their figure, table and measures."""
 
+from typing import Any
+
 import numpy as np
 
 from experiments.harness import by_arm, figures
@@ -23,9 +25,9 @@ def worst(record: Record, arm: str) -> float | None:
 
 
 def draw(record: Record, title: str, chance: float | None = None):
-    """Seeds of every model as dots, and their means; a line at chance."""
+    """Seeds of every model as dots, and their means; accuracies in training; a line at chance."""
     arms = by_arm.names(record)
-    figure, axes = figures.new(width=4.8, height=1.3 + 0.3 * len(arms))
+    figure, axes = figures.new(columns=2, width=4.2, height=max(2.6, 1.3 + 0.3 * len(arms)))
     axis = axes[0, 0]
     for place, arm in enumerate(arms):
         found = accuracies(record, arm)
@@ -35,7 +37,21 @@ def draw(record: Record, title: str, chance: float | None = None):
         axis.axvline(chance, color="#999999", linewidth=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(xlabel="held-out accuracy, %", title=title, ylim=(len(arms) - 0.5, -0.5))
+    _draw_curves(axes[0, 1], record, chance)
     return figure
+
+
+def _draw_curves(axis: Any, record: Record, chance: float | None) -> None:
+    """Accuracies by step, a line a seed."""
+    for arm, style in zip(by_arm.names(record), figures.styles(), strict=False):
+        for number, row in enumerate(r for r in record.rows if r.get("arm") == arm):
+            steps, errors = zip(*row["curve"], strict=True)
+            label = arm if number == 0 else None
+            axis.plot(steps, 100.0 * (1.0 - np.array(errors)), label=label, **style)
+    if chance is not None:
+        axis.axhline(chance, color="#999999", linewidth=0.8)
+    axis.set(xlabel="step", ylabel="held-out accuracy, %")
+    axis.legend(fontsize=7)
 
 
 def table(record: Record, title: str) -> str:
@@ -53,5 +69,7 @@ def table(record: Record, title: str) -> str:
         )
     ends = ", ".join(record.result["rates_at_an_end"]) or "none"
     count = record.result["seeds"]
-    seeds = "1 seed" if count == 1 else f"{count} paired seeds"
-    return "\n".join([*lines, "", f"{seeds}. Learning rates at an end of their grid: {ends}.", ""])
+    said = "1 seed" if count == 1 else f"{count} paired seeds"
+    if len(record.config["comparison"]["rates"]) > 1:
+        said += "; learning rates were chosen on the same held-out examples, with another seed"
+    return "\n".join([*lines, "", f"{said}. Learning rates at an end of their grid: {ends}.", ""])

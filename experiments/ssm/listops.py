@@ -85,7 +85,7 @@ class Config:
             batch_size=32,
             warmup=20,
             weight_decay=0.05,
-            eval_every=200,
+            eval_every=50,
             checkpoint_every=200,
         )
     )
@@ -109,7 +109,7 @@ PRESETS = {
             batch_size=32,
             warmup=200,
             weight_decay=0.05,
-            eval_every=1000,
+            eval_every=250,
             checkpoint_every=500,
             log_every=50,
         ),

@@ -94,7 +94,7 @@ class Config:
             batch_size=32,
             warmup=20,
             weight_decay=0.05,
-            eval_every=200,
+            eval_every=50,
             checkpoint_every=200,
         )
     )
@@ -120,7 +120,7 @@ PRESETS = {
             batch_size=32,
             warmup=100,
             weight_decay=0.05,
-            eval_every=500,
+            eval_every=200,
             checkpoint_every=250,
             log_every=50,
         ),

@@ -46,6 +46,9 @@ def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
     record = commands.run(f"ssm/{name}", "quick", TINY[name], tmp_path / name)
     rows = [row for row in record.rows if "arm" in row]
     assert rows and record.result["rates_at_an_end"] == []
+    for row in rows:
+        steps, values = zip(*row["curve"], strict=True)
+        assert steps == (0, 3) and values[-1] in row.values()
     assert (record.directory / "figure.png").stat().st_size > 0
     assert (record.directory / "table.md").read_text().startswith("| ")
     measured = [claim.measure(record) for claim in catalog.get(f"ssm/{name}").claims]
