@@ -128,7 +128,7 @@ def redraw(root: Path) -> None:
 
 
 def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
-    """Claims of all experiments against the largest finished run of each."""
+    """Claims of all experiments, each against the largest finished run that covers it."""
     records = [record for record in _all_records(root) if record.data.get("status") == "done"]
     table: list[dict[str, Any]] = []
     known = catalog.names()
@@ -136,9 +136,12 @@ def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
     for name in [*known, *sorted(extra)]:
         experiment = catalog.get(name)
         mine = [record for record in records if record.data["experiment"] == name]
-        best = max(mine, key=lambda r: _scale(r.data["preset"]), default=None)
-        command = runs.command(name, "quick" if best is None else best.data["preset"])
-        table += ledger.rows(experiment.claims, best, command)
+        mine.sort(key=lambda r: -_scale(r.data["preset"]))
+        for claim in experiment.claims:
+            covering = (record for record in mine if claim.measure(record) is not None)
+            best = next(covering, mine[0] if mine else None)
+            command = runs.command(name, "quick" if best is None else best.data["preset"])
+            table += ledger.rows([claim], best, command)
     print(json.dumps(table, indent=1) if as_json else ledger.markdown(table), end="")
     return table
 

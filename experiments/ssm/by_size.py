@@ -84,20 +84,16 @@ def log_ratio(
     record: Record,
     above: str,
     below: str,
-    place: int,
+    size: int,
     metric: str,
     floor: float,
     change: Change = float,
 ) -> Measurement | None:
-    """Logarithm of one mixer's measure over another's at the size of a place, over paired seeds.
+    """Logarithm of one mixer's measure over another's at a size, over paired seeds; None without.
 
     Args:
         floor: measures below count as this, the least that can be told from none.
     """
-    both = {above, below} <= set(mixers(record))
-    if not both or not -len(sizes(record)) <= place < len(sizes(record)):
-        return None
-    size = sizes(record)[place]
     pair = [values(record, mixer, size, metric, change) for mixer in (above, below)]
     if min(map(len, pair)) < 2:
         return None

@@ -6,6 +6,11 @@ import numpy as np
 
 from experiments.harness import by_arm, figures
 from experiments.harness.run import Record
+from experiments.harness.training import TrainingConfig
+
+QUICK = TrainingConfig(
+    steps=200, batch_size=32, warmup=20, weight_decay=0.05, eval_every=50, checkpoint_every=200
+)
 
 
 def accuracies(record: Record, arm: str) -> list[float]:
@@ -37,6 +42,7 @@ def draw(record: Record, title: str, chance: float | None = None):
         axis.axvline(chance, color="#999999", linewidth=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(xlabel="held-out accuracy, %", title=title, ylim=(len(arms) - 0.5, -0.5))
+    axis.set_xlim(right=min(axis.get_xlim()[1], 100.0))
     _draw_curves(axes[0, 1], record, chance)
     return figure
 

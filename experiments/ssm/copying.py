@@ -82,8 +82,7 @@ class Config:
             raise ValueError(f"training.steps: expected at most {EVALUATION}")
         if not self.sizes or max(self.sizes) >= self.length:
             raise ValueError(f"sizes: expected some below {self.length}, got {self.sizes}")
-        for arm in models.arms(self.model, self.against, self.sizes):
-            models.make_mixer(arm.model, self.length)
+        models.check(self.model, self.against, self.length, self.sizes)
 
     @property
     def length(self) -> int:
@@ -255,18 +254,11 @@ PAPER = {"rtf": (22.1, 93.3, 100.0, 100.0, 100.0), "s4": (29.3, 34.2, 35.0, 33.1
 TABLE_2 = "arXiv 2405.06147, table 2, Copying"
 
 
-def _at(record: Record, share: float) -> int | None:
-    """The place of the size that is a share of the tokens."""
-    wanted = [share * record.config["memorise"] == size for size in by_size.sizes(record)]
-    return wanted.index(True) if any(wanted) else None
-
-
 def _errors(above: str, below: str, share: float, record: Record) -> Measurement | None:
-    place = _at(record, share)
-    if place is None:
-        return None
+    """Where N is a share of the tokens."""
+    size = round(share * record.config["memorise"])
     floor = 0.5 / (record.config["memorise"] * record.config["tests"])  # half a wrong token
-    return by_size.log_ratio(record, above, below, place, "error", floor)
+    return by_size.log_ratio(record, above, below, size, "error", floor)
 
 
 def _reached(record: Record) -> float | None:

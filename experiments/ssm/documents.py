@@ -74,16 +74,7 @@ class Config:
     data: DocumentsConfig = field(default_factory=DocumentsConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(channels=32, size=4))
     against: tuple[Kind, ...] = ()
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=200,
-            batch_size=16,
-            warmup=20,
-            weight_decay=0.05,
-            eval_every=50,
-            checkpoint_every=200,
-        )
-    )
+    training: TrainingConfig = classifying.QUICK
     comparison: Comparison = field(default_factory=lambda: Comparison(1, (1e-2,)))
     update: UpdateConfig = field(default_factory=UpdateConfig)
 
@@ -93,8 +84,7 @@ class Config:
             raise ValueError("data.path: expected none for texts, it holds pairs of documents")
         if self.task == "retrieval" and self.data.path is None and self.data.name != "pydoc":
             raise ValueError(f"data.path: expected a folder of pairs, got {self.data.name!r}")
-        for arm in models.arms(self.model, self.against):
-            models.make_mixer(arm.model, self.data.longest)
+        models.check(self.model, self.against, self.data.longest)
 
     @property
     def outputs(self) -> int:

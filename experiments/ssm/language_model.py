@@ -82,8 +82,7 @@ class Config:
         if self.model.bidirectional:
             raise ValueError("model.bidirectional: expected False, a language model reads forward")
         models.refuse(self.model, "norm", "prenorm", "activation", "remat")
-        for arm in models.arms(self.model, self.against):
-            models.make_mixer(arm.model, self.context)
+        models.check(self.model, self.against, self.context)
 
 
 PRESETS = {

@@ -23,7 +23,7 @@ DYNAMICS = (
     *("log_decay", "decay", "frequency", "log_dt", "P", "B"),
     *("numerator", "denominator", "slack"),
 )
-VECTORS = ("bias", "gain", "norm", "D", "direct", "step_bias", "scale")
+VECTORS = ("bias", "gain", "norm", "D", "direct", "step_bias")
 MOMENTUM = 0.1  # of running statistics
 
 

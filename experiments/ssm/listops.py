@@ -79,23 +79,13 @@ class Config:
         default_factory=lambda: ModelConfig(channels=32, size=4, bidirectional=True)
     )
     against: tuple[Kind, ...] = ()
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=200,
-            batch_size=32,
-            warmup=20,
-            weight_decay=0.05,
-            eval_every=50,
-            checkpoint_every=200,
-        )
-    )
+    training: TrainingConfig = classifying.QUICK
     comparison: Comparison = field(default_factory=lambda: Comparison(1, (5e-3,)))
     update: UpdateConfig = field(default_factory=UpdateConfig)
 
     def __post_init__(self):
         comparisons.check(self.training, self.comparison)
-        for arm in models.arms(self.model, self.against):
-            models.make_mixer(arm.model, self.data.longest)
+        models.check(self.model, self.against, self.data.longest)
 
 
 PRESETS = {

@@ -83,6 +83,18 @@ class Network(NamedTuple):
     apply: Callable[..., jax.Array]
 
 
+def check(
+    model: ModelConfig, against: tuple[Kind, ...], length: int, sizes: tuple[int, ...] = ()
+) -> None:
+    """Refuse models whose mixers cannot be made.
+
+    Raises:
+        ValueError: as `make_mixer`.
+    """
+    for arm in arms(model, against, sizes):
+        make_mixer(arm.model, length)
+
+
 def refuse(model: ModelConfig, *names: str) -> None:
     """Refuse fields that the model of an experiment has no use for.
 

@@ -54,16 +54,7 @@ class Config:
     model: ModelConfig = field(default_factory=lambda: ModelConfig(channels=16, size=16))
     against: tuple[Kind, ...] = ()
     tests: int | None = None
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=200,
-            batch_size=50,
-            warmup=20,
-            weight_decay=0.05,
-            eval_every=50,
-            checkpoint_every=200,
-        )
-    )
+    training: TrainingConfig = classifying.QUICK
     comparison: Comparison = field(default_factory=lambda: Comparison(1, (1e-2,)))
     update: UpdateConfig = field(default_factory=UpdateConfig)
 
@@ -71,8 +62,7 @@ class Config:
         comparisons.check(self.training, self.comparison)
         with contextlib.suppress(DataError):  # of a set that is not there, whose size is unknown
             height, width, _ = image_sets.shape(self.data)
-            for arm in models.arms(self.model, self.against):
-                models.make_mixer(arm.model, height * width)
+            models.check(self.model, self.against, height * width)
         if self.classes < 2 or (self.tests is not None and self.tests < 1):
             raise ValueError(
                 f"classes, tests: expected at least 2 and 1, got {self.classes}, {self.tests}"

@@ -88,16 +88,7 @@ class Config:
     data: SpeechConfig = field(default_factory=SpeechConfig)
     model: ModelConfig = field(default_factory=lambda: ModelConfig(channels=16, size=16))
     against: tuple[Kind, ...] = ()
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=200,
-            batch_size=32,
-            warmup=20,
-            weight_decay=0.05,
-            eval_every=50,
-            checkpoint_every=200,
-        )
-    )
+    training: TrainingConfig = classifying.QUICK
     comparison: Comparison = field(default_factory=lambda: Comparison(1, (1e-2,)))
     update: UpdateConfig = field(default_factory=UpdateConfig)
 
@@ -105,8 +96,7 @@ class Config:
         comparisons.check(self.training, self.comparison)
         if self.training.steps > EVALUATION:
             raise ValueError(f"training.steps: expected at most {EVALUATION}")
-        for arm in models.arms(self.model, self.against):
-            models.make_mixer(arm.model, self.data.length)
+        models.check(self.model, self.against, self.data.length)
 
 
 PRESETS = {
@@ -252,7 +242,8 @@ def make_task(config: Config) -> Task:
     (read, labels), (read_test, test_labels) = _sets(data)
     for some in (labels, test_labels):
         long_range.check_labels(some, data.classes, data.path or data.name)
-    x = packed([read(number) for number in range(min(len(labels), 1000))], data.length)
+    some = np.linspace(0, len(labels) - 1, min(len(labels), 1000)).astype(int)
+    x = packed([read(number) for number in some], data.length)
     scale = 1.0 / max(float(x.std()), 1e-8)
 
     def batch(read: Any, labels: np.ndarray, chosen: Any) -> dict[str, np.ndarray]:
