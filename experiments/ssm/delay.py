@@ -84,8 +84,10 @@ class Config:
 
 PRESETS = {
     "quick": Config(),
+    # A denominator for every channel: with one for all, as in the paper's configuration, one of
+    # three seeds stayed at an error of 0.009.
     "cpu": Config(
-        model=ModelConfig(channels=4, denominators=1, dt_min=2 / 128, dt_max=2 / 128),
+        model=ModelConfig(channels=4, dt_min=2 / 128, dt_max=2 / 128),
         against=("s4", "s4d"),
         sizes=(8, 16, 32, 64, 132),
         length=512,
