@@ -24,9 +24,10 @@ import optax
 
 import fourier_density
 from benchmarks.timing import fastest
-from experiments.fourier_density.measures import divergence, in_float64
+from experiments.fourier_density.measures import divergence
 from experiments.fourier_density.targets import TARGETS
 from fourier_density import PeriodicDensity
+from fourier_density.host import in_float64
 
 ORDERS = (13, 31, 512)
 

@@ -6,11 +6,14 @@ Su Jianlin's post https://kexue.fm/archives/10007.
 
 from fourier_density import (
     baselines,
+    coding,
+    entropy_model,
     factorisation,
     fitting,
     masses,
     sampling,
     series,
+    tables,
     transforms,
 )
 from fourier_density.density import PeriodicDensity
@@ -24,6 +27,8 @@ __all__ = [
     "RealLineDensity",
     "ReflectedDensity",
     "baselines",
+    "coding",
+    "entropy_model",
     "factorisation",
     "fit",
     "fit_weights",
@@ -31,5 +36,6 @@ __all__ = [
     "masses",
     "sampling",
     "series",
+    "tables",
     "transforms",
 ]

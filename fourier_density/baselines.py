@@ -167,6 +167,15 @@ class DeepFactorized:
         f, slope = jax.jvp(self.logit, (x,), (jnp.ones_like(x),))
         return jnp.log(slope) + jax.nn.log_sigmoid(f) + jax.nn.log_sigmoid(-f)
 
+    def log_interval_prob(self, lower: Array, upper: Array) -> Array:
+        """Log P(lower <= X <= upper), from the tail nearer to the interval.
+
+        With f <= g the logits at the ends: log(sigmoid(g) - sigmoid(f)) is
+        log(1 - exp(f - g)) + log sigmoid(g) + log sigmoid(-f).
+        """
+        f, g = self.logit(lower), self.logit(upper)
+        return jnp.log(-jnp.expm1(f - g)) + jax.nn.log_sigmoid(g) + jax.nn.log_sigmoid(-f)
+
     @property
     def parameters(self) -> int:
         """Number of parameters."""

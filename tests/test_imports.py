@@ -12,6 +12,7 @@ THEORY = ("fourier_density", "attention", "ssm", "diffusion")
 PRESENT = [name for name in THEORY if (ROOT / name).is_dir()]
 LAZY = {
     "plotting.py": {"matplotlib"},
+    "coding.py": {"constriction"},
     "diffusers_unet.py": {"safetensors"},
     "tensor_files.py": {"safetensors"},
     "checkpoints.py": {"safetensors"},

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.fourier_density.measures import in_float64, shapes
+from experiments.fourier_density.measures import shapes
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import below
 from experiments.harness.run import Record, Run
 from fourier_density import PeriodicDensity, RealLineDensity
+from fourier_density.host import in_float64
 
 
 @dataclass(frozen=True)

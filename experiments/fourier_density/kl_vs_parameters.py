@@ -18,13 +18,14 @@ import optax
 from scipy import stats
 
 import fourier_density
-from experiments.fourier_density.measures import divergence, in_float64
+from experiments.fourier_density.measures import divergence
 from experiments.fourier_density.targets import TARGETS, Target
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from fourier_density import baselines, likelihood
+from fourier_density.host import in_float64
 
 METHODS = {
     "fourier": "Fourier density",

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 import fourier_density
-from experiments.fourier_density.measures import divergence, in_float64, shapes
+from experiments.fourier_density.measures import divergence, shapes
 from experiments.fourier_density.targets import TARGETS
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
+from fourier_density.host import in_float64
 
 SHOWN = (8, 13, 32)  # orders whose fit is drawn
 GRID = np.linspace(-1, 1, 513)  # where densities are drawn

@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import fourier_density
-from experiments.fourier_density.measures import divergence, in_float64
+from experiments.fourier_density.measures import divergence
 from experiments.fourier_density.targets import LINE_TARGETS, line_quadrature
 from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from fourier_density import baselines
+from fourier_density.host import in_float64
 
 GRID = 401  # points of the curves drawn
 

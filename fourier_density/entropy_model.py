@@ -1,0 +1,103 @@
+"""Densities as entropy models: bits of quantised values, and of noisy ones in training.
+
+Notation
+    y        a latent value, with density p
+    step     width of a bin, 1 by default
+    u        uniform noise in [-step/2, step/2)
+    s_alpha  soft rounding; the identity for alpha = 0, rounding for alpha to infinity
+
+Rounding has no gradient. Learned compression therefore trains on y + u, whose density at v is the
+mass of a bin around v: with it, bits of noisy values and of rounded ones are one function
+
+    bits(v) = -log2 P(v - step/2 <= Y <= v + step/2)
+
+Noise is not what coding does, and the two come together by soft rounding before the noise,
+v = s_alpha(y) + u, with the mass between s_alpha^{-1}(v - 1/2) and s_alpha^{-1}(v + 1/2).
+
+Densities are anything with `log_interval_prob(lower, upper)`: those of this package, and
+`baselines.DeepFactorized`.
+
+Source: Balle, Laparra, Simoncelli (arXiv 1611.01704), section 2, for the noise; Agustsson, Theis,
+"Universally Quantized Neural Compression" (arXiv 2006.09952), section 4, for soft rounding.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+LEAST_ALPHA = 0.01  # below it s_alpha differs from the identity by less than 1e-6
+
+
+def log_bin_prob(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array:
+    """Log probability in nats of the bin around v; also the log-density of y + u times `step`.
+
+    Args:
+        density: of y, batched as v is.
+        v: noisy, softly rounded and noisy, or rounded values.
+        step: width of the bins.
+        alpha: of the soft rounding that came before the noise; None for none.
+    """
+    v, half = jnp.asarray(v, jnp.result_type(float)), 0.5 * step
+    lower, upper = v - half, v + half
+    if alpha is not None:
+        lower, upper = (step * soft_round_inverse(end / step, alpha) for end in (lower, upper))
+    return density.log_interval_prob(lower, upper)
+
+
+def bits(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array:
+    """-log2 of the probability of the bin around v. Arguments as `log_bin_prob`."""
+    return -log_bin_prob(density, v, step=step, alpha=alpha) / np.log(2.0)
+
+
+def add_noise(key: Key[Array, ""], y: Array, *, step: float = 1.0, alpha: Any = None) -> Array:
+    """s_alpha(y) + u: what stands for the rounded value in training."""
+    if alpha is not None:
+        y = step * soft_round(y / step, alpha)
+    return y + step * jax.random.uniform(key, y.shape, y.dtype, -0.5, 0.5)
+
+
+def quantise(y: Array, *, step: float = 1.0, offset: Any = 0.0) -> Array:
+    """The middle offset + k step, k an integer, of the bin that y is in."""
+    return offset + step * jnp.round((y - offset) / step)
+
+
+def soft_round(y: Array, alpha: Any) -> Array:
+    """s_alpha(y) = floor(y) + 1/2 + tanh(alpha r) / (2 tanh(alpha / 2)), r = y - floor(y) - 1/2.
+
+    Args:
+        y: any shape.
+        alpha: sharpness >= 0, broadcast against y.
+    """
+    sharp, alpha = _sharp(alpha)
+    middle = jnp.floor(y) + 0.5
+    rounded = middle + 0.5 * jnp.tanh(alpha * (y - middle)) / jnp.tanh(0.5 * alpha)
+    return jnp.where(sharp, rounded, y)
+
+
+def soft_round_inverse(v: Array, alpha: Any) -> Array:
+    """The y with s_alpha(y) = v."""
+    sharp, alpha = _sharp(alpha)
+    middle = jnp.floor(v) + 0.5
+    # At whole numbers the argument is -tanh(alpha / 2), which rounds to -1 for large alpha.
+    most = 1.0 - jnp.finfo(v.dtype).eps
+    slope = jnp.clip(2.0 * jnp.tanh(0.5 * alpha) * (v - middle), -most, most)
+    r = jnp.clip(jnp.arctanh(slope) / alpha, -0.5, 0.5)
+    return jnp.where(sharp, middle + r, v)
+
+
+def soft_round_mean(v: Array, alpha: Any) -> Array:
+    """E[y | v = s_alpha(y) + u] for y uniform where it can be: s_alpha^{-1}(v - 1/2) + 1/2.
+
+    What a decoder reads in place of v, section 4.1 of Agustsson and Theis.
+    """
+    return soft_round_inverse(v - 0.5, alpha) + 0.5
+
+
+def _sharp(alpha: Any) -> tuple[Array, Array]:
+    """Where rounding is to be told from the identity, and a safe value of alpha elsewhere."""
+    alpha = jnp.asarray(alpha, jnp.result_type(float))
+    sharp = alpha > LEAST_ALPHA
+    return sharp, jnp.where(sharp, alpha, 1.0)
