@@ -259,7 +259,7 @@ def draw(record: Record):
         axis.plot([*speeds], [*speeds.values()], label=arm, **style)
     figures.logarithmic(axis, "x")
     axis.set(xlabel="context, tokens", ylabel="tokens/s", title="generation", ylim=(0, None))
-    axis.legend()
+    axis.legend(loc="center right", bbox_to_anchor=(1.0, 0.38))
     return figure
 
 
