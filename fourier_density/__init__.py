@@ -5,14 +5,18 @@ Su Jianlin's post https://kexue.fm/archives/10007.
 """
 
 from fourier_density import (
+    autoregressive,
     baselines,
     coding,
     entropy_model,
     factorisation,
     fitting,
+    heads,
     masses,
+    networks,
     sampling,
     series,
+    splines,
     tables,
     transforms,
 )
@@ -26,6 +30,7 @@ __all__ = [
     "PeriodicDensity",
     "RealLineDensity",
     "ReflectedDensity",
+    "autoregressive",
     "baselines",
     "coding",
     "entropy_model",
@@ -33,9 +38,12 @@ __all__ = [
     "fit",
     "fit_weights",
     "fitting",
+    "heads",
     "masses",
+    "networks",
     "sampling",
     "series",
+    "splines",
     "tables",
     "transforms",
 ]

@@ -31,7 +31,15 @@ from jaxtyping import Array, Key
 LEAST_ALPHA = 0.01  # below it s_alpha differs from the identity by less than 1e-6
 
 
-def log_bin_prob(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array:
+def log_bin_prob(
+    density: Any,
+    v: Any,
+    *,
+    step: float = 1.0,
+    alpha: Any = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Array:
     """Log probability in nats of the bin around v; also the log-density of y + u times `step`.
 
     Args:
@@ -39,11 +47,17 @@ def log_bin_prob(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) 
         v: noisy, softly rounded and noisy, or rounded values.
         step: width of the bins.
         alpha: of the soft rounding that came before the noise; None for none.
+        low, high: least and largest value there is, for data of few levels on the line: their bins
+            reach to infinity.
     """
     v, half = jnp.asarray(v, jnp.result_type(float)), 0.5 * step
     lower, upper = v - half, v + half
     if alpha is not None:
         lower, upper = (step * soft_round_inverse(end / step, alpha) for end in (lower, upper))
+    if low is not None:
+        lower = jnp.where(v <= low, -jnp.inf, lower)
+    if high is not None:
+        upper = jnp.where(v >= high, jnp.inf, upper)
     return density.log_interval_prob(lower, upper)
 
 

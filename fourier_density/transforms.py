@@ -201,8 +201,8 @@ class GaussianMixture:
     """A mixture of normal distributions.
 
     Attributes:
-        weights: [K], positive; they need not sum to one.
-        means, scales: [K], scales positive.
+        weights: [..., K], positive; they need not sum to one.
+        means, scales: [..., K], scales positive.
     """
 
     weights: Any
@@ -211,7 +211,7 @@ class GaussianMixture:
 
     def _log_sum(self, terms: Array) -> Array:
         weights = jnp.asarray(self.weights, terms.dtype)
-        return logsumexp(terms + jnp.log(weights / weights.sum()), axis=-1)
+        return logsumexp(terms + jnp.log(weights / weights.sum(-1, keepdims=True)), axis=-1)
 
     def _standard(self, u: Array) -> Array:
         u = jnp.asarray(u)[..., None]

@@ -1,0 +1,169 @@
+"""From the outputs of a network to conditional densities.
+
+A head turns numbers [..., outputs] into a batch of densities [...]. Zeros give the base of the
+head, so a network whose last layer starts at zero starts there.
+
+Notation
+    loc, scale  of the data, from which the heads start
+
+Source: arXiv 2402.15345, section 2; the way to many dimensions is that of
+https://kexue.fm/archives/10007:
+one conditional density after the other.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from scipy import special
+
+from fourier_density import transforms
+from fourier_density.density import PeriodicDensity
+from fourier_density.real_line import RealLineDensity
+from fourier_density.splines import Spline
+
+REACH = 8.0  # logarithms of scales stay within this of where they start
+
+
+@runtime_checkable
+class Head(Protocol):
+    """What makes densities of a network's outputs."""
+
+    @property
+    def outputs(self) -> int:
+        """Numbers for a density."""
+        ...
+
+    def density(self, raw: Array) -> Any:
+        """Densities of batch shape [...] from numbers [..., outputs]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fourier:
+    """Fourier basis densities: a_k from the network, and 1 added to a_0.
+
+    Attributes:
+        order: N >= 0.
+        support: "real", or "circle" for angles in units of pi.
+        base: of the real line, see `transforms`.
+        loc, scale: where location and scale start, on the real line.
+        floor: weight of the base itself, or on the circle of the uniform density.
+    """
+
+    order: int
+    support: str = "real"
+    base: Any = "normal"
+    loc: float = 0.0
+    scale: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self):
+        if self.order < 0:
+            raise ValueError(f"order: expected at least 0, got {self.order}")
+        if self.support not in ("real", "circle"):
+            raise ValueError(f"support: expected real or circle, got {self.support!r}")
+        _check_place(self.loc, self.scale)
+        transforms.named(self.base)
+
+    @property
+    def outputs(self) -> int:
+        """2 (N + 1), and two more on the line."""
+        return 2 * (self.order + 1) + (2 if self.support == "real" else 0)
+
+    def density(self, raw: Array) -> PeriodicDensity | RealLineDensity:
+        """See the class."""
+        re, im = (raw[..., part * (self.order + 1) :][..., : self.order + 1] for part in (0, 1))
+        a = jax.lax.complex(re.at[..., 0].add(1.0), im)
+        if self.support == "circle":
+            return PeriodicDensity(a, self.floor)
+        loc, scale = _place(raw[..., -2], raw[..., -1], self.loc, self.scale)
+        return RealLineDensity(a, loc, scale, self.base, self.floor)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Gaussian mixtures: K weights, means and scales.
+
+    Attributes:
+        components: K >= 1.
+        loc, scale: means start at normal quantiles of this location and scale.
+    """
+
+    components: int
+    loc: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.components < 1:
+            raise ValueError(f"components: expected at least 1, got {self.components}")
+        _check_place(self.loc, self.scale)
+
+    @property
+    def outputs(self) -> int:
+        """3 K."""
+        return 3 * self.components
+
+    def density(self, raw: Array) -> RealLineDensity:
+        """See the class."""
+        logits, means, scales = jnp.split(raw, 3, axis=-1)
+        levels = (np.arange(self.components) + 0.5) / self.components
+        start = jnp.asarray(special.ndtri(levels), raw.dtype)
+        sizes = jnp.exp(_bounded(scales)) / self.components**0.5
+        base = transforms.GaussianMixture(jax.nn.softmax(logits), start + means, sizes)
+        return _bare(base, self.loc, self.scale, raw)
+
+
+@dataclass(frozen=True)
+class SplineFlow:
+    """Normal distributions bent by a monotone spline, then moved and scaled.
+
+    Attributes:
+        bins: K >= 2.
+        bound: where the spline becomes the identity, in scales.
+        loc, scale: where location and scale start.
+    """
+
+    bins: int
+    bound: float = 4.0
+    loc: float = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.bins < 2 or not self.bound > 0:
+            raise ValueError(f"bins, bound: expected >= 2 and > 0, got {self.bins}, {self.bound}")
+        _check_place(self.loc, self.scale)
+
+    @property
+    def outputs(self) -> int:
+        """3 K + 1."""
+        return 3 * self.bins + 1
+
+    def density(self, raw: Array) -> RealLineDensity:
+        """See the class."""
+        k = self.bins
+        base = Spline(raw[..., :k], raw[..., k : 2 * k], raw[..., 2 * k : 3 * k - 1], self.bound)
+        loc, scale = _place(raw[..., -2], raw[..., -1], self.loc, self.scale)
+        return _bare(base, loc, scale, raw)
+
+
+def _bare(base: Any, loc: Any, scale: Any, raw: Array) -> RealLineDensity:
+    """The base itself as a density of the line."""
+    return RealLineDensity(jnp.ones((*raw.shape[:-1], 1), raw.dtype), loc, scale, base)
+
+
+def _place(shift: Array, stretch: Array, loc: float, scale: float) -> tuple[Array, Array]:
+    return loc + scale * shift, scale * jnp.exp(_bounded(stretch))
+
+
+def _bounded(stretch: Array) -> Array:
+    """The same near zero; never beyond REACH, so that no scale vanishes."""
+    return REACH * jnp.tanh(stretch / REACH)
+
+
+def _check_place(loc: float, scale: float) -> None:
+    if not (np.isfinite(loc) and np.isfinite(scale) and scale > 0):
+        raise ValueError(f"loc, scale: expected finite ones, scale > 0, got {loc}, {scale}")

@@ -1,0 +1,110 @@
+"""Monotone rational-quadratic splines: a normal distribution bent by one, to compare with.
+
+Notation
+    K        bins of [-bound, bound]; outside it the spline is the identity
+    x_k, z_k knots, K + 1 each, and d_k the slopes there; both end slopes are 1
+    theta    (u - x_k) / (x_{k+1} - x_k), where in its bin a point is
+    s_k      (z_{k+1} - z_k) / (x_{k+1} - x_k)
+
+Source: Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (arXiv 1906.04032), section
+3.1; the formulas are those of Gregory and Delbourgo.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr, ndtri
+from jaxtyping import Array
+
+from fourier_density import pytrees
+
+LEAST = 1e-3  # of the width and height of a bin, as parts of the whole, and of a slope
+
+
+@pytrees.dataclass
+class Spline:
+    """The distribution of u with g(u) normal, g a spline. A base of `transforms`.
+
+    Attributes:
+        widths, heights: logits of the bins' sizes, [..., K].
+        slopes: of the K - 1 inner knots before a softplus, [..., K - 1]; 0 stands for slope 1.
+        bound: where the identity begins.
+    """
+
+    widths: Any
+    heights: Any
+    slopes: Any
+    bound: float = pytrees.static(default=4.0)
+
+    def _knots(self) -> tuple[Array, Array, Array]:
+        """x, z and d, [..., K + 1] each."""
+        x, z = (_knots(logits, self.bound) for logits in (self.widths, self.heights))
+        shift = jnp.log(jnp.expm1(1.0 - LEAST))
+        inner = LEAST + jax.nn.softplus(self.slopes + shift)
+        one = jnp.ones((*inner.shape[:-1], 1), inner.dtype)
+        return x, z, jnp.concatenate([one, inner, one], axis=-1)
+
+    def _bin(self, knots: Array, at: Array) -> tuple[Array, ...]:
+        """Start and size in x and in z, and both slopes, of the bin that `at` is in."""
+        x, z, d = self._knots()
+        shape = jnp.broadcast_shapes(at.shape, x.shape[:-1])
+        inside = (at[..., None] >= knots[..., 1:-1]).astype(jnp.int32)
+        k = jnp.broadcast_to(jnp.sum(inside, axis=-1), shape)[..., None]
+
+        def take(values: Array) -> Array:
+            values = jnp.broadcast_to(values, (*shape, values.shape[-1]))
+            return jnp.take_along_axis(values, k, axis=-1)[..., 0]
+
+        sizes = (x[..., :-1], jnp.diff(x), z[..., :-1], jnp.diff(z), d[..., :-1], d[..., 1:])
+        return tuple(take(values) for values in sizes)
+
+    def forward(self, u: Array) -> tuple[Array, Array]:
+        """g(u), and log g'(u)."""
+        outside = jnp.abs(u) >= self.bound
+        inside = jnp.where(outside, 0.0, u)
+        x, width, z, height, d0, d1 = self._bin(self._knots()[0], inside)
+        theta = (inside - x) / width
+        mixed, s = theta * (1.0 - theta), height / width
+        below = s + (d1 + d0 - 2.0 * s) * mixed
+        value = z + height * (s * theta**2 + d0 * mixed) / below
+        above = d1 * theta**2 + 2.0 * s * mixed + d0 * (1.0 - theta) ** 2
+        log_slope = 2.0 * jnp.log(s) + jnp.log(above) - 2.0 * jnp.log(below)
+        return jnp.where(outside, u, value), jnp.where(outside, 0.0, log_slope)
+
+    def inverse(self, v: Array) -> Array:
+        """The u with g(u) = v."""
+        outside = jnp.abs(v) >= self.bound
+        inside = jnp.where(outside, 0.0, v)
+        x, width, z, height, d0, d1 = self._bin(self._knots()[1], inside)
+        y, s = inside - z, height / width
+        change = y * (d1 + d0 - 2.0 * s)
+        a, b, c = height * (s - d0) + change, height * d0 - change, -s * y
+        theta = 2.0 * c / (-b - jnp.sqrt(jnp.maximum(b**2 - 4.0 * a * c, 0.0)))
+        return jnp.where(outside, v, x + theta * width)
+
+    def log_prob(self, u: Array) -> Array:
+        """Log density of a standard normal at g(u), and log g'(u)."""
+        v, log_slope = self.forward(jnp.asarray(u))
+        return -0.5 * (v**2 + jnp.log(2.0 * jnp.pi)) + log_slope
+
+    def log_cdf(self, u: Array) -> Array:
+        """That of a normal distribution at g(u)."""
+        return log_ndtr(self.forward(jnp.asarray(u))[0])
+
+    def log_survival_function(self, u: Array) -> Array:
+        """That of a normal distribution at g(u)."""
+        return log_ndtr(-self.forward(jnp.asarray(u))[0])
+
+    def quantile(self, probability: Array) -> Array:
+        """The inverse spline of normal quantiles."""
+        return self.inverse(ndtri(probability))
+
+
+def _knots(logits: Any, bound: float) -> Array:
+    """Knots [..., K + 1] from -bound to bound."""
+    logits = jnp.asarray(logits)
+    size = LEAST + (1.0 - LEAST * logits.shape[-1]) * jax.nn.softmax(logits)
+    inner = jnp.cumsum(size, axis=-1)[..., :-1]
+    zero = jnp.zeros((*inner.shape[:-1], 1), inner.dtype)
+    return bound * (2.0 * jnp.concatenate([zero, inner, zero + 1.0], axis=-1) - 1.0)
