@@ -13,6 +13,7 @@ PRESENT = [name for name in THEORY if (ROOT / name).is_dir()]
 LAZY = {
     "plotting.py": {"matplotlib"},
     "coding.py": {"constriction"},
+    "interop.py": {"numpyro"},
     "diffusers_unet.py": {"safetensors"},
     "tensor_files.py": {"safetensors"},
     "checkpoints.py": {"safetensors"},
