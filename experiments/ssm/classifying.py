@@ -42,7 +42,7 @@ def draw(record: Record, title: str, chance: float | None = None):
         axis.axvline(chance, color="#999999", linewidth=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(xlabel="held-out accuracy, %", title=title, ylim=(len(arms) - 0.5, -0.5))
-    axis.set_xlim(right=min(axis.get_xlim()[1], 100.0))
+    axis.set_xlim(right=min(axis.get_xlim()[1], 100.6))  # a whole marker at 100 %
     _draw_curves(axes[0, 1], record, chance)
     return figure
 
