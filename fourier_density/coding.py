@@ -121,10 +121,9 @@ class Encoder:
     """
 
     def __init__(self):
-        import constriction
-
-        self._models = constriction.stream.model
-        self._coder = constriction.stream.queue.RangeEncoder()
+        stream = _stream()
+        self._models = stream.model
+        self._coder = stream.queue.RangeEncoder()
         self._escapes = bytearray()
 
     def write(self, symbols: np.ndarray, table: Table) -> None:
@@ -174,12 +173,11 @@ class Decoder:
     """
 
     def __init__(self, data: bytes, fingerprint: bytes, *, most: int = MOST_VALUES):
-        import constriction
-
         self.shape, words, self._escapes, self._expected = _unframed(data, fingerprint, most)
         self.bits = 32 * words.size
-        self._models = constriction.stream.model
-        self._coder = constriction.stream.queue.RangeDecoder(words)
+        stream = _stream()
+        self._models = stream.model
+        self._coder = stream.queue.RangeDecoder(words)
 
     def read(self, count: int, table: Table) -> np.ndarray:
         """Symbols int64 [count]."""
@@ -238,6 +236,14 @@ def _unframed(data: bytes, fingerprint: bytes, most: int) -> tuple[Any, ...]:
     coded = np.frombuffer(data, "<u4", words, end).astype(np.uint32)
     outside = np.frombuffer(data, "<i8", escapes, end + 4 * words).astype(np.int64)
     return tuple(shape), coded, outside, data[-2 * DIGEST : -DIGEST]
+
+
+def _stream() -> Any:
+    """The coders and their models: a compiled module, which says nothing of types."""
+    import constriction
+
+    module: Any = constriction
+    return module.stream
 
 
 def _model(models: Any, w: np.ndarray) -> Any:

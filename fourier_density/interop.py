@@ -36,7 +36,7 @@ def _adapter() -> type:
         """Forwards to the density."""
 
         pytree_data_fields = ("density",)
-        reparametrized_params = ("density",)
+        reparametrized_params = ["density"]  # noqa: RUF012
 
         def __init__(self, density: Any, *, validate_args: bool | None = None):
             self.density = density
@@ -54,7 +54,8 @@ def _adapter() -> type:
             return self.density.sample(seed=key, sample_shape=sample_shape)
 
         @validate_sample
-        def log_prob(self, value: Any) -> Any:
+        def log_prob(self, value: Any, intermediates: Any = None) -> Any:
+            del intermediates
             return self.density.log_prob(value)
 
         def cdf(self, value: Any) -> Any:
