@@ -72,6 +72,13 @@ def build() -> Parser:
     one.add_argument("--chunk", type=int, help="tokens of a prompt that are read at once")
     one.add_argument("--dtype", help="of the weights; that of the file by default")
     one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="of config.json")
+    one = add("compress", "compress a file of floats to a given step")
+    one.add_argument("file", type=Path, help=".npy, or text with numbers between white space")
+    one.add_argument("--step", type=float, help="default: 1/256 of the interquartile range")
+    one.add_argument("--output", type=Path, help="default: FILE.fbd")
+    one = add("restore", "restore a file that compress has made")
+    one.add_argument("file", type=Path)
+    one.add_argument("--output", type=Path, help="default: FILE.restored.npy or .txt")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     one.add_argument("--output", type=Path, default=Path("comparison.png"))
@@ -123,6 +130,10 @@ def dispatch(arguments: Sequence[str]) -> None:
             commands.show_costs(options.name, rest)
         case "generate":
             commands.generate(options)
+        case "compress":
+            commands.compress(options.file, options.output, options.step)
+        case "restore":
+            commands.restore(options.file, options.output)
         case "compare":
             commands.compare(options.runs, options.output)
         case "new":

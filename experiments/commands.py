@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments import catalog, costs, writing
+from experiments import archive, catalog, costs, writing
 from experiments.harness import config as configs
 from experiments.harness import datasets, estimate, figures, ledger
 from experiments.harness import run as runs
@@ -249,6 +249,23 @@ def generate(options: Any) -> None:
     names = ("temperature", "top_k", "top_p", "min_p", "chunk", "seed")
     rest = {name: getattr(options, name) for name in names}
     writing.continue_texts(checkpoint, prompts, writing.Options(options.max_new_tokens, **rest))
+
+
+def compress(source: Path, target: Path | None, step: float | None) -> None:
+    """Compress a file of floats, and say what became of it."""
+    target = target or source.with_name(source.name + archive.SUFFIX)
+    found = archive.compress(source, target, step)
+    print(
+        f"{source}: {found.values} values, {found.before} bytes -> {target}: {found.after} bytes, "
+        f"{8 * found.after / found.values:.3f} bits a value (the model's rate is "
+        f"{found.bits / found.values:.3f}), within {found.error:.3g} at steps of {found.step:.3g}"
+    )
+
+
+def restore(source: Path, target: Path | None) -> None:
+    """Restore a file of floats."""
+    target = target or source.with_name(f"{source.name}.restored{archive.suffix_of(source)}")
+    print(f"{target}: {archive.restore(source, target)} values")
 
 
 def publish(directory: Path, results: Path) -> None:

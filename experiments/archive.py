@@ -1,0 +1,218 @@
+"""Files of floats, compressed to a given step by a density fitted to them, and restored.
+
+An archive holds the parameters of the density and a stream of `fourier_density.coding`; restoring
+builds the same table from the same parameters, and the stream knows whether it has. A digest of all
+this is last: an archive that was cut or changed is refused.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+import fourier_density
+from experiments.harness.errors import UsageError
+from fourier_density import RealLineDensity, coding, tables, transforms
+from fourier_density.tables import Table
+
+SUFFIX, MAGIC = ".fbd", b"FBDA\x01"
+DIGEST = 8  # bytes
+FITTED = 20_000  # values that the density is fitted to
+STEPS = 256  # of the interquartile range, unless a step is given
+
+
+class Archive(msgspec.Struct, forbid_unknown_fields=True):
+    """What a file holds behind its magic.
+
+    Attributes:
+        kind: "npy" or "text".
+        dtype: of the array, by NumPy's name.
+        centre, spread: values are centre + spread y, y with the density.
+        step: of the values.
+        parts: real and imaginary parts of the coefficients.
+        loc, scale, floor: of the density of y.
+        base: a name of `transforms`, or degrees of freedom of Student's distribution.
+        stream: of `coding`.
+    """
+
+    kind: str
+    dtype: str
+    centre: float
+    spread: float
+    step: float
+    parts: tuple[list[float], list[float]]
+    loc: float
+    scale: float
+    floor: float
+    base: str | float
+    stream: bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a file: number of values, bytes, and the rate of the model in bits."""
+
+    values: int
+    before: int
+    after: int
+    bits: float
+    order: int
+    step: float
+    error: float
+
+
+def compress(source: Path, target: Path, step: float | None = None) -> Report:
+    """Write an archive of a file of floats.
+
+    Args:
+        source: `.npy` of any shape, or text with numbers between white space.
+        target: of the archive.
+        step: values are restored within half of it; by default 1/256 of the interquartile range.
+
+    Raises:
+        UsageError: a file that is none of floats, has none or not finite ones; a step that is not
+            positive, or too small for the values; a target that exists.
+    """
+    values, kind = _read(source)
+    _refuse_existing(target)
+    y = values.astype(np.float64)
+    centre = float(np.median(y))
+    low, high = np.quantile(y, (0.25, 0.75))
+    spread = float(high - low) or float(y.std()) or 1.0
+    step = spread / STEPS if step is None else step
+    if not (np.isfinite(step) and step > 0):
+        raise UsageError(f"--step: expected a number > 0, got {step}")
+    standard = (y - centre) / spread
+    try:
+        archive = _fitted(standard.ravel(), kind, values.dtype.name, centre, spread, step)
+        table = _table(archive)
+        archive.stream = coding.compress(standard, table)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+    body = msgspec.msgpack.encode(archive)
+    data = MAGIC + body + _digest(body)
+    target.write_bytes(data)
+    symbols = table.quantise(standard)
+    error = np.abs(centre + spread * table.dequantise(symbols) - y).max()
+    bits = float(table.bits(symbols).sum() + 64 * np.sum(~table.contains(symbols)))
+    order = len(archive.parts[0]) - 1
+    size = source.stat().st_size
+    return Report(y.size, size, len(data), bits, order, step, float(error))
+
+
+def restore(source: Path, target: Path) -> int:
+    """Write the file that an archive was made of, its values within half a step; their number.
+
+    Raises:
+        UsageError: a file that is no archive, or damaged; a target that exists.
+    """
+    archive = _opened(source)
+    try:
+        standard = coding.decompress(archive.stream, _table(archive))
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+    values = archive.centre + archive.spread * standard
+    _refuse_existing(target)
+    if archive.kind == "npy":
+        with target.open("wb") as file:
+            np.save(file, values.astype(archive.dtype))
+    else:
+        np.savetxt(target, values.ravel(), fmt="%.17g")
+    return values.size
+
+
+def suffix_of(source: Path) -> str:
+    """Of the file that an archive restores.
+
+    Raises:
+        UsageError: as `restore`.
+    """
+    return ".npy" if _opened(source).kind == "npy" else ".txt"
+
+
+def _opened(source: Path) -> Archive:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{source}: {error.strerror}") from error
+    if not data.startswith(MAGIC):
+        raise UsageError(f"{source}: expected an archive of this command, version 1")
+    body = data[len(MAGIC) : -DIGEST]
+    if _digest(body) != data[-DIGEST:]:
+        raise UsageError(f"{source}: the archive was cut or changed")
+    try:
+        return msgspec.msgpack.decode(body, type=Archive)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def _digest(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=DIGEST).digest()
+
+
+def _read(source: Path) -> tuple[np.ndarray, str]:
+    try:
+        if source.suffix == ".npy":
+            values, kind = np.load(source, allow_pickle=False), "npy"
+        else:
+            values, kind = np.array(source.read_text().split(), np.float64), "text"
+    except OSError as error:
+        raise UsageError(f"{source}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{source}: expected floats, {error}") from error
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UsageError(f"{source}: expected floats, got {values.dtype}")
+    bad = int(np.sum(~np.isfinite(values)))
+    if values.size < 1 or bad:
+        raise UsageError(f"{source}: expected finite values, got {values.size} with {bad} not")
+    return values, kind
+
+
+def _fitted(
+    y: np.ndarray, kind: str, dtype: str, centre: float, spread: float, step: float
+) -> Archive:
+    """The archive without its stream."""
+    sample = np.random.default_rng(0).permutation(y)[:FITTED]
+    floor = min(1.0 / sample.size, 0.5)
+    if np.ptp(sample) > 0 and sample.size >= 10:
+        density = fourier_density.fit(sample, None, "real", floor=floor).density
+    else:  # hardly anything to fit to
+        density = RealLineDensity(np.ones(1), float(sample.mean()), 1.0, floor=floor)
+    a = np.asarray(density.coefficients)
+    base = density.base
+    names = [name for name, known in transforms.NAMED.items() if known == base]
+    return Archive(
+        kind,
+        dtype,
+        centre,
+        spread,
+        step,
+        (a.real.tolist(), a.imag.tolist()),
+        float(density.loc),
+        float(density.scale),
+        floor,
+        names[0] if names else base.df,
+        b"",
+    )
+
+
+def _table(archive: Archive) -> Table:
+    """Of the standardised values."""
+    re, im = (np.asarray(part, np.float32) for part in archive.parts)
+    base: Any = archive.base if isinstance(archive.base, str) else None
+    density = RealLineDensity(
+        re + 1j * im,
+        np.float32(archive.loc),
+        np.float32(archive.scale),
+        base or transforms.StudentT(float(archive.base)),
+        np.float32(archive.floor),
+    )
+    return tables.from_density(density, step=archive.step / archive.spread)
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise UsageError(f"{target}: exists; name another file by --output")

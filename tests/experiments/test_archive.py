@@ -1,0 +1,95 @@
+"""Files of floats to archives and back, by the command line."""
+
+import numpy as np
+import pytest
+
+from experiments import __main__ as command
+from experiments import archive
+
+
+def run(*arguments):
+    return command.main([str(argument) for argument in arguments])
+
+
+def heavy(count, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    return (
+        1e4
+        + np.where(rng.random(count) < 0.7, rng.normal(-2, 0.3, count), rng.standard_t(2, count))
+    ).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_array_comes_back_within_half_a_step(tmp_path, capsys, dtype):
+    values = heavy(3000, dtype).reshape(30, 100)
+    np.save(tmp_path / "values.npy", values)
+    assert run("compress", tmp_path / "values.npy", "--step", 0.02) == 0
+    said = capsys.readouterr().out
+    assert "3000 values" in said and "bits a value" in said
+    assert run("restore", tmp_path / "values.npy.fbd", "--output", tmp_path / "again.npy") == 0
+    again = np.load(tmp_path / "again.npy")
+    assert again.dtype == dtype and again.shape == (30, 100)
+    rounding = np.finfo(dtype).eps * 1e4
+    assert np.abs(again.astype(float) - values).max() <= 0.01 * (1 + 1e-9) + rounding
+    entropy_of_raw = 8 * values.itemsize
+    assert 8 * (tmp_path / "values.npy.fbd").stat().st_size < 0.5 * entropy_of_raw * values.size
+
+
+def test_text_and_the_default_step(tmp_path):
+    values = heavy(500)
+    (tmp_path / "v.txt").write_text(" ".join(map(repr, values.tolist())) + "\n")
+    report = archive.compress(tmp_path / "v.txt", tmp_path / "v.fbd")
+    low, high = np.quantile(values, (0.25, 0.75))
+    np.testing.assert_allclose(report.step, (high - low) / 256)
+    assert archive.restore(tmp_path / "v.fbd", tmp_path / "w.txt") == 500
+    again = np.loadtxt(tmp_path / "w.txt")
+    assert np.abs(again - values).max() <= report.step / 2 * (1 + 1e-6)
+    assert report.error <= report.step / 2 * (1 + 1e-6)
+    assert report.bits <= 8 * report.after <= report.bits + 8 * 800
+
+
+@pytest.mark.parametrize("values", [[3.5], [2.0] * 40, [0.0, 1.0], [1e300, -1e300, 0.0]])
+def test_odd_files(tmp_path, values):
+    np.save(tmp_path / "v.npy", np.array(values))
+    report = archive.compress(tmp_path / "v.npy", tmp_path / "v.fbd")
+    archive.restore(tmp_path / "v.fbd", tmp_path / "w.npy")
+    again = np.load(tmp_path / "w.npy")
+    assert np.abs(again - values).max() <= report.step / 2 * (1 + 1e-6)
+
+
+def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
+    np.save(tmp_path / "nan.npy", np.array([1.0, np.nan]))
+    np.save(tmp_path / "int.npy", np.arange(4))
+    np.save(tmp_path / "none.npy", np.zeros(0))
+    np.save(tmp_path / "good.npy", heavy(200))
+    (tmp_path / "words.txt").write_text("1.0 two")
+    for name, said in (
+        ("nan.npy", "finite values, got 2 with 1 not"),
+        ("int.npy", "expected floats"),
+        ("none.npy", "finite values, got 0"),
+        ("words.txt", "expected floats"),
+        ("missing.npy", "No such file"),
+    ):
+        assert run("compress", tmp_path / name) == 2
+        assert said in capsys.readouterr().err
+    assert run("compress", tmp_path / "good.npy", "--step", 0) == 2
+    assert "--step" in capsys.readouterr().err
+    assert run("compress", tmp_path / "good.npy", "--step", 1e-12) == 2
+    assert "step" in capsys.readouterr().err
+    assert run("compress", tmp_path / "good.npy") == 0
+    assert run("compress", tmp_path / "good.npy") == 2
+    assert "exists" in capsys.readouterr().err
+
+    data = (tmp_path / "good.npy.fbd").read_bytes()
+    for place in range(0, len(data), 7):
+        bad = bytearray(data)
+        bad[place] ^= 0x10
+        (tmp_path / "bad.fbd").write_bytes(bad)
+        (tmp_path / "out").unlink(missing_ok=True)
+        status = run("restore", tmp_path / "bad.fbd", "--output", tmp_path / "out")
+        if status == 0:  # a changed centre, step or type is not of the stream
+            pytest.fail(f"byte {place} of {len(data)} was changed and not noticed")
+    for size in (0, 3, 40, len(data) - 1):
+        (tmp_path / "bad.fbd").write_bytes(data[:size])
+        assert run("restore", tmp_path / "bad.fbd", "--output", tmp_path / "cut") == 2
+    assert "Traceback" not in capsys.readouterr().err
