@@ -190,7 +190,7 @@ def _fitted(
         centre,
         spread,
         step,
-        (a.real.tolist(), a.imag.tolist()),
+        (np.real(a).tolist(), np.imag(a).tolist()),
         float(density.loc),
         float(density.scale),
         floor,
