@@ -258,8 +258,8 @@ def compress(source: Path, target: Path | None, step: float | None) -> None:
     print(
         f"{source}: {found.values} values, {found.before} bytes -> {target}: {found.after} bytes, "
         f"{8 * found.after / found.values:.3f} bits a value (the model's rate is "
-        f"{found.bits / found.values:.3f}, its order {found.order}), within {found.error:.3g} at steps "
-        f"of {found.step:.3g}"
+        f"{found.bits / found.values:.3f}, its order {found.order}), within {found.error:.3g} "
+        f"at steps of {found.step:.3g}"
     )
 
 
