@@ -78,7 +78,7 @@ def build() -> Parser:
     one.add_argument("--output", type=Path, help="default: FILE.fbd")
     one = add("restore", "restore a file that compress has made")
     one.add_argument("file", type=Path)
-    one.add_argument("--output", type=Path, help="default: FILE.restored.npy or .txt")
+    one.add_argument("--output", type=Path, help="default: NAME.restored.npy or .txt")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     one.add_argument("--output", type=Path, default=Path("comparison.png"))

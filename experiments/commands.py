@@ -265,7 +265,8 @@ def compress(source: Path, target: Path | None, step: float | None) -> None:
 
 def restore(source: Path, target: Path | None) -> None:
     """Restore a file of floats."""
-    target = target or source.with_name(f"{source.name}.restored{archive.suffix_of(source)}")
+    name = Path(source.name.removesuffix(archive.SUFFIX)).stem
+    target = target or source.with_name(f"{name}.restored{archive.suffix_of(source)}")
     print(f"{target}: {archive.restore(source, target)} values")
 
 

@@ -77,6 +77,8 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
     assert run("compress", tmp_path / "good.npy", "--step", 1e-12) == 2
     assert "step" in capsys.readouterr().err
     assert run("compress", tmp_path / "good.npy") == 0
+    assert run("restore", tmp_path / "good.npy.fbd") == 0
+    assert np.load(tmp_path / "good.restored.npy").size == 200
     assert run("compress", tmp_path / "good.npy") == 2
     assert "exists" in capsys.readouterr().err
 
