@@ -50,7 +50,7 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
             tables than places.
     """
     values = np.asarray(values, np.float64)
-    columns = [table.quantise(column) for column, table in _columns(values, tables, values.shape)]
+    columns = [table.quantise(column) for column, table in _columns(values, tables)]
     return encode(_joined(columns, tables, values.shape), tables)
 
 
@@ -68,9 +68,7 @@ def decompress(
         StreamError: see above.
     """
     symbols = decode(data, tables, most=most)
-    columns = [
-        table.dequantise(column) for column, table in _columns(symbols, tables, symbols.shape)
-    ]
+    columns = [table.dequantise(column) for column, table in _columns(symbols, tables)]
     return _joined(columns, tables, symbols.shape)
 
 
@@ -85,7 +83,7 @@ def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
         raise ValueError(f"symbols: expected whole numbers, got {symbols.dtype}")
     symbols = symbols.astype(np.int64)
     encoder = Encoder()
-    for column, table in _columns(symbols, tables, symbols.shape):
+    for column, table in _columns(symbols, tables):
         encoder.write(column, table)
     return encoder.finish(symbols, fingerprint(tables))
 
@@ -265,9 +263,9 @@ def _checked_frequencies(w: Any, indices: Any = None) -> tuple[np.ndarray, np.nd
     return indices, w
 
 
-def _columns(values: np.ndarray, tables: Any, shape: tuple[int, ...]) -> list[Any]:
+def _columns(values: np.ndarray, tables: Any) -> list[Any]:
     """Pairs of values and their table."""
-    each = _split(tables, shape, ValueError)
+    each = _split(tables, values.shape, ValueError)
     if isinstance(tables, Table):
         return [(values, tables)]
     return [(values[..., i], table) for i, table in enumerate(each)]

@@ -17,8 +17,8 @@ v = s_alpha(y) + u, with the mass between s_alpha^{-1}(v - 1/2) and s_alpha^{-1}
 Densities are anything with `log_interval_prob(lower, upper)`: those of this package, and
 `baselines.DeepFactorized`.
 
-Source: Balle, Laparra, Simoncelli (arXiv 1611.01704), section 2, for the noise; Agustsson, Theis,
-"Universally Quantized Neural Compression" (arXiv 2006.09952), section 4, for soft rounding.
+Source: Balle, Laparra, Simoncelli (arXiv 1611.01704) for the noise; Agustsson, Theis, "Universally
+Quantized Neural Compression" (arXiv 2006.09952) for soft rounding.
 """
 
 from typing import Any
@@ -105,7 +105,7 @@ def soft_round_inverse(v: Array, alpha: Any) -> Array:
 def soft_round_mean(v: Array, alpha: Any) -> Array:
     """E[y | v = s_alpha(y) + u] for y uniform where it can be: s_alpha^{-1}(v - 1/2) + 1/2.
 
-    What a decoder reads in place of v, section 4.1 of Agustsson and Theis.
+    What a decoder reads in place of v, as Agustsson and Theis have it.
     """
     return soft_round_inverse(v - 0.5, alpha) + 0.5
 

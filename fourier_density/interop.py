@@ -67,9 +67,6 @@ def _adapter() -> type:
         def entropy(self) -> Any:
             return self.density.entropy()
 
-        def expand(self, batch_shape: Any) -> Any:
-            return super().expand(tuple(batch_shape))
-
         @property
         def mean(self) -> jax.Array:
             return self.density.mean()

@@ -11,7 +11,7 @@ Source: arXiv 2402.15345; for the Fourier head Gillman, Aggarwal, Freeman, Singh
 2410.22269).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,13 +81,15 @@ class FourierHead(nn.Module):
 
     categories: int
     order: int
-    values: Literal["mass", "centre"] = "mass"
+    values: str = "mass"
     floor: float = 1e-6
     init_scale: float = 0.01
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """[*B, m] of features [*B, F]."""
+        if self.values not in ("mass", "centre"):
+            raise ValueError(f"values: expected mass or centre, got {self.values!r}")
         if self.categories < 1 or self.order < 0 or not 0 <= self.floor < 1:
             raise ValueError(
                 "categories, order, floor: expected at least 1, 0 and in [0, 1), got "

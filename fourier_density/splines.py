@@ -6,8 +6,8 @@ Notation
     theta    (u - x_k) / (x_{k+1} - x_k), where in its bin a point is
     s_k      (z_{k+1} - z_k) / (x_{k+1} - x_k)
 
-Source: Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (arXiv 1906.04032), section
-3.1; the formulas are those of Gregory and Delbourgo.
+Source: Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (arXiv 1906.04032); the
+formulas are those of Gregory and Delbourgo.
 """
 
 from typing import Any

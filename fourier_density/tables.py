@@ -7,8 +7,8 @@ Notation
 
 An encoder and a decoder have to agree on every w_k to the last digit. Masses of bins are therefore
 computed in float64 on the CPU, and shared out in whole numbers. What another version of a library
-rounds differently can still move a frequency, in one of some million tables: `Table.fingerprint`
-tells, streams carry it, and `Table.to_bytes` keeps a table itself.
+rounds differently could still move a frequency: `Table.fingerprint` tells, streams carry it, and
+`Table.to_bytes` keeps a table itself.
 """
 
 import functools

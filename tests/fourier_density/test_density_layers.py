@@ -127,3 +127,5 @@ def test_bad_sizes_are_named():
             layers.FourierHead(*wrong).init(KEY, jnp.ones((1, 2)))
     with pytest.raises(ValueError, match="categories, order, floor"):
         layers.FourierHead(3, 1, floor=1.0).init(KEY, jnp.ones((1, 2)))
+    with pytest.raises(ValueError, match="values: expected mass or centre"):
+        layers.FourierHead(3, 1, "center").init(KEY, jnp.ones((1, 2)))

@@ -49,7 +49,7 @@ def test_bins_of_the_whole_line_add_up_to_one(x64):
 
 
 def soft(y, alpha):
-    """Equation 14 of Agustsson and Theis, in NumPy."""
+    """Soft rounding of Agustsson and Theis, in NumPy."""
     r = y - np.floor(y) - 0.5
     return np.floor(y) + 0.5 + np.tanh(alpha * r) / (2.0 * np.tanh(alpha / 2.0))
 
