@@ -323,6 +323,14 @@ def _certificate(
         column = np.real(column)
     if not np.all(np.isfinite(column)):
         return float("inf")
-    last = [order, order]
-    largest = scipy.linalg.eigvalsh(scipy.linalg.toeplitz(column), subset_by_index=last)[0]
+    largest = largest_eigenvalue(column)
     return float(max(0.0, np.log((1.0 - floor) * largest + floor * float(np.real(column[0])))))
+
+
+def largest_eigenvalue(column: np.ndarray) -> float:
+    """Of the Hermitian Toeplitz matrix with that first column.
+
+    All of them are computed: LAPACK's routines for a part of the spectrum fail on a matrix that is
+    the identity up to rounding, which is what a perfect fit gives.
+    """
+    return float(np.linalg.eigvalsh(scipy.linalg.toeplitz(column))[-1])

@@ -1,5 +1,6 @@
 """Set-up of the whole suite: CPU, compilation cache, run-time type checks, hypothesis."""
 
+import gc
 import importlib.metadata
 import os
 import sys
@@ -13,6 +14,7 @@ import jaxtyping
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+MOST_MAPS = 16_000
 # The packages of this checkout, and `reference`, whatever way pytest was started.
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
@@ -44,6 +46,20 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_maps():
+    """Drop compiled programs after a module when they are many.
+
+    Each takes some twenty memory maps, of which Linux grants a process 65 530 (vm.max_map_count):
+    beyond that allocations fail. They are loaded again from the cache of compilations.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
