@@ -14,7 +14,7 @@ import jaxtyping
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-MOST_MAPS = 16_000
+MOST_MAPS = 10_000
 # The packages of this checkout, and `reference`, whatever way pytest was started.
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
