@@ -18,6 +18,7 @@ from jax.scipy.special import log_ndtr, ndtri
 from jaxtyping import Array
 
 from fourier_density import pytrees
+from fourier_density.transforms import Normal, log_interval
 
 LEAST = 1e-3  # of the width and height of a bin, as parts of the whole, and of a slope
 
@@ -95,6 +96,10 @@ class Spline:
     def log_survival_function(self, u: Array) -> Array:
         """That of a normal distribution at g(u)."""
         return log_ndtr(-self.forward(jnp.asarray(u))[0])
+
+    def log_interval(self, lower: Array, upper: Array) -> Array:
+        """That of a normal distribution between g(lower) and g(upper)."""
+        return log_interval(Normal(), self.forward(lower)[0], self.forward(upper)[0])
 
     def quantile(self, probability: Array) -> Array:
         """The inverse spline of normal quantiles."""

@@ -230,6 +230,16 @@ class GaussianMixture:
         """Log-sum over the components."""
         return self._log_sum(log_ndtr(-self._standard(u)))
 
+    def log_interval(self, lower: Array, upper: Array) -> Array:
+        """Log-sum over the components, which may be narrower than the interval."""
+        return self._log_sum(log_interval(Normal(), self._ends(lower), self._ends(upper)))
+
+    def _ends(self, u: Array) -> Array:
+        """Standardised, without an infinity in the gradient of the scales."""
+        infinite = jnp.isinf(u)
+        inside = self._standard(jnp.where(infinite, 0.0, u))
+        return jnp.where(infinite[..., None], u[..., None], inside)
+
     def quantile(self, probability: Array) -> Array:
         """By Newton's method in asinh(u)."""
         return solve(self, probability)
@@ -275,6 +285,10 @@ class Mirrored:
     def log_survival_function(self, u: Array) -> Array:
         """The other tail of the base."""
         return self.base.log_cdf(-u)
+
+    def log_interval(self, lower: Array, upper: Array) -> Array:
+        """The same between the other ends of the base."""
+        return log_interval(self.base, -upper, -lower)
 
     def quantile(self, probability: Array) -> Array:
         """By Newton's method, to keep the digits of small probabilities."""
@@ -330,8 +344,12 @@ def log_interval(base: Base, lower: Array, upper: Array) -> Array:
     """log(B(upper) - B(lower)), with relative accuracy in both tails and for narrow intervals.
 
     From the tail nearer to the interval: log B(upper) + log(1 - B(lower) / B(upper)). Where the
-    ratio is close to one, Gauss-Legendre quadrature of b over the narrow interval.
+    ratio is close to one, Gauss-Legendre quadrature of b over the narrow interval. Bases that have
+    structure within it bring a `log_interval(lower, upper)` of their own.
     """
+    own = getattr(base, "log_interval", None)
+    if own is not None:
+        return own(lower, upper)
     left = lower + upper < 0
     (below_lower, above_lower), (below_upper, above_upper) = (
         log_tails(base, end) for end in (lower, upper)

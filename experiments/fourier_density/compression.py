@@ -211,7 +211,8 @@ def init(config: Config, arm: Arm, key: jax.Array) -> dict[str, Any]:
 def loss(config: Config, arm: Arm, params: Any, batch: Any, key: jax.Array) -> Any:
     """Bits + lambda squared error of noisy latents; means over the batch."""
     network = Transform(config.hidden)
-    y = entropy_model.add_noise(key, network.apply(params["analysis"], batch["x"]))
+    clean = jnp.asarray(network.apply(params["analysis"], batch["x"]))
+    y = entropy_model.add_noise(key, clean)
     prior = density(config, arm.prior, params["prior"])
     rate = entropy_model.bits(prior, y).sum(-1).mean()
     error = _error(network.apply(params["synthesis"], y), batch["x"])
@@ -228,7 +229,7 @@ def measure(config: Config, arm: Arm, x: jax.Array, params: Any) -> dict[str, fl
     @jax.jit
     def rounded(params: Any, x: jax.Array) -> Any:
         network, prior = Transform(config.hidden), density(config, arm.prior, params["prior"])
-        y = entropy_model.quantise(network.apply(params["analysis"], x))
+        y = entropy_model.quantise(jnp.asarray(network.apply(params["analysis"], x)))
         error = _error(network.apply(params["synthesis"], y), x)
         return y, entropy_model.bits(prior, y).sum(-1).mean(), error
 
@@ -311,8 +312,8 @@ def draw(record: Record):
         left.plot(bits, errors, label=prior, **style)
         if "deep" in record.config["priors"]:
             right.plot(weights, [100 * (v - 1) for v in _over_deep(record, prior)], **style)
-    ends = np.array(left.get_ylim())
-    errors = np.geomspace(*np.clip(ends, 1e-3, 3.0), 50)
+    low, high = np.clip(left.get_ylim(), 1e-3, 3.0)
+    errors = np.geomspace(low, high, 50)
     left.plot(shannon(errors), errors, color="#999999", linewidth=1.0, label="Shannon's bound")
     left.set(xlabel="bits a point, of streams", ylabel="squared error", title="banana")
     right.set(xlabel="$\\lambda$", ylabel="cost over the deep model's, %", title="cost")

@@ -160,7 +160,7 @@ def fourier_prior(these: Source, slope: float, first: np.ndarray, steps: int) ->
 
     found = scipy.optimize.minimize(
         lambda v: tuple(np.asarray(part, np.float64) for part in _descent(v, x, p, channel)),
-        np.concatenate([first.real, first.imag]),
+        np.concatenate([np.real(first), np.imag(first)]),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": steps, "maxfun": 2 * steps, "maxcor": 30, "ftol": 1e-13, "gtol": 1e-9},
@@ -246,7 +246,7 @@ def _priors(config: Config, these: Source, fitted: Any, bounds: list[float]) -> 
     for slope, bound in sorted(zip(config.slopes, bounds, strict=True), reverse=True):
         with jax.enable_x64(True):
             coefficients = fourier_prior(these, slope, coefficients, config.descent)
-            v = np.concatenate([coefficients.real, coefficients.imag])
+            v = np.concatenate([np.real(coefficients), np.imag(coefficients)])
             prior = np.asarray(_masses(jnp.asarray(v), jnp.asarray(these.x)))
         rate, error = rate_and_error(these, slope, prior)
         rows[slope] = {

@@ -77,6 +77,35 @@ def test_zeros_are_the_base(name, x64):
 
 
 @pytest.mark.parametrize("name", HEADS)
+def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(name, x64):
+    """Also from infinity on, and with finite gradients there."""
+    raw = 0.7 * jax.random.normal(jax.random.key(3), (4, 5, HEADS[name].outputs))
+    edges = np.array([-np.inf, -2.0, -0.3, 0.1, 1.7, np.inf])
+
+    def masses(raw):
+        return jnp.exp(HEADS[name].density(raw).log_interval_prob(edges[:-1], edges[1:]))
+
+    density = HEADS[name].density(raw)
+    inner = [density.cdf(np.full(5, edge)) for edge in edges[1:-1]]
+    below = np.stack([np.zeros((4, 5)), *inner, np.ones((4, 5))])
+    expected = np.diff(below, axis=0)[np.arange(5), :, np.arange(5)].T
+    np.testing.assert_allclose(masses(raw), expected, atol=1e-12)
+    assert np.isfinite(jax.grad(lambda raw: jnp.log(masses(raw)).sum())(raw)).all()
+
+
+def test_a_component_within_an_interval_counts_in_full(x64):
+    density = heads.Mixture(2, loc=0.0, scale=1.0).density(jnp.array([0.0, -4.0, 0, 0, 0, -9.0]))
+    base = density.base
+    expected = sum(
+        w * np.diff(stats.norm.cdf([0.2, 1.5], m, s))[0]
+        for w, m, s in zip(
+            jax.nn.softmax(jnp.array([0, -4.0])), base.means, base.scales, strict=True
+        )
+    )
+    np.testing.assert_allclose(density.log_interval_prob(0.2, 1.5), np.log(expected), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_densities_of_a_head_have_integral_one_and_a_distribution_function(name, x64):
     head = HEADS[name]
     raw = jax.random.normal(jax.random.key(3), (2, head.outputs))
