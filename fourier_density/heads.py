@@ -49,8 +49,9 @@ class Fourier:
     Attributes:
         order: N >= 0.
         support: "real", or "circle" for angles in units of pi.
-        base: of the real line, see `transforms`.
-        loc, scale: where location and scale start, on the real line.
+        base: of the real line: one of `transforms`, or a head of it, whose density the series then
+            corrects. Where few coefficients would not resolve what is narrow, a mixture does.
+        loc, scale: where location and scale start, on the real line; of the base if that is a head.
         floor: weight of the base itself, or on the circle of the uniform density.
     """
 
@@ -67,12 +68,18 @@ class Fourier:
         if self.support not in ("real", "circle"):
             raise ValueError(f"support: expected real or circle, got {self.support!r}")
         _check_place(self.loc, self.scale)
-        transforms.named(self.base)
+        if not isinstance(self.base, Mixture | SplineFlow):
+            transforms.named(self.base)
+        elif self.support == "circle" or (self.loc, self.scale) != (0.0, 1.0):
+            raise ValueError(
+                "base: expected a head with support real, and loc and scale to be given to it"
+            )
 
     @property
     def outputs(self) -> int:
-        """2 (N + 1), and two more on the line."""
-        return 2 * (self.order + 1) + (2 if self.support == "real" else 0)
+        """2 (N + 1), and on the line two more, or those of the base."""
+        inner = self.base.outputs if isinstance(self.base, Mixture | SplineFlow) else 2
+        return 2 * (self.order + 1) + (inner if self.support == "real" else 0)
 
     def density(self, raw: Array) -> PeriodicDensity | RealLineDensity:
         """See the class."""
@@ -80,6 +87,9 @@ class Fourier:
         a = jax.lax.complex(re.at[..., 0].add(1.0), im)
         if self.support == "circle":
             return PeriodicDensity(a, self.floor)
+        if isinstance(self.base, Mixture | SplineFlow):
+            inner = self.base.density(raw[..., 2 * (self.order + 1) :])
+            return RealLineDensity(a, inner.loc, inner.scale, inner.base, self.floor)
         loc, scale = _place(raw[..., -2], raw[..., -1], self.loc, self.scale)
         return RealLineDensity(a, loc, scale, self.base, self.floor)
 

@@ -17,6 +17,7 @@ HEADS = {
     "tanh": heads.Fourier(2, base="tanh", floor=0.1),
     "mixture": heads.Mixture(3, loc=0.4, scale=1.5),
     "spline": heads.SplineFlow(4, loc=0.4, scale=1.5),
+    "corrected": heads.Fourier(2, base=heads.Mixture(3, loc=0.4, scale=1.5)),
 }
 
 
@@ -66,7 +67,7 @@ def test_a_window_sees_the_pixels_around_and_above():
 def test_zeros_are_the_base(name, x64):
     head, y = HEADS[name], np.linspace(-4, 4, 9)
     found = np.asarray(head.density(jnp.zeros(head.outputs)).log_prob(y))
-    if name == "mixture":
+    if name in ("mixture", "corrected"):
         means = 0.4 + 1.5 * stats.norm.ppf([1 / 6, 0.5, 5 / 6])
         expected = np.log(stats.norm.pdf(y[:, None], means, 1.5 / 3**0.5).mean(1))
     elif name == "tanh":
@@ -262,6 +263,8 @@ def test_dropout_needs_a_key():
         ("base", lambda: heads.Fourier(1, base="cauchy")),
         ("components", lambda: heads.Mixture(0)),
         ("bins", lambda: heads.SplineFlow(1)),
+        ("support real", lambda: heads.Fourier(2, "circle", heads.Mixture(2))),
+        ("given to it", lambda: heads.Fourier(2, base=heads.Mixture(2), scale=2.0)),
         ("loc, scale", lambda: heads.Mixture(2, scale=0.0)),
         (
             "network: expected 10 outputs, got 9",
