@@ -1,5 +1,6 @@
 """Set-up of the whole suite: CPU, compilation cache, run-time type checks, hypothesis."""
 
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -49,17 +50,21 @@ hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def few_maps():
-    """Drop compiled programs after a module when they are many.
+def little_memory():
+    """Give memory back after a module; drop compiled programs when they are many.
 
-    Each takes some twenty memory maps, of which Linux grants a process 65 530 (vm.max_map_count):
-    beyond that allocations fail. They are loaded again from the cache of compilations.
+    Each program takes some twenty memory maps, of which Linux grants a process 65 530
+    (vm.max_map_count); the cache of compilations has it when it is needed again. What compilers
+    free stays with glibc's allocator, gigabytes of it, until it is asked to return it.
     """
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @pytest.fixture
