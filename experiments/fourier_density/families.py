@@ -1,0 +1,68 @@
+"""Heads of one size and the networks before them, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.fourier_density.points import DIGITS
+from fourier_density import autoregressive, heads, networks
+
+Name = Literal["fourier", "corrected", "mixture", "spline"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of all models.
+
+    Attributes:
+        order, base: of the Fourier head.
+        corrected: bins of a spline, and the order of the series that corrects it.
+        components, bins: of mixture and spline.
+        scale: at which heads start.
+        hidden, layers: of the network, masked for the plane, a window for digits.
+        frequencies: of the coordinates, features of the masked network.
+        dropout: of its residual blocks.
+    """
+
+    order: int = 4
+    base: str = "normal"
+    corrected: tuple[int, int] = (2, 1)
+    components: int = 4
+    bins: int = 4
+    scale: float = 1.0
+    hidden: int = 16
+    layers: int = 1
+    frequencies: int = 2
+    dropout: float = 0.0
+
+
+def head(config: ModelConfig, name: Name) -> heads.Head:
+    """The head of that name.
+
+    Raises:
+        ValueError: sizes out of range.
+    """
+    scale, (bins, order) = config.scale, config.corrected
+    make: dict[Name, Callable[[], heads.Head]] = {
+        "fourier": lambda: heads.Fourier(config.order, base=config.base, scale=scale),
+        "corrected": lambda: heads.Fourier(order, base=heads.SplineFlow(bins, scale=scale)),
+        "mixture": lambda: heads.Mixture(config.components, scale=scale),
+        "spline": lambda: heads.SplineFlow(config.bins, scale=scale),
+    }
+    return make[name]()
+
+
+def model(config: ModelConfig, source: str, name: Name) -> autoregressive.Model:
+    """A density: with a masked network for points of the plane, a window of pixels for digits.
+
+    Raises:
+        ValueError: sizes out of range.
+    """
+    one = head(config, name)
+    sizes: Any = {"hidden": config.hidden, "layers": config.layers, "dropout": config.dropout}
+    if source == DIGITS:
+        network = networks.window_mlp((8, 8), one.outputs, **sizes)
+    else:
+        features = networks.waves(config.frequencies)
+        network = networks.masked_mlp(2, one.outputs, features=features, **sizes)
+    return autoregressive.model(network, one)
