@@ -12,7 +12,8 @@ more structure than that, should be left to the corrected spline.
 """
 
 import functools
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -319,19 +320,28 @@ def describe(config: Config) -> dict[str, str]:
 
 
 def programs(config: Config) -> dict[str, Program]:
-    """The training step of every arm."""
-    found = {}
-    for arm in all_arms(config):
-        each = problem(config, arm, config.training)
-        width = 64 if arm.source == DIGITS else 2
-        batch = {"x": jax.ShapeDtypeStruct((config.training.batch_size, width), jnp.float32)}
-        found[arm.name] = comparisons.program(each, config.training, config.comparison, batch)
+    """The training step of every head, the same for all laws of the plane."""
+    found, size = {}, config.training.batch_size
+    for width, sources in ((2, _plane(config.sources)), (64, _images(config.sources))):
+        batch = {"x": jax.ShapeDtypeStruct((size, width), jnp.float32)}
+        for arm in [Arm(source, name) for source in sources[:1] for name in config.heads]:
+            each = problem(config, arm, config.training)
+            step = comparisons.program(each, config.training, config.comparison, batch)
+            found[arm.name] = replace(step, calls=step.calls * len(sources))
     return found
+
+
+def _plane(sources: Sequence[str]) -> list[str]:
+    return [source for source in sources if source != DIGITS]
+
+
+def _images(sources: Sequence[str]) -> list[str]:
+    return [source for source in sources if source == DIGITS]
 
 
 def _behind(record: Record, name: str) -> float | None:
     """Nats behind the best mixture or spline, the largest of all laws of the plane."""
-    sources = [source for source in record.config["sources"] if source != DIGITS]
+    sources = _plane(record.config["sources"])
     others = [other for other in ("mixture", "spline") if other in record.config["heads"]]
     if not sources or not others or name not in record.config["heads"]:
         return None

@@ -15,7 +15,7 @@ probabilities are masses of bins, where it takes densities at the middles, made 
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -316,9 +316,12 @@ def programs(config: Config) -> dict[str, Program]:
         "x": jax.ShapeDtypeStruct((size, 2), jnp.float32),
         "z": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
-    for arm in all_arms(config):
-        each = problem(config, arm, config.training)
-        found[arm.name] = comparisons.program(each, config.training, config.comparison, batch)
+    for order in (0, *config.orders):
+        each = problem(config, Arm(config.laws[0], order), config.training)
+        step = comparisons.program(each, config.training, config.comparison, batch)
+        found[f"N = {order}" if order else "dense"] = replace(
+            step, calls=step.calls * len(config.laws)
+        )
     return found
 
 
