@@ -23,7 +23,7 @@ from scipy import special
 from fourier_density import transforms
 from fourier_density.density import PeriodicDensity
 from fourier_density.real_line import RealLineDensity
-from fourier_density.splines import Spline
+from fourier_density.splines import MOST_BINS, Spline
 
 REACH = 8.0  # logarithms of scales stay within this of where they start
 
@@ -49,8 +49,8 @@ class Fourier:
     Attributes:
         order: N >= 0.
         support: "real", or "circle" for angles in units of pi.
-        base: of the real line: one of `transforms`, or a head of it, whose density the series then
-            corrects. Where few coefficients would not resolve what is narrow, a mixture does.
+        base: of the real line: one of `transforms`, or a `Mixture` or `SplineFlow`, which the
+            series then corrects.
         loc, scale: where location and scale start, on the real line; of the base if that is a head.
         floor: weight of the base itself, or on the circle of the uniform density.
     """
@@ -123,7 +123,9 @@ class Mixture:
         levels = (np.arange(self.components) + 0.5) / self.components
         start = jnp.asarray(special.ndtri(levels), raw.dtype)
         sizes = jnp.exp(_bounded(scales)) / self.components**0.5
-        base = transforms.GaussianMixture(jax.nn.softmax(logits), start + means, sizes)
+        # Weights may underflow, their logarithms have gradients all the same.
+        weights = jax.nn.softmax(logits) + jnp.finfo(raw.dtype).tiny
+        base = transforms.GaussianMixture(weights, start + means, sizes)
         return _bare(base, self.loc, self.scale, raw)
 
 
@@ -143,8 +145,11 @@ class SplineFlow:
     scale: float = 1.0
 
     def __post_init__(self):
-        if self.bins < 2 or not self.bound > 0:
-            raise ValueError(f"bins, bound: expected >= 2 and > 0, got {self.bins}, {self.bound}")
+        if not 2 <= self.bins <= MOST_BINS or not 0 < self.bound < np.inf:
+            raise ValueError(
+                f"bins, bound: expected 2 to {MOST_BINS} and a finite number > 0, got {self.bins}, "
+                f"{self.bound}"
+            )
         _check_place(self.loc, self.scale)
 
     @property

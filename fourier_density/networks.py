@@ -90,17 +90,19 @@ def masked_mlp(
         blocks = jax.vmap(lambda k: _block(k, hidden))(jax.random.split(keys[1], layers))
         return {
             "into": jax.random.normal(keys[0], into.shape) / np.sqrt(max(into.sum(0).mean(), 1.0)),
-            "bias": jnp.zeros(hidden),
+            "input_bias": jnp.zeros(hidden),
             "blocks": blocks,
             "out": jnp.zeros((hidden, dimensions, outputs)),
-            "last": jnp.zeros((dimensions, outputs)),
+            "output_bias": jnp.zeros((dimensions, outputs)),
         }
 
     def apply(params: Params, x: Array, key: Any = None) -> Array:
         seen = features(x).reshape(*x.shape[:-1], dimensions * wide)
-        h = seen @ (params["into"] * into) + params["bias"]
+        h = seen @ (params["into"] * into) + params["input_bias"]
         h = _residual(params["blocks"], h, inner, dropout, key)
-        return jnp.einsum("...h,hdp->...dp", h, params["out"] * out[..., None]) + params["last"]
+        return (
+            jnp.einsum("...h,hdp->...dp", h, params["out"] * out[..., None]) + params["output_bias"]
+        )
 
     return Network(dimensions, outputs, init, apply)
 
@@ -138,17 +140,17 @@ def window_mlp(
         blocks = jax.vmap(lambda k: _block(k, hidden))(jax.random.split(keys[1], layers))
         return {
             "into": jax.random.normal(keys[0], (len(near), hidden)) / np.sqrt(len(near)),
-            "place": 0.02 * jax.random.normal(keys[2], (height * width, hidden)),
+            "input_bias": 0.02 * jax.random.normal(keys[2], (height * width, hidden)),
             "blocks": blocks,
             "out": jnp.zeros((hidden, outputs)),
-            "last": jnp.zeros((height * width, outputs)),
+            "output_bias": jnp.zeros((height * width, outputs)),
         }
 
     def apply(params: Params, x: Array, key: Any = None) -> Array:
         seen = jnp.where(inside, x[..., index], 0.0)  # [..., D, len(near)]
-        h = seen @ params["into"] + params["place"]
+        h = seen @ params["into"] + params["input_bias"]
         h = _residual(params["blocks"], h, everything, dropout, key)
-        return h @ params["out"] + params["last"]
+        return h @ params["out"] + params["output_bias"]
 
     return Network(height * width, outputs, init, apply)
 
@@ -168,7 +170,7 @@ def _block(key: Key[Array, ""], hidden: int) -> Params:
     keys = jax.random.split(key, 2)
     up = jax.random.normal(keys[0], (hidden, hidden)) / np.sqrt(hidden)
     down = 0.1 * jax.random.normal(keys[1], (hidden, hidden)) / np.sqrt(hidden)
-    return {"up": up, "down": down, "bias": jnp.zeros(hidden)}
+    return {"up": up, "down": down, "inner_bias": jnp.zeros(hidden)}
 
 
 def _residual(blocks: Params, h: Array, mask: np.ndarray, dropout: float, key: Any) -> Array:
@@ -176,11 +178,11 @@ def _residual(blocks: Params, h: Array, mask: np.ndarray, dropout: float, key: A
 
     There is no norm over hidden units: those of a masked network see different coordinates.
     """
-    count = blocks["bias"].shape[0]
+    count = blocks["inner_bias"].shape[0]
 
     def body(h: Array, block: Any) -> tuple[Array, None]:
         weights, number = block
-        inner = jax.nn.gelu(h @ (weights["up"] * mask) + weights["bias"])
+        inner = jax.nn.gelu(h @ (weights["up"] * mask) + weights["inner_bias"])
         if key is not None and dropout:
             keep = jax.random.bernoulli(jax.random.fold_in(key, number), 1 - dropout, inner.shape)
             inner = jnp.where(keep, inner / (1.0 - dropout), 0.0)

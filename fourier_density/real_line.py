@@ -180,6 +180,12 @@ class RealLineDensity:
         u = self._standardise(y)
         return _smaller(self._log_tail(u, -1.0), self._log_tail(u, 1.0))
 
+    def _width(self, lower: Any, upper: Any) -> Array:
+        """Of an interval, in scales, with all its digits; of one without end, those of length 1."""
+        lower, upper = (jnp.asarray(end, self.loc.dtype) for end in (lower, upper))
+        infinite = jnp.isinf(lower) | jnp.isinf(upper)
+        return jnp.where(infinite, 1.0, upper - lower) / self._positive_scale()
+
     def _log_tail(self, u: Array, side: float) -> Array:
         """Log mass beyond u on the lower (side 1) or upper (-1) side."""
         log_mass = transforms.log_tails(self.base, u)[0 if side > 0 else 1]
@@ -201,7 +207,7 @@ class RealLineDensity:
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= Y <= upper) in nats; relative accuracy in the tails. NaN if reversed."""
         u, w = self._standardise(lower), self._standardise(upper)
-        log_mass = transforms.log_interval(self.base, u, w)
+        log_mass = transforms.log_interval(self.base, u, w, self._width(lower, upper))
         # The middle of [v(u), v(w)], as a distance from the end nearer to it.
         left = u + w < 0
         tails = transforms.log_tails(self.base, u), transforms.log_tails(self.base, w)

@@ -18,9 +18,10 @@ from jax.scipy.special import log_ndtr, ndtri
 from jaxtyping import Array
 
 from fourier_density import pytrees
-from fourier_density.transforms import Normal, log_interval
+from fourier_density.transforms import Normal, log_interval, log_quadrature
 
 LEAST = 1e-3  # of the width and height of a bin, as parts of the whole, and of a slope
+MOST_BINS = 500
 
 
 @pytrees.dataclass
@@ -97,9 +98,18 @@ class Spline:
         """That of a normal distribution at g(u)."""
         return log_ndtr(-self.forward(jnp.asarray(u))[0])
 
-    def log_interval(self, lower: Array, upper: Array) -> Array:
-        """That of a normal distribution between g(lower) and g(upper)."""
-        return log_interval(Normal(), self.forward(lower)[0], self.forward(upper)[0])
+    def log_interval(self, lower: Array, upper: Array, width: Array) -> Array:
+        """That of a normal distribution from g(lower) to g(upper), or by quadrature.
+
+        In a small part of a bin g(upper) - g(lower) would lose its digits.
+        """
+        smallest = jnp.min(jnp.diff(self._knots()[0]), axis=-1)
+        narrow = jnp.isfinite(lower) & jnp.isfinite(upper) & (width < 0.1 * smallest)
+        ends = self.forward(lower)[0], self.forward(upper)[0]
+        wide = log_interval(Normal(), *ends, ends[1] - ends[0])
+        start = jnp.where(narrow, lower, 0.0)
+        within = log_quadrature(self, start, jnp.where(narrow, width, 1.0))
+        return jnp.where(narrow, within, wide)
 
     def quantile(self, probability: Array) -> Array:
         """The inverse spline of normal quantiles."""

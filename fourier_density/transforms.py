@@ -230,9 +230,11 @@ class GaussianMixture:
         """Log-sum over the components."""
         return self._log_sum(log_ndtr(-self._standard(u)))
 
-    def log_interval(self, lower: Array, upper: Array) -> Array:
+    def log_interval(self, lower: Array, upper: Array, width: Array) -> Array:
         """Log-sum over the components, which may be narrower than the interval."""
-        return self._log_sum(log_interval(Normal(), self._ends(lower), self._ends(upper)))
+        widths = width[..., None] / jnp.asarray(self.scales, width.dtype)
+        ends = self._ends(lower), self._ends(upper)
+        return self._log_sum(log_interval(Normal(), *ends, widths))
 
     def _ends(self, u: Array) -> Array:
         """Standardised, without an infinity in the gradient of the scales."""
@@ -286,9 +288,9 @@ class Mirrored:
         """The other tail of the base."""
         return self.base.log_cdf(-u)
 
-    def log_interval(self, lower: Array, upper: Array) -> Array:
+    def log_interval(self, lower: Array, upper: Array, width: Array) -> Array:
         """The same between the other ends of the base."""
-        return log_interval(self.base, -upper, -lower)
+        return log_interval(self.base, -upper, -lower, width)
 
     def quantile(self, probability: Array) -> Array:
         """By Newton's method, to keep the digits of small probabilities."""
@@ -340,16 +342,19 @@ def log_tails(base: Base, u: Array) -> tuple[Array, Array]:
     )
 
 
-def log_interval(base: Base, lower: Array, upper: Array) -> Array:
+def log_interval(base: Base, lower: Array, upper: Array, width: Array) -> Array:
     """log(B(upper) - B(lower)), with relative accuracy in both tails and for narrow intervals.
 
     From the tail nearer to the interval: log B(upper) + log(1 - B(lower) / B(upper)). Where the
-    ratio is close to one, Gauss-Legendre quadrature of b over the narrow interval. Bases that have
-    structure within it bring a `log_interval(lower, upper)` of their own.
+    ratio is close to one, quadrature of b over the narrow interval. Bases that have structure
+    within it bring a `log_interval(lower, upper, width)` of their own.
+
+    Args:
+        width: upper - lower, known with more digits; any number where an end is infinite.
     """
     own = getattr(base, "log_interval", None)
     if own is not None:
-        return own(lower, upper)
+        return own(lower, upper, width)
     left = lower + upper < 0
     (below_lower, above_lower), (below_upper, above_upper) = (
         log_tails(base, end) for end in (lower, upper)
@@ -360,10 +365,16 @@ def log_interval(base: Base, lower: Array, upper: Array) -> Array:
     narrow = drop > -0.5
     safe = jnp.where(narrow, -1.0, drop)
     wide = far + jnp.log(-jnp.expm1(safe))
-    nodes, weights = np.polynomial.legendre.leggauss(8)
     # Elsewhere an interval of length one, so that no infinity enters the gradient.
-    lower, upper = jnp.where(narrow, lower, 0.0), jnp.where(narrow, upper, 1.0)
-    half = 0.5 * (upper - lower)
-    points = lower[..., None] + half[..., None] * (1.0 + jnp.asarray(nodes, lower.dtype))
-    terms = base.log_prob(points) + jnp.log(jnp.asarray(weights, lower.dtype))
-    return jnp.where(narrow, jnp.log(half) + logsumexp(terms, axis=-1), wide)
+    start = jnp.where(narrow, lower, 0.0)
+    within = log_quadrature(base, start, jnp.where(narrow, width, 1.0))
+    return jnp.where(narrow, within, wide)
+
+
+def log_quadrature(base: Base, lower: Array, width: Array) -> Array:
+    """Log mass of a narrow interval by eight nodes of Gauss and Legendre."""
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    shape = (8, *(1,) * jnp.ndim(lower + width))
+    nodes, weights = (jnp.asarray(a.reshape(shape), lower.dtype) for a in (nodes, weights))
+    terms = base.log_prob(lower + 0.5 * width * (1.0 + nodes)) + jnp.log(weights)
+    return jnp.log(0.5 * width) + logsumexp(terms, axis=0)

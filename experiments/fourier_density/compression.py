@@ -18,16 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.fourier_density.points import banana
 from experiments.harness import by_arm, figures
 from experiments.harness import comparison as comparisons
+from experiments.harness import config as configs
 from experiments.harness.comparison import Comparison
 from experiments.harness.estimate import Program
-from experiments.harness.ledger import below
+from experiments.harness.ledger import Claim, Measurement, below
 from experiments.harness.run import Record, Run
 from experiments.harness.training import Problem, TrainingConfig
 from fourier_density import baselines, coding, entropy_model, heads, tables
 
 Prior = Literal["fourier", "deep", "logistic"]
+PRIORS: tuple[Prior, ...] = ("fourier", "deep", "logistic")
 LATENTS = 2
 
 
@@ -41,11 +44,11 @@ class Config:
         order: of the Fourier densities.
         widths: of the deep factorized models.
         hidden: width of both transforms, of two hidden layers each.
-        scale: of the priors at the start, in quantisation steps.
+        scale: of the priors at the start, that of a logistic distribution, in quantisation steps.
         tests: points for rates, errors and streams.
     """
 
-    priors: tuple[Prior, ...] = ("fourier", "deep", "logistic")
+    priors: tuple[Prior, ...] = PRIORS
     weights: tuple[float, ...] = (1.0, 16.0)
     order: int = 10
     widths: tuple[int, ...] = (3, 3, 3)
@@ -66,10 +69,10 @@ class Config:
 
     def __post_init__(self):
         comparisons.check(self.training, self.comparison)
-        if not self.priors or not self.weights or min(self.weights) <= 0:
-            raise ValueError(
-                f"priors, weights: expected some, weights > 0, got {self.priors}, {self.weights}"
-            )
+        configs.check_some("priors", self.priors, PRIORS)
+        configs.check_some("weights", self.weights)
+        if not 0 < min(self.weights) <= max(self.weights) < np.inf:
+            raise ValueError(f"weights: expected finite numbers > 0, got {self.weights}")
         if self.order < 1 or not self.widths or min(self.widths) < 1:
             raise ValueError(
                 f"order, widths: expected >= 1, got {self.order} and {self.widths or 'no widths'}"
@@ -83,6 +86,7 @@ class Config:
 
 PRESETS = {
     "quick": Config(),
+    # At lambda 16 rates from 0.002 to 0.01 made no difference to any prior.
     "cpu": Config(
         weights=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
         hidden=64,
@@ -96,7 +100,7 @@ PRESETS = {
             checkpoint_every=5000,
             log_every=250,
         ),
-        comparison=Comparison(3, (2e-3,)),
+        comparison=Comparison(5, (5e-3,)),
     ),
     # Longer, on a finer grid of weights; the paper's own settings are not known.
     "paper": Config(
@@ -112,7 +116,7 @@ PRESETS = {
             checkpoint_every=25_000,
             log_every=1000,
         ),
-        comparison=Comparison(5, (1e-3,)),
+        comparison=Comparison(5, (1e-3, 2e-3, 5e-3)),
     ),
 }
 
@@ -134,21 +138,13 @@ def _name(prior: str, weight: float) -> str:
     return f"{prior}, {weight:g}"
 
 
-def banana(key: jax.Array, count: int) -> jax.Array:
-    """Points [count, 2]: a normal distribution bent, turned by 240 degrees and shifted by one."""
-    z = jax.random.normal(key, (count, 2)) * jnp.array([3.0, 0.5])
-    bent = jnp.stack([z[:, 0], z[:, 1] - 0.1 * z[:, 0] ** 2], axis=-1)
-    c, s = np.cos(np.deg2rad(240.0)), np.sin(np.deg2rad(240.0))
-    return bent @ jnp.array([[c, s], [-s, c]], jnp.float32) + 1.0
-
-
 def shannon(error: Any) -> Any:
     """The least bits a point of the banana at a squared error, by Shannon's lower bound.
 
     Bending and turning keep volumes, so that the source has the entropy of its normal
     distribution: h - log2(pi e D), h = log2(2 pi e 3 0.5).
     """
-    return np.log2(3.0 / np.asarray(error))
+    return np.maximum(np.log2(3.0 / np.asarray(error)), 0.0)
 
 
 class Transform(nn.Module):
@@ -185,9 +181,9 @@ def density(config: Config, prior: Prior, params: Any) -> Any:
 
 
 def _head(config: Config, prior: Prior) -> heads.Fourier:
-    """A Fourier density of order 0 is its base, tanh that of the logistic distribution."""
+    """Of order 0 it is its base, and tanh that of a logistic distribution of half its scale."""
     order = config.order if prior == "fourier" else 0
-    return heads.Fourier(order, base="tanh", scale=config.scale)
+    return heads.Fourier(order, base="tanh", scale=2.0 * config.scale)
 
 
 def init(config: Config, arm: Arm, key: jax.Array) -> dict[str, Any]:
@@ -312,7 +308,7 @@ def draw(record: Record):
         left.plot(bits, errors, label=prior, **style)
         if "deep" in record.config["priors"]:
             right.plot(weights, [100 * (v - 1) for v in _over_deep(record, prior)], **style)
-    low, high = np.clip(left.get_ylim(), 1e-3, 3.0)
+    low, high = np.sort([line.get_ydata() for line in left.get_lines()], axis=None)[[0, -1]]
     errors = np.geomspace(low, high, 50)
     left.plot(shannon(errors), errors, color="#999999", linewidth=1.0, label="Shannon's bound")
     left.set(xlabel="bits a point, of streams", ylabel="squared error", title="banana")
@@ -370,24 +366,33 @@ def programs(config: Config) -> dict[str, Program]:
     return found
 
 
-def _level(record: Record) -> float | None:
-    """The largest ratio over weights, of means over seeds."""
-    priors = record.config["priors"]
-    return max(_over_deep(record, "fourier")) if {"fourier", "deep"} <= {*priors} else None
+def _level(record: Record) -> Measurement | None:
+    """Logarithm of 1.005 over the ratio of costs, at the weight where it is least."""
+    if not {"fourier", "deep"} <= {*record.config["priors"]}:
+        return None
+    worst = by_arm.largest(
+        by_arm.ratio(record, _name("fourier", weight), _name("deep", weight), "cost")
+        for weight in record.config["weights"]
+    )
+    ends = worst and (worst.value, worst.high, worst.low)
+    return ends and Measurement(*(float(np.log(1.005 / end)) for end in ends))
 
 
 def _overhead(record: Record) -> float:
     """Largest difference of bits of streams and of the model, as a share, over all runs."""
-    return max(abs(row["coded"] / row["rate"] - 1) for row in record.rows if "arm" in row)
+    rows = [row for row in record.rows if "arm" in row]
+    return float(np.max([abs(row["coded"] / row["rate"] - 1) for row in rows]))
 
 
 CLAIMS = (
-    below(
+    Claim(
         "compression.level",
-        "cost with the Fourier prior over that with the deep factorized one, means over seeds, "
-        "the largest of all lambda",
-        1.005,
+        "logarithm of 1.005 over the cost with the Fourier prior as a share of that with the deep "
+        "factorized one, at the worst lambda of those run, above 0",
+        "arXiv 2402.15345 calls the two competitive; the bound is the project's own",
         _level,
+        0.0,
+        kind="ordering",
     ),
     below(
         "compression.bytes",

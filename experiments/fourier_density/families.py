@@ -8,6 +8,7 @@ from experiments.fourier_density.points import DIGITS
 from fourier_density import autoregressive, heads, networks
 
 Name = Literal["fourier", "corrected", "mixture", "spline"]
+NAMES: tuple[Name, ...] = ("fourier", "corrected", "mixture", "spline")
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,9 @@ class ModelConfig:
 
     Attributes:
         order, base: of the Fourier head.
-        corrected: bins of a spline, and the order of the series that corrects it.
+        corrected: components of a mixture, and the order of the series that corrects it.
         components, bins: of mixture and spline.
+        bound: where the spline ends, in scales.
         scale: at which heads start.
         hidden, layers: of the network, masked for the plane, a window for digits.
         frequencies: of the coordinates, features of the masked network.
@@ -29,6 +31,7 @@ class ModelConfig:
     corrected: tuple[int, int] = (2, 1)
     components: int = 4
     bins: int = 4
+    bound: float = 4.0
     scale: float = 1.0
     hidden: int = 16
     layers: int = 1
@@ -42,12 +45,12 @@ def head(config: ModelConfig, name: Name) -> heads.Head:
     Raises:
         ValueError: sizes out of range.
     """
-    scale, (bins, order) = config.scale, config.corrected
+    scale, (few, order) = config.scale, config.corrected
     make: dict[Name, Callable[[], heads.Head]] = {
         "fourier": lambda: heads.Fourier(config.order, base=config.base, scale=scale),
-        "corrected": lambda: heads.Fourier(order, base=heads.SplineFlow(bins, scale=scale)),
+        "corrected": lambda: heads.Fourier(order, base=heads.Mixture(few, scale=scale)),
         "mixture": lambda: heads.Mixture(config.components, scale=scale),
-        "spline": lambda: heads.SplineFlow(config.bins, scale=scale),
+        "spline": lambda: heads.SplineFlow(config.bins, bound=config.bound, scale=scale),
     }
     return make[name]()
 

@@ -9,8 +9,9 @@ and for Fourier heads of rising order.
 Hypothesis, the paper's own results: with enough frequencies the Fourier head is nearer to the true
 distribution than the dense layer and smoother; the lower the order, the smoother it is.
 
-Here inputs are the middles of bins, where the paper's code feeds their numbers, and true
-probabilities are masses of bins, where it takes densities at the middles, made to sum to one.
+Here inputs are the middles of bins, where the paper's code feeds their numbers, true probabilities
+are masses of bins, where it takes densities at the middles, made to sum to one, and the optimizer
+is the harness's, with its clipping and its falling rate.
 """
 
 import functools
@@ -26,6 +27,7 @@ from scipy import ndimage, stats
 
 from experiments.harness import by_arm, figures
 from experiments.harness import comparison as comparisons
+from experiments.harness import config as configs
 from experiments.harness.comparison import Comparison
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
@@ -73,8 +75,11 @@ class Config:
 
     def __post_init__(self):
         comparisons.check(self.training, self.comparison, least=2)
-        if not self.laws or not self.orders or min(self.orders) < 1:
-            raise ValueError(f"laws, orders: expected some, orders >= 1, got {self.orders}")
+        configs.check_some("laws", self.laws, LAWS)
+        configs.check_some("orders", self.orders)
+        configs.check_some("values", (self.values,), ("mass", "centre"))
+        if min(self.orders) < 1:
+            raise ValueError(f"orders: expected integers >= 1, got {self.orders}")
         if self.bins < 2 or self.bins % 2 or self.samples < 10 or min(self.hidden, default=1) < 1:
             raise ValueError(
                 f"bins, samples, hidden: expected an even number, >= 10 and >= 1, got {self.bins}, "
@@ -175,7 +180,8 @@ def bin_of(values: np.ndarray, bins: int) -> np.ndarray:
 def roughness(p: np.ndarray) -> np.ndarray:
     """The paper's measure of smoothness [B] of probabilities [B, m]; smooth ones have a small one.
 
-    sum_sigma 6 / (pi sigma)^2 |p - g_sigma * p|, normal filters g on the circle, sigma = 1..100.
+    sum_sigma 6 / (pi sigma)^2 |p - g_sigma * p|, sigma = 1..100, on the circle; g_sigma are normal
+    filters, cut m - 1 bins from their middles.
     """
     total = np.zeros(len(p))
     for sigma in range(1, WIDEST + 1):

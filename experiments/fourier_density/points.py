@@ -1,8 +1,8 @@
 """Points of several dimensions to learn densities of: five well-known laws of the plane, digits.
 
 Sources: the laws of the plane are drawn as in the code of "FFJORD" (arXiv 1810.01367), the banana
-as in `compression`; the digits are the 8 x 8 images of scikit-learn (UCI, optical recognition of
-handwritten digits), 17 levels a pixel, which are part of that package.
+as in "Nonlinear Transform Coding" (arXiv 2007.03034). The digits are the 8 x 8 images of 17 levels
+that are part of scikit-learn (UCI, optical recognition of handwritten digits).
 """
 
 from collections.abc import Callable
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from experiments.fourier_density.compression import banana
 
 Draw = Callable[[jax.Array, int], jax.Array]
 DIGITS = "digits"
@@ -30,6 +28,14 @@ class Plane:
 
     draw: Draw
     entropy: float | None = None
+
+
+def banana(key: jax.Array, count: int) -> jax.Array:
+    """Points [count, 2]: a normal distribution bent, turned by 240 degrees and shifted by one."""
+    z = jax.random.normal(key, (count, 2)) * jnp.array([3.0, 0.5])
+    bent = jnp.stack([z[:, 0], z[:, 1] - 0.1 * z[:, 0] ** 2], axis=-1)
+    c, s = np.cos(np.deg2rad(240.0)), np.sin(np.deg2rad(240.0))
+    return bent @ jnp.array([[c, s], [-s, c]], jnp.float32) + 1.0
 
 
 def _moons(key: jax.Array, count: int) -> jax.Array:

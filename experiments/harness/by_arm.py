@@ -3,7 +3,7 @@
 A row holds `arm`, `seed` and metrics; arms share their seeds, so that they are paired.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,13 @@ def difference(record: Record, above: str, below: str, metric: str) -> Measureme
     """A metric of one arm minus that of another, over seeds; None if the run lacks either."""
     pairs = _pairs(record, above, below, metric)
     return pairs and paired.difference(*pairs)
+
+
+def largest(effects: Iterable[Measurement | None]) -> Measurement | None:
+    """The one of the largest value; None if there is none, or one is missing."""
+    found = list(effects)
+    known = [effect for effect in found if effect is not None]
+    return max(known, key=lambda effect: effect.value) if found and known == found else None
 
 
 def draw(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str) -> None:

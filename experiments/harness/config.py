@@ -82,6 +82,20 @@ def parse(default: Any, arguments: Sequence[str]) -> Any:
         raise UsageError(_one_line(printed.getvalue())) from None
 
 
+def check_some(field: str, values: Sequence[Any], known: Sequence[Any] | None = None) -> None:
+    """Refuse an empty choice, one that names something twice, or something unknown.
+
+    Raises:
+        ValueError: it is one of these.
+    """
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{field}: expected some, each once, got {tuple(values)}")
+    for value in values:
+        if known is not None and value not in known:
+            options = ", ".join(str(one) for one in known)
+            raise ValueError(f"{field}: expected some of {options}, got {value!r}")
+
+
 def _check_name(name: str, names: Sequence[str]) -> None:
     leaf = name.rpartition(".")[2]
     positive = name.removesuffix(leaf) + leaf.removeprefix("no_")

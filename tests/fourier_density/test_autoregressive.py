@@ -94,6 +94,32 @@ def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(na
     assert np.isfinite(jax.grad(lambda raw: jnp.log(masses(raw)).sum())(raw)).all()
 
 
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("name", HEADS)
+def test_masses_of_narrow_intervals_keep_their_digits(name, width):
+    """Single against double precision, the ends of the intervals being the same numbers."""
+    raw = np.asarray(0.8 * jax.random.normal(jax.random.key(4), (30, HEADS[name].outputs)))
+    lower = np.linspace(-2.5, 3.5, 30, dtype=np.float32)
+    upper = lower + np.float32(width)
+
+    def log_masses(dtype):
+        density = HEADS[name].density(jnp.asarray(raw, dtype))
+        return density.log_interval_prob(*(jnp.asarray(end, dtype) for end in (lower, upper)))
+
+    single = log_masses(np.float32)
+    with jax.enable_x64(True):
+        double = log_masses(np.float64)
+    np.testing.assert_allclose(single, double, atol=3e-4)
+
+
+def test_weights_that_underflow_have_gradients():
+    head = heads.Mixture(2)
+    raw = jnp.array([0.0, -200.0, 0.0, 0.0, 0.0, 0.0])
+    for log in ("log_prob", "log_survival_function"):
+        slope = jax.grad(lambda raw, log=log: getattr(head.density(raw), log)(0.3))(raw)
+        assert np.isfinite(slope).all()
+
+
 def test_a_component_within_an_interval_counts_in_full(x64):
     density = heads.Mixture(2, loc=0.0, scale=1.0).density(jnp.array([0.0, -4.0, 0, 0, 0, -9.0]))
     base = density.base
@@ -263,6 +289,8 @@ def test_dropout_needs_a_key():
         ("base", lambda: heads.Fourier(1, base="cauchy")),
         ("components", lambda: heads.Mixture(0)),
         ("bins", lambda: heads.SplineFlow(1)),
+        ("bins", lambda: heads.SplineFlow(1200)),
+        ("bound", lambda: heads.SplineFlow(4, bound=np.inf)),
         ("support real", lambda: heads.Fourier(2, "circle", heads.Mixture(2))),
         ("given to it", lambda: heads.Fourier(2, base=heads.Mixture(2), scale=2.0)),
         ("loc, scale", lambda: heads.Mixture(2, scale=0.0)),
