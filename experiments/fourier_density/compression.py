@@ -73,11 +73,9 @@ class Config:
         configs.check_some("weights", self.weights)
         if not 0 < min(self.weights) <= max(self.weights) < np.inf:
             raise ValueError(f"weights: expected finite numbers > 0, got {self.weights}")
-        if self.order < 1 or not self.widths or min(self.widths) < 1:
-            raise ValueError(
-                f"order, widths: expected >= 1, got {self.order} and {self.widths or 'no widths'}"
-            )
-        if self.hidden < 1 or self.tests < 1 or not 0 < self.scale < np.inf:
+        if self.order < 1 or min(self.widths, default=0) < 1:
+            raise ValueError(f"order, widths: expected >= 1, got {self.order}, {self.widths}")
+        if min(self.hidden, self.tests) < 1 or not 0 < self.scale < np.inf:
             raise ValueError(
                 f"hidden, tests, scale: expected >= 1, >= 1 and > 0, got {self.hidden}, "
                 f"{self.tests}, {self.scale}"
@@ -300,8 +298,7 @@ def mean(record: Record, prior: str, weight: float, metric: str) -> float:
 def draw(record: Record):
     """Rates and errors, and costs next to those of the deep factorized model."""
     figure, axes = figures.new(columns=2)
-    weights = record.config["weights"]
-    left, right = axes[0]
+    weights, (left, right) = record.config["weights"], axes[0]
     for prior, style in zip(record.config["priors"], figures.styles(), strict=False):
         errors = [mean(record, prior, weight, "distortion") for weight in weights]
         bits = [mean(record, prior, weight, "coded") for weight in weights]

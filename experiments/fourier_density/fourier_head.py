@@ -277,7 +277,7 @@ def draw(record: Record):
         true = mean(record, law, 0, "true_roughness")
         middle.axhline(true, color="#000000", linestyle=":", label="true")
         left.set(xlabel="order N", ylabel="divergence (nats)", title=law)
-        left.set_yscale("log")
+        figures.logarithmic(left, "y")
         middle.set(xlabel="order N", ylabel="roughness", title=f"{law}: smoothness")
         left.legend()
         middle.legend()
@@ -291,7 +291,8 @@ def draw(record: Record):
                 right.plot(x, truth, color="#000000", linestyle=":", label="true")
             right.plot(x, found, color=color, linewidth=1.2, label=label)
         right.set(xlabel="z", ylabel="probability", title=f"{law}: an example")
-        right.legend()
+        right.set_ylim(0.0, 1.45 * right.get_ylim()[1])
+        right.legend(ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.4)
     return figure
 
 
