@@ -134,7 +134,9 @@ class Encoder:
 
     def write_each(self, indices: np.ndarray, frequencies: np.ndarray) -> None:
         """Places [n] in frequencies [n, S >= 2] of their own (see `tables.frequencies`)."""
-        indices, w = _checked_frequencies(frequencies, indices)
+        w, indices = _checked_frequencies(frequencies), np.asarray(indices)
+        if indices.shape != w.shape[:1] or np.any((indices < 0) | (indices >= w.shape[1])):
+            raise ValueError(f"indices: expected [{len(w)}] from 0 to {w.shape[1] - 1}")
         family = self._models.Categorical(perfect=False)
         self._coder.encode(indices.astype(np.int32), family, w - 1.0)
 
@@ -192,7 +194,7 @@ class Decoder:
 
     def read_each(self, frequencies: np.ndarray) -> np.ndarray:
         """Places int64 [n] in frequencies [n, S >= 2] of their own."""
-        _, w = _checked_frequencies(frequencies)
+        w = _checked_frequencies(frequencies)
         return self._decoded(self._models.Categorical(perfect=False), w - 1.0)
 
     def finish(self, symbols: np.ndarray) -> None:
@@ -253,14 +255,11 @@ def _model(models: Any, w: np.ndarray) -> Any:
     return models.Categorical(w - 1.0, perfect=False)
 
 
-def _checked_frequencies(w: Any, indices: Any = None) -> tuple[np.ndarray, np.ndarray]:
+def _checked_frequencies(w: Any) -> np.ndarray:
     w = np.asarray(w)
     if w.ndim != 2 or w.shape[1] < 2 or w.min(initial=1) < 1 or np.any(w.sum(1) != TOTAL):
         raise ValueError(f"frequencies: expected [n, S >= 2], at least 1 with sums {TOTAL}")
-    indices = np.zeros(len(w), np.int64) if indices is None else np.asarray(indices)
-    if indices.shape != w.shape[:1] or np.any((indices < 0) | (indices >= w.shape[1])):
-        raise ValueError(f"indices: expected [{len(w)}] from 0 to {w.shape[1] - 1}")
-    return indices, w
+    return w
 
 
 def _columns(values: np.ndarray, tables: Any) -> list[Any]:
