@@ -195,9 +195,8 @@ def problem(config: Config, arm: Arm, settings: TrainingConfig) -> Problem:
 
         @jax.jit
         def drawn(step: Any) -> jax.Array:
-            return draw(jax.random.fold_in(jax.random.key(settings.seed), step), size)
-
-        size = settings.batch_size
+            key = jax.random.fold_in(jax.random.key(settings.seed), step)
+            return draw(key, settings.batch_size)
 
         def batch(step: int) -> Any:
             return {"x": np.asarray(drawn(np.uint32(step)))}
@@ -267,8 +266,9 @@ def draw(record: Record):
     """Of every source: distances from the best head, and for the plane the Fourier head's map."""
     sources, names = record.config["sources"], record.config["heads"]
     shown = next((name for name in names if name == "fourier"), names[0])
-    figure, axes = figures.new(rows=len(sources), columns=2, width=3.6, height=2.4)
-    for (left, right), source in zip(axes, sources, strict=True):
+    columns = 2 if _plane(sources) else 1
+    figure, axes = figures.new(rows=len(sources), columns=columns, width=3.6, height=2.4)
+    for (left, *others), source in zip(axes, sources, strict=True):
         unit = 64 * np.log(2.0) if source == DIGITS else 1.0
         means = [np.mean(nats(record, source, name)) / unit for name in names]
         for place, name in enumerate(names):
@@ -281,14 +281,15 @@ def draw(record: Record):
         left.set_yticks(range(len(names)), names)
         left.set(xlabel="bits a pixel" if source == DIGITS else "nats a point", title=source)
         left.invert_yaxis()
+        left.locator_params(axis="x", nbins=5)
         rows = [r for r in record.rows if r.get("arm") == f"{source}, {shown}" and r["map"]]
-        if rows:
-            box = (-REACH, REACH, -REACH, REACH)
-            right.imshow(rows[0]["map"], origin="lower", extent=box, cmap="viridis")
-            right.set(title=f"{source}: {shown}")
+        for right in others:
+            right.axis("on" if rows else "off")  # an image has no map
+            right.set(title=f"{source}: {shown}" if rows else "")
             right.grid(visible=False)
-        else:
-            right.set_axis_off()
+            for row in rows:
+                box = (-REACH, REACH, -REACH, REACH)
+                right.imshow(row["map"], origin="lower", extent=box, cmap="viridis")
     return figure
 
 

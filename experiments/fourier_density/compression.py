@@ -145,10 +145,7 @@ def shannon(error: Any) -> Any:
 
 
 class Transform(nn.Module):
-    """A network [B, 2] -> [B, 2]: a linear map plus two hidden layers.
-
-    Without the linear map a seed in four ended at a bad minimum, with every prior.
-    """
+    """A network [B, 2] -> [B, 2]: a linear map, for better minima, plus two hidden layers."""
 
     hidden: int
 

@@ -300,8 +300,8 @@ def draw(record: Record):
         right.set(xlabel="bits", ylabel="bits above the least", title=f"{target}: differences")
         left.set_xscale("log")
         right.set_yscale("log")
-        left.legend()
-        right.legend()
+    for axis in axes[0]:  # the same lines in every row
+        axis.legend()
     return figure
 
 
