@@ -120,6 +120,30 @@ PRESETS = {
         ),
         comparison=Comparison(3, (3e-3,)),
     ),
+    "paper": Config(
+        sources=tuple(points.PLANE),
+        model=ModelConfig(
+            order=34,
+            corrected=(20, 4),
+            components=24,
+            bins=24,
+            bound=2.5,
+            hidden=256,
+            layers=4,
+            frequencies=16,
+        ),
+        tests=1_000_000,
+        training=TrainingConfig(
+            steps=100_000,
+            batch_size=4096,
+            warmup=1000,
+            weight_decay=0.0,
+            eval_every=10_000,
+            checkpoint_every=10_000,
+            log_every=1000,
+        ),
+        comparison=Comparison(5, (3e-4, 1e-3, 3e-3)),
+    ),
     # 13 to 15 outputs a pixel. The number of steps was chosen for the Fourier head, on the last 200
     # of the images that are learnt from.
     "cpu_digits": Config(
@@ -144,30 +168,6 @@ PRESETS = {
             log_every=100,
         ),
         comparison=Comparison(3, (3e-3,)),
-    ),
-    "paper": Config(
-        sources=tuple(points.PLANE),
-        model=ModelConfig(
-            order=34,
-            corrected=(20, 4),
-            components=24,
-            bins=24,
-            bound=2.5,
-            hidden=256,
-            layers=4,
-            frequencies=16,
-        ),
-        tests=1_000_000,
-        training=TrainingConfig(
-            steps=100_000,
-            batch_size=4096,
-            warmup=1000,
-            weight_decay=0.0,
-            eval_every=10_000,
-            checkpoint_every=10_000,
-            log_every=1000,
-        ),
-        comparison=Comparison(5, (3e-4, 1e-3, 3e-3)),
     ),
 }
 
