@@ -15,7 +15,8 @@ import jaxtyping
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-MOST_MAPS = 10_000
+MOST_BYTES = 3 * 2**30
+_limit = [MOST_BYTES]
 # The packages of this checkout, and `reference`, whatever way pytest was started.
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
@@ -49,22 +50,28 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def little_memory():
-    """Give memory back after a module; drop compiled programs when they are many.
+    """Drop compiled programs and give memory back when a process has grown.
 
-    Each program takes some twenty memory maps, of which Linux grants a process 65 530
-    (vm.max_map_count); the cache of compilations has it when it is needed again. What compilers
-    free stays with glibc's allocator, gigabytes of it, until it is asked to return it.
+    Hundreds of programs stay alive otherwise, of some twenty memory maps each, of which Linux grants
+    65 530 (vm.max_map_count); and what compilers free stays with glibc's allocator, gigabytes of
+    it, until it is asked to return it. The cache of compilations has what is needed again.
     """
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > MOST_MAPS:
+    if resident() > _limit[0]:
         jax.clear_caches()
         gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        _limit[0] = max(MOST_BYTES, 2 * resident())
+
+
+def resident():
+    """Bytes of memory in use; 0 where there is no /proc."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 @pytest.fixture
