@@ -55,8 +55,9 @@ def little_memory():
     """Drop compiled programs and give memory back when a process has grown.
 
     Thousands of programs stay alive otherwise, of some twenty memory maps each, of which Linux
-    grants 65 530 (vm.max_map_count); and what compilers free stays with glibc's allocator, gigabytes
-    of it, until it is asked to return it. The cache of compilations has what is needed again.
+    grants 65 530 (vm.max_map_count); and what compilers free stays with glibc's allocator,
+    gigabytes of it, until it is asked to return it. The cache of compilations has what is
+    needed again.
     """
     yield
     if resident() > _limit[0]:
