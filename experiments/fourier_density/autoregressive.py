@@ -263,13 +263,13 @@ def nats(record: Record, source: str, name: str) -> list[float]:
 
 
 def draw(record: Record):
-    """Of every source: distances from the best head, and for the plane the Fourier head's map."""
+    """Of every source the seeds of all heads, and for the plane the Fourier head's map."""
     sources, names = record.config["sources"], record.config["heads"]
-    shown = next((name for name in names if name == "fourier"), names[0])
+    shown = "fourier" if "fourier" in names else names[0]
     columns = 2 if _plane(sources) else 1
     figure, axes = figures.new(rows=len(sources), columns=columns, width=3.6, height=2.4)
     for (left, *others), source in zip(axes, sources, strict=True):
-        unit = 64 * np.log(2.0) if source == DIGITS else 1.0
+        unit = points.unit(source)
         means = [np.mean(nats(record, source, name)) / unit for name in names]
         for place, name in enumerate(names):
             values = np.array(nats(record, source, name)) / unit
@@ -300,7 +300,7 @@ def table(record: Record) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for source in record.config["sources"]:
-        unit = 64 * np.log(2.0) if source == DIGITS else 1.0
+        unit = points.unit(source)
         names = record.config["heads"]
         values = {name: np.array(nats(record, source, name)) / unit for name in names}
         best = min(v.mean() for v in values.values())
@@ -361,7 +361,7 @@ def _bits(record: Record) -> float | None:
     """Bits a pixel of digits with the Fourier head."""
     if DIGITS not in record.config["sources"] or "fourier" not in record.config["heads"]:
         return None
-    return float(np.mean(nats(record, DIGITS, "fourier"))) / (64 * np.log(2.0))
+    return float(np.mean(nats(record, DIGITS, "fourier"))) / points.unit(DIGITS)
 
 
 def _over_mixture(record: Record) -> Measurement | None:

@@ -145,7 +145,7 @@ def shannon(error: Any) -> Any:
 
 
 class Transform(nn.Module):
-    """A network [B, 2] -> [B, 2]: a linear map, for better minima, plus two hidden layers."""
+    """A network [B, 2] -> [B, 2]: a linear map plus two hidden layers."""
 
     hidden: int
 

@@ -92,6 +92,11 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return levels[:TRAINED], levels[TRAINED:]
 
 
+def unit(source: str) -> float:
+    """Nats that stand for one in tables: a bit of all pixels for digits, a nat for the others."""
+    return 64 * float(np.log(2.0)) if source == DIGITS else 1.0
+
+
 def histogram_bits(learnt: np.ndarray, tested: np.ndarray) -> float:
     """Bits a pixel of a histogram of 17 levels for each pixel, one count added to all."""
     levels = np.arange(-1.0, 1.01, 0.125)

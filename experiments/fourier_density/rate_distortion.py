@@ -142,7 +142,7 @@ def rate_and_error(these: Source, slope: float, prior: np.ndarray) -> tuple[floa
 
 
 def _share(p: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """P / z, and 0 where p is."""
+    """The quotient, and 0 where p is."""
     return np.divide(p, z, where=p > 0, out=np.zeros_like(p))
 
 

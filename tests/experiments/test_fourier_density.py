@@ -233,7 +233,7 @@ def test_samples_of_the_checkerboard_are_on_its_squares():
 
 @pytest.mark.parametrize("law", fourier_head.LAWS)
 def test_masses_of_bins_are_frequencies_of_samples(law):
-    """At fixed x and y: rows of z alone vary."""
+    """On average over x and y."""
     rows = fourier_head.sample(law, 60_000, 0.01, 3)
     exact = fourier_head.masses(law, rows, 20, 0.01)
     np.testing.assert_allclose(exact.sum(1), 1.0, atol=1e-12)
