@@ -27,7 +27,6 @@ from benchmarks.timing import fastest
 from diffusion import guidance, layers, samplers, schedules
 from experiments.diffusion import denoising, distill, distilling
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import training
 
 METHODS = {"ddim": 1, "ancestral": 1, "dpmpp_2m": 1, "heun": 2}
 
@@ -59,11 +58,11 @@ def guided(size, batch, rounds):
     logsnr = jnp.zeros(batch)
     params = network.init(jax.random.key(1), z, logsnr)
     denoiser = functools.partial(network.apply, params)
-    plain = training.compile_call(denoiser)
+    plain = compiling.compile_call(denoiser)
     print(f"\nupsample guidance, {size} x {size}, batch {batch}\n")
     print("| factor | ms | plain call, ms | added | 1 / n |\n| --- | --- | --- | --- | --- |")
     for factor in (2, 3, 4):
-        large = training.compile_call(guidance.upsample(denoiser, factor, prediction="v"))
+        large = compiling.compile_call(guidance.upsample(denoiser, factor, prediction="v"))
         ours, alone = fastest(
             rounds, lambda large=large: large(z, logsnr), lambda: plain(z, logsnr), turn=0.5
         )
@@ -77,7 +76,7 @@ def distillation(kind, config, shape, batch, rounds):
     model = distilling.Model(network, params)
     settings = replace(distill.TRAINING, batch_size=batch)
     how = distilling.how(distill.DISTILL, model, model, shape)
-    step = training.compile_step(how.make_step(None, settings))
+    step = compiling.compile_step(how.make_step(None, settings))
     states = [how.init_state(None, settings, *how.given)]
     index = distilling.indices(settings)
     y, sigma = jax.random.normal(jax.random.key(1), (4, batch, *shape)), jnp.full(batch, 0.5)
@@ -85,7 +84,7 @@ def distillation(kind, config, shape, batch, rounds):
     def total(params, y):
         return jnp.sum(jnp.square(network(params, y, sigma)))
 
-    @training.compile_call
+    @compiling.compile_call
     def passes(first, second, third, y):
         by_weights = [jax.grad(total)(first, y[0]), jax.grad(total)(second, y[1])]
         return by_weights, [jax.grad(total, 1)(second, y[2]), jax.grad(total, 1)(third, y[3])]

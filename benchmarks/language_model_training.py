@@ -30,7 +30,7 @@ import numpy as np
 
 from attention import transformer
 from experiments.attention import language_model, next_token
-from experiments.harness import seeds, training
+from experiments.harness import compiling, seeds, training
 
 # name: d_model, layers, heads, context, batch
 SHAPES = {
@@ -55,7 +55,7 @@ def problem_of(shape, mixer="mha", **options):
 
 
 class Ours:
-    def __init__(self, shape, compiler=training.compile_step, **options):
+    def __init__(self, shape, compiler=compiling.compile_step, **options):
         problem, settings = problem_of(shape, **options)
         self.shape = (settings.batch_size, shape[3] + 1)
         self.state = training.init_state(problem, settings)
@@ -102,13 +102,13 @@ def summary(seconds, tokens):
 
 
 def plain(step):
-    """Jit without the options of `training.compile_step`."""
+    """Jit without the options of `compiling.compile_step`."""
     return jax.jit(step, donate_argnums=0)
 
 
 def kept(step):
-    """As `training.compile_step`, but the state's memory is not given to the new state."""
-    return training.compile_call(step)
+    """As `compiling.compile_step`, but the state's memory is not given to the new state."""
+    return compiling.compile_call(step)
 
 
 CHOICES = {
@@ -149,7 +149,7 @@ class Together:
         if not self.alone:
             how = seeds.how(problem, range(count), vectorised)
         self.state = how.init_state(problem, settings)
-        self.step = training.compile_step(how.make_step(problem, settings))
+        self.step = compiling.compile_step(how.make_step(problem, settings))
 
     def run(self):
         tokens = np.random.default_rng(0).integers(0, 256, self.shape, np.int32)

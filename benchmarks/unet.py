@@ -27,7 +27,7 @@ import numpy as np
 from diffusion import diffusers_config, diffusers_unet
 from experiments.diffusion import denoising, train
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import estimate, training
+from experiments.harness import compiling, estimate, training
 from experiments.harness.training import TrainingConfig
 
 HERE = Path(__file__).parent
@@ -80,12 +80,12 @@ class Ours:
         problem = training.Problem(init, functools.partial(loss, apply), None, None)
         self.state = jax.jit(lambda: training.init_state(problem, settings))()
         self.batch = jax.random.normal(jax.random.key(0), (batch, size, size, colours))
-        step = training.compile_step(training.make_step(problem, settings))
+        step = compiling.compile_step(training.make_step(problem, settings))
         start = time.perf_counter()
         self.step = step.lower(self.state, self.batch).compile()
         self.compiled = time.perf_counter() - start
         level = jnp.zeros(batch)
-        self.call = training.compile_call(lambda params: apply(params, self.batch, level))
+        self.call = compiling.compile_call(lambda params: apply(params, self.batch, level))
         forward = jax.make_jaxpr(lambda p: apply(p, self.batch, level))(self.state.params)
         self.flops = estimate.matrix_flops(forward)
         self.parameters = estimate.count(self.state.params)

@@ -7,9 +7,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 from experiments.harness.errors import ExperimentError, UsageError
+
+HOSTS = (
+    ("coordinator", str, "address:port of the first process"),
+    ("count", int, "of processes"),
+    ("index", int, "of this process"),
+    ("timeout", int, "seconds to wait for the others at the start (default: 300)"),
+    ("patience", int, "seconds without a step after which a host counts as lost (default: 1800)"),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,6 +47,11 @@ def build() -> Parser:
     one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/<preset>")
     one.add_argument("--dry-run", action="store_true", help="show what would run; compile only")
     one.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    _add_mesh(one)
+    text = "as one of several processes; --hosts.* where no cluster tells them of each other"
+    one.add_argument("--distributed", action="store_true", help=text)
+    for name, kind, text in HOSTS:
+        one.add_argument(f"--hosts.{name}", type=kind, dest=name, metavar="X", help=text)
     one = add("reproduce", "run all experiments, then report")
     one.add_argument("--preset", default="quick")
     one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
@@ -51,6 +64,7 @@ def build() -> Parser:
     one = add("estimate", "memory and arithmetic before any training")
     one.add_argument("name")
     one.add_argument("--preset", default="quick")
+    _add_mesh(one)
     one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
     one.add_argument(
         "name",
@@ -104,6 +118,8 @@ def dispatch(arguments: Sequence[str]) -> None:
         raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
 
     _configure_jax()
+    if options.command == "run":
+        _join(options)
     from experiments import commands
 
     match options.command:
@@ -117,6 +133,7 @@ def dispatch(arguments: Sequence[str]) -> None:
                 options.workdir,
                 wandb=options.wandb,
                 dry=options.dry_run,
+                layout=_layout(options),
             )
         case "reproduce":
             commands.reproduce(options.preset, options.only, options.workdir)
@@ -125,7 +142,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         case "report":
             commands.report(options.workdir, options.json)
         case "estimate":
-            commands.show_estimate(options.name, options.preset, rest)
+            commands.show_estimate(options.name, options.preset, rest, _layout(options))
         case "costs":
             commands.show_costs(options.name, rest)
         case "generate":
@@ -175,6 +192,33 @@ def _suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) 
     if given is not None and given not in known:
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
         raise UsageError(f"no command {given!r}; nearest: {near[0]} (all: {', '.join(known)})")
+
+
+def _add_mesh(one: argparse.ArgumentParser) -> None:
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    text = "devices among which batches are divided (default: all that mesh.model leaves)"
+    one.add_argument("--mesh.data", dest="data", help=text, **number)
+    text = "devices among which weights are divided, by heads or channels (default: 1)"
+    one.add_argument("--mesh.model", dest="model", default=1, help=text, **number)
+    text = "divide weights and moments among the data devices too"
+    one.add_argument("--mesh.fsdp", dest="fsdp", action="store_true", help=text)
+
+
+def _layout(options: argparse.Namespace) -> Any:
+    from experiments.harness.sharding import Layout
+
+    return Layout(options.data, options.model, options.fsdp)
+
+
+def _join(options: argparse.Namespace) -> None:
+    from experiments.harness import hosts
+
+    given = {name: getattr(options, name) for name, _, _ in HOSTS}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if options.distributed:
+        hosts.join(hosts.Hosts(**chosen))
+    elif chosen:
+        raise UsageError(f"--hosts.{min(chosen)}: expected --distributed beside it")
 
 
 def _configure_jax() -> None:

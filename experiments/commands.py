@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments import archive, catalog, costs, writing
 from experiments.harness import config as configs
-from experiments.harness import datasets, estimate, figures, ledger
+from experiments.harness import datasets, estimate, figures, hosts, ledger
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
+from experiments.harness.sharding import DEFAULT, Layout, make_mesh
 
 SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
 
@@ -40,23 +43,26 @@ def run(
     *,
     wandb: bool = False,
     dry: bool = False,
+    layout: Layout = DEFAULT,
 ) -> Record | None:
-    """Run or resume an experiment; `dry` only shows what it would do."""
+    """Run or resume an experiment, on a layout of devices; `dry` only shows what it would do."""
     experiment = catalog.get(name)
     default = experiment.preset(preset)
     config = configs.parse(default, overrides)
     directory = workdir or default_directory(experiment.name, preset, config, default)
+    make_mesh(layout)  # refuses one that does not fit
     if dry:
-        _dry_run(experiment, config, directory)
+        _dry_run(experiment, config, directory, layout)
         return None
-    with Run(experiment.name, preset, config, directory, wandb=wandb) as current:
+    with Run(experiment.name, preset, config, directory, wandb=wandb, layout=layout) as current:
         if current.finished:
             print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
-            record = runs.load(directory)
+            record = current.record()
         else:
             record = current.finish(experiment.module.main(config, current))
-    present(experiment, record)
-    print(summary(record))
+    if hosts.first():
+        present(experiment, record)
+        print(summary(record))
     return record
 
 
@@ -151,11 +157,11 @@ def _scale(preset: str) -> int:
     return SCALES.get(preset.partition("_")[0], -1)
 
 
-def show_estimate(name: str, preset: str, overrides: list[str]) -> None:
-    """Memory and arithmetic of the experiment's programs."""
+def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout = DEFAULT) -> None:
+    """Memory and arithmetic of the experiment's programs, on a layout of devices."""
     experiment = catalog.get(name)
     config = configs.parse(experiment.preset(preset), overrides)
-    _print_estimate(experiment, config)
+    _print_estimate(experiment, config, layout)
 
 
 def show_costs(name: str, overrides: list[str]) -> None:
@@ -311,7 +317,7 @@ def _all_records(root: Path) -> list[Record]:
     return mine + published
 
 
-def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path) -> None:
+def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout: Layout) -> None:
     print(json.dumps(configs.to_dict(config), indent=1))
     describe = experiment.optional("describe")
     for name, text in (describe(config) if describe else {}).items():
@@ -319,18 +325,21 @@ def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path) -> No
     state = "resumes" if (directory / "run.json").exists() else "new"
     print(f"directory: {directory} ({state}); {runs.free_disk(directory) / 2**30:.1f} GiB free")
     began = time.monotonic()
-    _print_estimate(experiment, config)
+    _print_estimate(experiment, config, layout)
     print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
 
 
-def _print_estimate(experiment: catalog.Experiment, config: Any) -> None:
+def _print_estimate(experiment: catalog.Experiment, config: Any, layout: Layout) -> None:
     programs = experiment.optional("programs")
     if programs is None:
         print(f"{experiment.name} names no programs to estimate")
         return
+    data, model = layout.sizes(jax.device_count())
+    if data * model > 1:
+        print(f"bytes of each of {data * model} devices: data {data} x model {model}")
     print("| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for row in estimate.estimate(programs(config)):
+    for row in estimate.estimate(programs(config), layout):
         memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]
         cells = [f"{value:.1f}" for value in memory]
         cells += [f"{row['flops'] / 1e9:.3g}", str(row["calls"])]

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import scipy.fft
 from jaxtyping import Array
 
+from ssm import fourier
+
 
 def causal(u: Any, kernel: Any) -> Array:
     """y_l = sum_{j <= l} k_j u_{l-j}.
@@ -82,7 +84,7 @@ def fast(least: int) -> int:
 
 def _multiply(u: Array, kernel: Array, size: int) -> Array:
     """Circular convolution on that many points."""
-    return jnp.fft.irfft(jnp.fft.rfft(u, size) * jnp.fft.rfft(kernel, size), size)
+    return fourier.irfft(fourier.rfft(u, size) * fourier.rfft(kernel, size), size)
 
 
 class Tail(NamedTuple):

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ssm import fourier
 from ssm.convolution import fast
 
 
@@ -97,12 +98,12 @@ def periodic(b: Array, a: Array, length: int) -> Array:
     Args:
         b: [..., up to length], a: [..., N], N < length.
     """
-    return jnp.fft.irfft(ratio(b, with_one(a), length), length)
+    return fourier.irfft(ratio(b, with_one(a), length), length)
 
 
 def ratio(b: Array, a: Array, length: int) -> Array:
     """Spectra of b over those of a, on `length` points: [..., length // 2 + 1]."""
-    above, below = jnp.fft.rfft(b, length), jnp.fft.rfft(a, length)
+    above, below = fourier.rfft(b, length), fourier.rfft(a, length)
     return above * (below.conj() / (below.real**2 + below.imag**2))
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import chunks, diagonal, hippo
+from ssm import chunks, diagonal, fourier, hippo
 from ssm.dplr import (
     System,
     all_modes,
@@ -89,7 +89,7 @@ def kernel(system: System, length: int) -> Array:
         system = truncated(system, length)
     size = system.length
     assert size is not None
-    return jnp.fft.irfft(spectrum(system, size), size)[..., :length]
+    return fourier.irfft(spectrum(system, size), size)[..., :length]
 
 
 def apply(system: System, u: Any) -> Array:

@@ -13,7 +13,7 @@ import attention
 from attention import transformer
 from experiments.attention import next_token
 from experiments.harness import comparison as comparisons
-from experiments.harness import corpora
+from experiments.harness import corpora, sharding
 from experiments.harness.comparison import Comparison
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program, count
@@ -32,6 +32,7 @@ class Arm:
         dtype: of its activations, float32 if None.
         dropout: in training.
         optimizer: of its weights, that of the training loop if None.
+        partition: among devices, that of `next_token.partition` if None.
     """
 
     name: str
@@ -40,6 +41,13 @@ class Arm:
     dtype: str | None = None
     dropout: float = 0.0
     optimizer: Callable[[TrainingConfig], optax.GradientTransformation] | None = None
+    partition: sharding.Partition | None = None
+
+    @property
+    def divided(self) -> sharding.Partition:
+        """How its weights are divided among devices."""
+        default = functools.partial(next_token.partition, self.decoder, self.mixer)
+        return self.partition or default
 
 
 def parameters(arm: Arm) -> int:
@@ -114,6 +122,7 @@ def on_text(
                 arm.decoder, context, settings, windows, text, arm.mixer, arm.dtype, arm.dropout
             ),
             optimizer=arm.optimizer,
+            partition=arm.divided,
         )
 
     return problem, {"source": text.source, "sha256": text.sha256}
@@ -146,6 +155,7 @@ def programs(
             batch=lambda step: None,
             evaluate=lambda params: {},
             optimizer=arm.optimizer,
+            partition=arm.divided,
         )
         found[arm.name] = comparisons.program(problem, settings, comparison, batch)
     return found

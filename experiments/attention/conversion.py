@@ -20,7 +20,7 @@ import numpy as np
 from attention import GroupedConfig, TransformerConfig, cache_bytes, convert, transformer
 from experiments.attention import language_model, next_token
 from experiments.attention.language_model import ModelConfig
-from experiments.harness import datasets, figures, training
+from experiments.harness import compiling, datasets, figures, training
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
@@ -224,7 +224,7 @@ def _train_on(
         ).astype(np.int32),
         evaluate=lambda params: {},
     )
-    step, state = training.compile_step(training.make_step(problem, settings)), None
+    step, state = compiling.compile_step(training.make_step(problem, settings)), None
     state = training.init_state(problem, settings)
     for index in range(settings.steps):
         state, _ = step(state, problem.batch(index))

@@ -259,12 +259,13 @@ def programs(config: Config) -> dict[str, Program]:
         loss=functools.partial(next_token.loss, config=decoder),
         batch=lambda step: None,
         evaluate=lambda params: {},
+        partition=functools.partial(next_token.partition, decoder, None),
     )
     state = jax.eval_shape(lambda: training.init_state(problem, settings))
     shape = (settings.batch_size, config.model.context + 1)
     batch = jax.ShapeDtypeStruct(shape, jnp.int32)
     step = training.make_step(problem, settings)
-    return {"training step": Program(step, (state, batch), (0,), settings.steps)}
+    return {"training step": Program(step, (state, batch), (0,), settings.steps, problem.partition)}
 
 
 def _beats_bigram(record: Record) -> Measurement:

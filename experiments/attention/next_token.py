@@ -12,7 +12,7 @@ import optax
 
 import attention
 from attention import transformer
-from experiments.harness import datasets
+from experiments.harness import datasets, sharding
 from experiments.harness.training import Problem, TrainingConfig
 
 
@@ -61,7 +61,19 @@ def make_problem(
             size=settings.batch_size // settings.accumulate,
             bits=per_byte,
         ),
+        partition=functools.partial(partition, decoder, mixer),
     )
+
+
+def partition(
+    decoder: attention.TransformerConfig, mixer: attention.Mixer | None, size: int
+) -> sharding.Rules:
+    """How a decoder is divided among devices; a mixer that is not that of `decoder.mixer` stays
+    whole.
+    """
+    if mixer is None:
+        return attention.partition.rules(decoder, size)
+    return attention.partition.AROUND
 
 
 def validation_windows(text: datasets.Text, size: int, count: int) -> np.ndarray:

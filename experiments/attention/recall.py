@@ -252,6 +252,7 @@ def make_problem(arm: Arm, config: Config, settings: TrainingConfig) -> training
         loss=functools.partial(loss, **both),
         batch=lambda step: sequences(config.task, settings.batch_size, settings.seed, step),
         evaluate=evaluate,
+        partition=arm.divided,
     )
 
 

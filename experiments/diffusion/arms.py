@@ -17,7 +17,7 @@ from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import by_arm, datasets, image_sets, training
+from experiments.harness import by_arm, datasets, image_sets, sharding, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -73,12 +73,17 @@ class Loop:
     """
 
     def __init__(
-        self, name: str, problem: training.Problem, images: Images, settings: TrainingConfig
+        self,
+        name: str,
+        problem: training.Problem,
+        images: Images,
+        settings: TrainingConfig,
+        layout: sharding.Layout = sharding.DEFAULT,
     ):
         self.name, self.problem, self.images = name, problem, images
         self.settings = settings
-        self.init = jax.jit(lambda seed: training.init_state(problem, settings, seed))
-        self.step = training.compile_step(training.make_step(problem, settings))
+        how = training.PLAIN._replace(given=(np.uint32(0),))
+        self.placed = training.place(problem, settings, layout, how)
 
     def __call__(self, seed: int) -> tuple[Any, float]:
         """The averaged weights, and the seconds of the quickest step.
@@ -86,12 +91,14 @@ class Loop:
         Raises:
             NonFiniteError: the last loss is not finite.
         """
-        state, batch, fastest = self.init(seed), self.settings.batch_size, float("inf")
+        number, placed = np.uint32(seed), self.placed
+        state, batch, fastest = placed.init(number), self.settings.batch_size, float("inf")
         metrics_: dict[str, Any] = {}
         for step in range(self.settings.steps):
             chosen = datasets.shuffled(self.images.count, batch, seed, step)
             began = time.perf_counter()
-            state, metrics_ = self.step(state, self.images.batch(chosen), seed)
+            rows = sharding.put_batch(self.images.batch(chosen), placed.mesh)
+            state, metrics_ = placed.step(state, rows, number)
             jax.block_until_ready(metrics_["loss"])
             fastest = min(fastest, time.perf_counter() - began)
         if not np.isfinite(float(metrics_["loss"])):
@@ -99,20 +106,26 @@ class Loop:
                 f"{self.name}, seed {seed}: expected a finite loss, got {metrics_['loss']}; "
                 "lower training.learning_rate"
             )
-        return training.averaged(state), fastest
+        return sharding.whole(training.averaged(state), placed.mesh), fastest
 
 
 class Trainer(Loop):
     """Trains an arm."""
 
-    def __init__(self, arm: Arm, settings: TrainingConfig, images: Images | None = None):
+    def __init__(
+        self,
+        arm: Arm,
+        settings: TrainingConfig,
+        images: Images | None = None,
+        layout: sharding.Layout = sharding.DEFAULT,
+    ):
         self.arm = arm
         self.images = image_sets.load(arm.data) if images is None else images
         self.schedule = arm.noise.schedule(self.images.train.shape[1])
         problem = denoising.make_problem(
             arm.network, self.images, self.schedule, settings, arm.loss
         )
-        super().__init__(arm.name, problem, self.images, settings)
+        super().__init__(arm.name, problem, self.images, settings, layout)
 
 
 def measure(trainer: Trainer, params: Any, seed: int, how: Measuring) -> dict[str, Any]:
@@ -169,7 +182,7 @@ def run_all(
         steps = [place * seeds + seed for seed in range(seeds)]
         if done.issuperset(steps):
             continue
-        trainer = Trainer(arm, settings)
+        trainer = Trainer(arm, settings, layout=run.layout)
         for seed, step in enumerate(steps, settings.seed):
             if step in done:
                 continue

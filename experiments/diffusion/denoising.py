@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import losses, process, times
 from diffusion.schedules import Schedule
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import datasets, image_sets, training
+from experiments.harness import compiling, datasets, image_sets, training
 from experiments.harness.errors import UsageError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
@@ -131,16 +131,20 @@ def make_problem(
     """
     check(network, images, loss)
 
+    def part(step: int, rows: slice) -> dict[str, np.ndarray]:
+        chosen = datasets.shuffled(images.count, settings.batch_size, settings.seed, step)
+        return images.batch(chosen[rows])
+
     def batch(step: int) -> dict[str, np.ndarray]:
-        return images.batch(
-            datasets.shuffled(images.count, settings.batch_size, settings.seed, step)
-        )
+        return part(step, slice(None))
 
     return training.Problem(
         init=make_init(network, images.train.shape[1:]),
         loss=make_loss(network, schedule, loss),
         batch=batch,
         evaluate=make_evaluate(network, images, schedule),
+        partition=network.partition,
+        part=part,
     )
 
 
@@ -184,7 +188,7 @@ def make_evaluate(
     z = process.diffuse(x, eps, place)
     known = None if network.classes is None else jnp.asarray(images.test_labels[:EVALUATED])
 
-    @training.compile_call
+    @compiling.compile_call
     def error(params: Any) -> jax.Array:
         output = denoiser(network)(params, z, place, known)
         return losses.squared_error(output, losses.target(x, eps, place, "v"))
@@ -234,6 +238,7 @@ def shaped_problem(
         loss=make_loss(network, schedule, loss),
         batch=lambda step: None,
         evaluate=lambda params: {},
+        partition=network.partition,
     )
 
 
@@ -247,7 +252,7 @@ def problem_program(
         "label": jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32),
     }
     step = training.make_step(problem, settings)
-    return Program(step, (state, batch), (0,), settings.steps)
+    return Program(step, (state, batch), (0,), settings.steps, problem.partition)
 
 
 @functools.lru_cache(maxsize=8)

@@ -22,7 +22,7 @@ from experiments.diffusion.arms import Arm
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import datasets, figures, image_sets, ledger, training
+from experiments.harness import compiling, datasets, figures, image_sets, ledger, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
@@ -174,6 +174,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         loss=lambda *_: (jnp.zeros(()), {}),
         batch=_batch(config, teacher, images),
         evaluate=_evaluate(config, teacher, images, features, run),
+        partition=None if config.teacher is not None else config.network.partition,
     )
     state = training.train(problem, config.training, run, how)
     generator = training.averaged(state)
@@ -217,7 +218,7 @@ def sample(config: Config, teacher: Model, generator: Any, images: Images) -> np
 
 @functools.lru_cache(maxsize=8)
 def _generated(network: distilling.Network, levels: tuple[float, ...]) -> Callable[..., Any]:
-    @training.compile_call
+    @compiling.compile_call
     def generate(params: Any, z: jax.Array, key: jax.Array, label: Any) -> jax.Array:
         bound = functools.partial(denoising.by_chunks(network), params)
         return distillation.generate_steps(bound, z, levels, key, None, label)
@@ -323,7 +324,8 @@ def programs(config: Config) -> dict[str, Program]:
     schedule, network = config.noise.schedule(shape[0]), distilling.network_of(config.network)
     params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
     model = Model(network, params, config.network.classes)
-    joint = distilling.program(config.distill, model, model, shape, config.training)
+    divided = config.network.partition
+    joint = distilling.program(config.distill, model, model, shape, config.training, divided)
     if config.teacher is not None:
         return {"distillation step": joint}
     first = denoising.step_program(config.network, shape, schedule, config.start)

@@ -18,7 +18,7 @@ import optax
 
 from diffusion import distillation, process, schedules
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import training
+from experiments.harness import optimizers, sharding, training
 from experiments.harness.estimate import Program
 from experiments.harness.training import How, TrainingConfig, TrainState
 
@@ -246,7 +246,7 @@ def optimizer(
     if name == "fake":
         beta1 = config.fake_beta1
         settings = replace(settings, learning_rate=settings.learning_rate * config.fake_rate)
-    return training.make_optimizer(settings, float(beta1), float(config.final_rate))
+    return optimizers.make_optimizer(settings, float(beta1), float(config.final_rate))
 
 
 def _decay(config: DistillConfig, settings: TrainingConfig, step: jax.Array) -> Any:
@@ -285,10 +285,12 @@ def program(
     student: Model,
     shape: tuple[int, ...],
     settings: TrainingConfig,
+    partition: sharding.Partition | None = None,
 ) -> Program:
     """An iteration, from models of which shapes of weights are enough."""
     made = how(config, teacher, student, shape)
     state = jax.eval_shape(functools.partial(made.init_state, None, settings), *made.given)
     size = jax.ShapeDtypeStruct((settings.batch_size,), jnp.int32)
     batch = {"index": size, **({} if teacher.classes is None else {"label": size})}
-    return Program(made.make_step(None, settings), (state, batch), (0,), settings.steps)  # pyright: ignore
+    step: Any = made.make_step(None, settings)  # pyright: ignore[reportArgumentType]
+    return Program(step, (state, batch), (0,), settings.steps, partition)

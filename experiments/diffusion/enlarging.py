@@ -9,7 +9,7 @@ import numpy as np
 from diffusion import guidance, metrics, process, samplers
 from experiments.diffusion import classifier, denoising, judging
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import by_arm, training
+from experiments.harness import by_arm, compiling
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.run import Record
 
@@ -34,7 +34,7 @@ def guided(network: Any, factor: int, trained: Any, options: dict[str, Any]) -> 
 def draw(denoiser: Any, shape: tuple[int, ...], logsnrs: jax.Array) -> Way:
     """(params, key) -> samples of DDIM, of a denoiser (params, z, logsnr) -> v."""
 
-    @training.compile_call
+    @compiling.compile_call
     def sample(params: Any, key: jax.Array) -> jax.Array:
         z = jax.random.normal(key, shape)
         return samplers.sample(denoiser, z, logsnrs, "ddim", "v", params=params)

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import latent
 from diffusion.autoencoder import Autoencoder
 from experiments.diffusion.arms import Loop
-from experiments.harness import training
+from experiments.harness import compiling, sharding, training
 from experiments.harness.image_sets import Images
 from experiments.harness.training import TrainingConfig
 
@@ -98,10 +98,15 @@ class FirstStage:
         return replace(images, train=train, test=test, count=len(train), source=None)
 
 
-def train(config: AutoencoderConfig, images: Images, settings: TrainingConfig) -> FirstStage:
+def train(
+    config: AutoencoderConfig,
+    images: Images,
+    settings: TrainingConfig,
+    layout: sharding.Layout = sharding.DEFAULT,
+) -> FirstStage:
     """Train on a set."""
     shape = images.train.shape[1:]
-    loop = Loop("autoencoder", make_problem(config, shape), images, settings)
+    loop = Loop("autoencoder", make_problem(config, shape), images, settings, layout)
     params, _ = loop(settings.seed)
     network = config.network(shape[-1])
     z = jnp.asarray(_encoded(network, params, images.train, 0))
@@ -130,4 +135,4 @@ def _chunked(function: Callable[[np.ndarray, int], Any], x: np.ndarray) -> np.nd
 
 @functools.lru_cache(maxsize=8)
 def _compiled(network: Any, method: str) -> Callable[..., Any]:
-    return training.compile_call(lambda params, x: network.apply(params, x, method=method))
+    return compiling.compile_call(lambda params, x: network.apply(params, x, method=method))

@@ -21,7 +21,7 @@ from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.first_stage import AutoencoderConfig, FirstStage
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import by_arm, figures, image_sets
+from experiments.harness import by_arm, figures, image_sets, sharding
 from experiments.harness.estimate import Program, matrix_flops
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -110,8 +110,8 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     images = [image_sets.load(data) for data in sets]
     judges = [classifier.train(data) for data in sets]
     _check(config, images[0])
-    stage = first_stage.train(config.autoencoder, images[0], config.first)
-    trainers = _trainers(config, stage, images[0])
+    stage = first_stage.train(config.autoencoder, images[0], config.first, run.layout)
+    trainers = _trainers(config, stage, images[0], run.layout)
     done = {(row["arm"], row["seed"]) for row in run.tracker.rows()}
     for name, trainer in trainers.items():
         decode, ways = stage.decode if name == "latent" else np.asarray, _ways(config, trainer)
@@ -136,14 +136,16 @@ def _check(config: Config, images: Images) -> None:
         denoising.check(config.network, replace(images, train=part))
 
 
-def _trainers(config: Config, stage: FirstStage, images: Images) -> dict[str, Trainer]:
+def _trainers(
+    config: Config, stage: FirstStage, images: Images, layout: sharding.Layout
+) -> dict[str, Trainer]:
     """Of latents, and of pixels with as many operations."""
     data = replace(config.data, size=config.small)
     arm = Arm("latent", data, config.network, config.noise)
     settings = replace(config.training, steps=programs(config)["pixel step"].calls)
     return {
-        "latent": Trainer(arm, config.training, stage.latents(images)),
-        "pixel": Trainer(replace(arm, name="pixel"), settings, images),
+        "latent": Trainer(arm, config.training, stage.latents(images), layout),
+        "pixel": Trainer(replace(arm, name="pixel"), settings, images, layout),
     }
 
 

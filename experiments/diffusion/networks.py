@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from diffusion import layers, unet, uvit
+from diffusion import layers, partition, unet, uvit
 
 U = ("unet", "uvit")
 
@@ -139,6 +139,14 @@ class NetworkConfig:
             None if self.dtype == "float32" else jnp.bfloat16,
             self.remat,
         )
+
+    def partition(self, size: int) -> partition.Rules:
+        """How its weights are divided among devices (see `diffusion.partition`).
+
+        Raises:
+            ValueError: heads of a U-ViT that cannot be divided so.
+        """
+        return partition.rules(self.heads[-1] if self.kind == "uvit" else 0, size)
 
     def training(self, key: Any) -> dict[str, Any]:
         """What `apply` is told in training: dropout on, and its key."""

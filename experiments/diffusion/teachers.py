@@ -11,7 +11,7 @@ from experiments.diffusion import denoising, distilling, train
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.distilling import Model
 from experiments.harness import config as configs
-from experiments.harness import image_sets
+from experiments.harness import image_sets, sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.errors import UsageError
 from experiments.harness.image_sets import Images
@@ -21,20 +21,18 @@ from experiments.harness.training import TrainingConfig
 
 def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Model:
     """One that is trained now, or was in an earlier part of the run."""
-    trainer = Trainer(arm, settings, images)
+    trainer = Trainer(arm, settings, images, run.layout)
+    where = sharding.replicated(trainer.placed.mesh)
     kept = Checkpoints(run.directory / "teacher", 1, configs.digest(run.config))
     try:
         if kept.latest() is None:
-            params, _ = trainer(settings.seed)
+            params = sharding.put(trainer(settings.seed)[0], where)
             kept.save(settings.steps, params)
-            kept.wait()
+            kept.finish(settings.steps, params)
         init = denoising.make_init(arm.network, images.train.shape[1:])
-        where = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            jax.eval_shape(init, jax.random.key(0)),
-        )
-        params = kept.restore(settings.steps, like)
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        like = sharding.described(shapes, jax.tree.map(lambda _: where, shapes))
+        params = sharding.whole(kept.restore(settings.steps, like), trainer.placed.mesh)
     finally:
         kept.close()
     return Model(distilling.network_of(arm.network), params, arm.network.classes)

@@ -102,7 +102,8 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     """Train each seed's network on small images, then enlarge in every way."""
     small, large = (replace(config.data, size=config.small * m) for m in (1, config.factor))
     images, judge = image_sets.load(large), classifier.train(large)
-    trainer = Trainer(Arm("small", small, config.network, config.noise), config.training)
+    arm = Arm("small", small, config.network, config.noise)
+    trainer = Trainer(arm, config.training, layout=run.layout)
     done = {row["step"] for row in run.tracker.rows()}
     ways = _ways(config, trainer)
     for seed in range(config.seeds):

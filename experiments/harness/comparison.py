@@ -237,4 +237,5 @@ def program(
     """
     state = jax.eval_shape(lambda: training.init_state(problem, settings))
     calls = settings.steps * trainings(comparison)
-    return Program(training.make_step(problem, settings), (state, batch), (0,), calls)
+    step = training.make_step(problem, settings)
+    return Program(step, (state, batch), (0,), calls, problem.partition)

@@ -25,3 +25,9 @@ class Interrupted(ExperimentError):
     """A signal asked the run to stop; its work is saved and the same command resumes it."""
 
     exit_code = 75
+
+
+class HostError(ExperimentError):
+    """Another process of a distributed run is missing, dead or hung."""
+
+    exit_code = 69

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from experiments.harness import sharding
+
 
 @dataclass(frozen=True)
 class Program:
@@ -17,30 +19,52 @@ class Program:
         arguments: pytrees of `jax.ShapeDtypeStruct`.
         donate: positions of donated arguments.
         calls: how often a run calls it.
+        partition: how weights in donated arguments are divided among devices.
     """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     donate: tuple[int, ...] = ()
     calls: int = 1
+    partition: sharding.Partition | None = None
 
-    def lower(self, platforms: tuple[str, ...] | None = None) -> Any:
-        """Trace and lower, for other platforms if named."""
-        traced = jax.jit(self.function, donate_argnums=self.donate).trace(*self.arguments)
+    def lower(
+        self,
+        platforms: tuple[str, ...] | None = None,
+        layout: sharding.Layout = sharding.DEFAULT,
+    ) -> Any:
+        """Trace and lower, for other platforms if named, for a layout of all devices here."""
+        mesh = sharding.make_mesh(layout)
+        function, arguments = self.function, self.arguments
+        if mesh.size > 1:
+            function = sharding.within(mesh, function)
+            arguments = [self._placed(i, mesh, layout.fsdp) for i in range(len(arguments))]
+        traced = jax.jit(function, donate_argnums=self.donate).trace(*arguments)
         return traced.lower(lowering_platforms=platforms)
 
+    def _placed(self, index: int, mesh: Any, fsdp: bool) -> Any:
+        """An argument on a mesh: donated ones hold weights, others batches."""
+        shapes = self.arguments[index]
+        if index in self.donate:
+            where = sharding.placements(shapes, mesh, self.partition, fsdp=fsdp)
+        else:
+            where = sharding.placements_of_batch(shapes, mesh)
+        return sharding.described(shapes, where)
 
-def estimate(programs: dict[str, Program]) -> list[dict[str, Any]]:
+
+def estimate(
+    programs: dict[str, Program], layout: sharding.Layout = sharding.DEFAULT
+) -> list[dict[str, Any]]:
     """Compile each program for the default device and read the compiler's own accounts.
 
     Returns:
-        A row a program: bytes of arguments, outputs and temporaries (outputs that alias
-        donated arguments counted once), operations of matrix products and convolutions a call
-        and in all.
+        A row a program: bytes of arguments, outputs and temporaries on a device (outputs that
+        alias donated arguments counted once), operations of matrix products and convolutions a
+        call and in all, of all devices together.
     """
     table = []
     for name, program in programs.items():
-        compiled = program.lower().compile()
+        compiled = program.lower(layout=layout).compile()
         memory = compiled.memory_analysis()
         fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes

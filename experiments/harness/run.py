@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import config as configs
+from experiments.harness import hosts
 from experiments.harness.errors import ExperimentError, Interrupted
+from experiments.harness.sharding import DEFAULT, Layout
 from experiments.harness.tracking import Tracker, read_rows
 
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "kexue-jax")
@@ -68,20 +70,19 @@ class Part:
 
     Attributes:
         directory: parts/<name> below that of the run.
-        config: that of the run.
+        config, layout: those of the run.
         tracker: its rows.
     """
 
     def __init__(self, run: "Run", name: str):
-        self._run, self.config = run, run.config
+        self._run, self.config, self.layout = run, run.config, run.layout
         self.directory = run.directory / "parts" / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self.tracker = Tracker(self.directory)
 
-    @property
-    def stop_requested(self) -> bool:
-        """Whether a signal asked the run to stop."""
-        return self._run.stop_requested
+    def stopping(self) -> bool:
+        """As `Run.stopping`."""
+        return self._run.stopping()
 
     def check_stop(self) -> None:
         """As `Run.check_stop`."""
@@ -90,36 +91,53 @@ class Part:
     def remove(self) -> None:
         """Delete its files; what is to be kept stands in the rows of the run."""
         self.tracker.close()
-        shutil.rmtree(self.directory)
+        if hosts.first():
+            shutil.rmtree(self.directory)
 
 
 class Run:
     """A run in progress. Use as a context manager.
 
-    A first SIGTERM or SIGINT sets `stop_requested`; a second one aborts at once.
+    A first SIGTERM or SIGINT sets `stop_requested`; a second one aborts at once. Of several hosts
+    the first one writes, and a signal to any of them reaches all.
 
     Attributes:
         directory: where everything is written.
+        layout: how devices are used.
         tracker: rows of metrics.
         resumed: whether the directory already held work of the same configuration.
         finished: whether that work had come to its end.
     """
 
     def __init__(
-        self, experiment: str, preset: str, config: Any, directory: Path, *, wandb: bool = False
+        self,
+        experiment: str,
+        preset: str,
+        config: Any,
+        directory: Path,
+        *,
+        wandb: bool = False,
+        layout: Layout = DEFAULT,
     ):
         self.experiment, self.preset, self.config = experiment, preset, config
-        self.directory = directory
+        self.directory, self.layout = directory, layout
         self.stop_requested = False
-        self.data = self._open()
+        hosts.agree(experiment=experiment, configuration=configs.digest(config), code=hosts.code())
+        self.data = hosts.told(self._open)
         self.resumed = bool(self.data)
         self.finished = self.data.get("status") == "done"
         self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
         self._began = time.monotonic()
 
+    def stopping(self) -> bool:
+        """Whether to save and stop now. Of several hosts all have to ask, and stop together."""
+        if hosts.several() and not self.stop_requested:
+            self.stop_requested = hosts.preempted()
+        return self.stop_requested
+
     def check_stop(self) -> None:
         """Raise `Interrupted` if a signal asked to stop and all work so far is recorded."""
-        if self.stop_requested:
+        if self.stopping():
             raise Interrupted(
                 f"stopped by a signal; work is saved in {self.directory}; "
                 "the same command resumes it"
@@ -145,23 +163,32 @@ class Run:
     def finish(self, result: dict[str, Any]) -> Record:
         """Write the result."""
         self._write(status="done", result=result)
-        return load(self.directory)
+        return self.record()
+
+    def record(self) -> Record:
+        """What is known so far."""
+        return Record(self.directory, self.data, self.tracker.rows())
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+        if not hosts.several():  # else the runtime's own handler tells all hosts
+            signal.signal(signal.SIGTERM, self._handle)
         if not self.finished:
             self._write(status="running")
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if not hosts.several():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if kind is not None:
             self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
         self.tracker.close()
 
     def _handle(self, number: int, _: Any) -> None:
+        if hosts.several():
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
         if self.stop_requested:
             os._exit(128 + number)
         self.stop_requested = True
@@ -219,6 +246,8 @@ class Run:
             "peak_memory_bytes": peak_memory(),
             **changes,
         }
+        if not hosts.first():
+            return
         temporary = self.directory / "run.json.tmp"
         temporary.write_text(json.dumps(self.data, indent=1) + "\n")
         temporary.replace(self.directory / "run.json")

@@ -56,7 +56,7 @@ def _stacked(problems: Sequence[Problem], seeds: Sequence[int]) -> Problem:
         return {name: [row[name] for row in each] for name in each[0]} | {"seeds": [*seeds]}
 
     first = problems[0]
-    return replace(first, batch=batch, evaluate=evaluate)
+    return replace(first, batch=batch, evaluate=evaluate, part=None)
 
 
 def _evaluate(problems: Sequence[Problem], params: Any) -> list[dict[str, float]]:

@@ -1,28 +1,88 @@
-"""Data parallelism: one mesh axis over all devices; one device is the same code as eight."""
+"""One mesh of devices, and how weights and batches lie on it; one device is the same code as many.
 
+The mesh has two axes. Batches are cut along "data". Weights are cut along "model" by the rules
+that stand beside each network (`attention.partition`, `diffusion.partition`, `ssm.partition`);
+with `fsdp` they and the optimizer's moments are cut along "data" as well. The compiler derives all
+else (GSPMD, arXiv 2105.04663; full sharding: ZeRO, arXiv 1910.02054), so that what is computed
+depends on the global batch alone.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.harness.errors import UsageError
 
+# Patterns on `jax.tree_util.keystr` of a leaf, and the mesh axis of each of its last axes.
+Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+Partition = Callable[[int], Rules]  # the size of the axis "model" -> rules
 
-def data_mesh() -> Mesh:
-    """All devices along one axis, "data"."""
-    count = len(jax.devices())
-    return jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,))
+
+@dataclass(frozen=True)
+class Layout:
+    """How devices are used; no part of a configuration, since results do not depend on it.
+
+    Attributes:
+        data: devices among which a batch is divided; None takes all that `model` leaves.
+        model: devices among which weights are divided by the rules of the network.
+        fsdp: divide weights and moments among the data devices too.
+    """
+
+    data: int | None = None
+    model: int = 1
+    fsdp: bool = False
+
+    def __post_init__(self):
+        if self.model < 1 or (self.data is not None and self.data < 1):
+            raise UsageError(
+                f"mesh.data, mesh.model: expected at least 1, got {self.data}, {self.model}"
+            )
+
+    def sizes(self, devices: int) -> tuple[int, int]:
+        """Of both axes.
+
+        Raises:
+            UsageError: they do not make up that many devices.
+        """
+        data = devices // self.model if self.data is None else self.data
+        if data * self.model != devices:
+            asked = "a divisor of" if self.data is None else f"with mesh.data {self.data} to make"
+            raise UsageError(
+                f"mesh.model {self.model}: expected {asked} the number of devices, {devices}; "
+                "JAX_NUM_CPU_DEVICES sets that of CPUs"
+            )
+        return data, self.model
+
+
+DEFAULT = Layout()
+
+
+def make_mesh(layout: Layout = DEFAULT) -> Mesh:
+    """All devices of all hosts along the axes "data" and "model".
+
+    Raises:
+        UsageError: the layout does not fit them.
+    """
+    sizes = layout.sizes(jax.device_count())
+    return jax.make_mesh(sizes, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
 def check_batch(batch: int, mesh: Mesh) -> None:
-    """Refuse a batch that does not divide among the devices.
+    """Refuse a batch that does not divide among the data devices.
 
     Raises:
         UsageError: it does not.
     """
-    if batch % mesh.size:
+    count = mesh.shape["data"]
+    if batch % count:
         raise UsageError(
-            f"training.batch_size: expected a multiple of {mesh.size} devices, got {batch}"
+            f"training.batch_size: expected a multiple of {count} devices, got {batch}"
         )
 
 
@@ -31,6 +91,124 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def placements(
+    shapes: Any, mesh: Mesh, partition: Partition | None = None, *, fsdp: bool = False
+) -> Any:
+    """The sharding of every leaf of a state.
+
+    Args:
+        shapes: pytree of arrays or `jax.ShapeDtypeStruct`.
+        partition: rules of the network. The first pattern found in a leaf's name says how its last
+            axes lie; axes that do not divide stay whole. Moments are named like their weights.
+        fsdp: cut what is left along "data": the largest axis that divides, the first axis, along
+            which layers are stacked, last.
+
+    Raises:
+        UsageError: the network cannot be divided so.
+    """
+    try:
+        rules = partition(mesh.shape["model"]) if partition is not None else ()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        axes = _axes(jax.tree_util.keystr(path), leaf.shape, mesh, rules)
+        axes = _fully(axes, leaf.shape, mesh) if fsdp else axes
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map_with_path(place, shapes)
+
+
+def _axes(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> tuple[str | None, ...]:
+    found = next((axes for pattern, axes in rules if re.search(pattern, name)), ())
+    found = found[max(0, len(found) - len(shape)) :]
+    whole = (None,) * (len(shape) - len(found)) + tuple(found)
+    return tuple(
+        axis if axis and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(whole, shape, strict=True)
+    )
+
+
+def _fully(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh
+) -> tuple[str | None, ...]:
+    free = [i for i, axis in enumerate(axes) if axis is None and shape[i] % mesh.shape["data"] == 0]
+    if not free:
+        return axes
+    chosen = max(free, key=lambda i: (i > 0, shape[i], i))
+    return (*axes[:chosen], "data", *axes[chosen + 1 :])
+
+
+def within(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced where the mesh is known, for what the compiler does not divide."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return function if mesh.size == 1 else wrapped
+
+
+def described(shapes: Any, where: Any) -> Any:
+    """`jax.ShapeDtypeStruct`s with their placements."""
+    return jax.tree.map(
+        lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, where
+    )
+
+
+def put(tree: Any, where: NamedSharding) -> Any:
+    """Place arrays that every host has whole."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, where)
+
+    def place(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+    return jax.tree.map(place, tree)
+
+
+def placements_of_batch(shapes: Any, mesh: Mesh) -> Any:
+    """Every leaf cut along its first axis, or whole where that does not divide."""
+
+    def place(leaf: Any) -> NamedSharding:
+        cut = leaf.ndim > 0 and leaf.shape[0] % mesh.shape["data"] == 0
+        return NamedSharding(mesh, PartitionSpec("data") if cut else PartitionSpec())
+
+    return jax.tree.map(place, shapes)
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Place host arrays so that each device holds its part of the first axis."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    """Place a batch that every host has whole, so that each device holds its part of the rows."""
+    return put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def rows(batch: int, mesh: Mesh) -> slice:
+    """The rows of a batch that this host's devices hold, between the first and the last of them."""
+    where = NamedSharding(mesh, PartitionSpec("data"))
+    places = where.addressable_devices_indices_map((batch,)).values()
+    held = [index[0].indices(batch) for index in places if index is not None]
+    return slice(min(start for start, _, _ in held), max(stop for _, stop, _ in held))
+
+
+def put_rows(part: Any, batch: int, mesh: Mesh) -> Any:
+    """Place a batch of which this host has its `rows`."""
+    where, first = NamedSharding(mesh, PartitionSpec("data")), rows(batch, mesh).start
+
+    def place(leaf: np.ndarray) -> jax.Array:
+        def cut(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch)
+            return leaf[start - first : stop - first]
+
+        return jax.make_array_from_callback((batch, *leaf.shape[1:]), where, cut)
+
+    return jax.tree.map(place, part)
+
+
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """Whole copies on this host's first device, for what is computed on one device."""
+    if mesh.size == 1:
+        return tree
+    copied = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), copied)

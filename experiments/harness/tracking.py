@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import hosts
 from experiments.harness.errors import UsageError
 
 
@@ -25,6 +26,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 class Tracker:
     """Appends rows of metrics; on resume, drops those after the restored step.
 
+    Of several hosts the first one writes; the others keep its rows in memory.
+
     Args:
         directory: the run's directory.
         wandb: also log to Weights & Biases (an optional dependency).
@@ -32,19 +35,27 @@ class Tracker:
     """
 
     def __init__(self, directory: Path, *, wandb: bool = False, config: Any = None):
+        self.path = directory / "metrics.jsonl"
+        self._board: Any = None
+        self._wandb: Any = None
+        self._kept = hosts.told(lambda: read_rows(self.path)) if hosts.several() else []
+        if not hosts.first():
+            return
         from tensorboardX import SummaryWriter
 
-        self.path = directory / "metrics.jsonl"
         self._board = SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
         self._wandb = _start_wandb(directory, config) if wandb else None
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far."""
-        return read_rows(self.path)
+        return read_rows(self.path) if hosts.first() else [*self._kept]
 
     def rewind(self, step: int) -> None:
         """Forget rows of steps after `step` (they will be run again)."""
         kept = [row for row in self.rows() if row.get("step", 0) <= step]
+        if not hosts.first():
+            self._kept = kept
+            return
         text = "".join(json.dumps(row) + "\n" for row in kept)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(text)
@@ -52,27 +63,32 @@ class Tracker:
 
     def log(self, step: int, **values: Any) -> None:
         """Record one row, behind a line that a killed process may have torn."""
+        line = json.dumps({"step": step, **values})
+        if not hosts.first():
+            self._kept.append(json.loads(line))
+            return
         with self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
                 torn = file.read(1) != b"\n"
                 file.write(b"\n" * torn)
-            file.write((json.dumps({"step": step, **values}) + "\n").encode())
+            file.write(f"{line}\n".encode())
         scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        for name, value in scalars.items():
+        for name, value in scalars.items() if self._board else ():
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
 
     def close(self) -> None:
         """Flush everything."""
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
 
 class Progress:
-    """One live line on a terminal, plain lines every few seconds elsewhere.
+    """One live line on a terminal, plain lines every few seconds elsewhere, of the first host.
 
     Args:
         total: number of steps.
@@ -84,7 +100,9 @@ class Progress:
         self._total, self._unit, self._start, self._every = total, unit, start, every
         self._began = self._last = time.monotonic()
         self._marked = (start, self._began)
-        self._live = _live_bar(total, unit, start) if sys.stderr.isatty() else None
+        self._live = (
+            _live_bar(total, unit, start) if sys.stderr.isatty() and hosts.first() else None
+        )
 
     def update(self, done: int, text: str = "") -> None:
         """Show that `done` steps are done."""
@@ -93,7 +111,7 @@ class Progress:
             bar.update(task, completed=done, text=text)
             return
         now = time.monotonic()
-        if now - self._last < self._every and done < self._total:
+        if not hosts.first() or (now - self._last < self._every and done < self._total):
             return
         self._last = now
         rate = (done - self._start) / max(now - self._began, 1e-9)

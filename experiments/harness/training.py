@@ -12,9 +12,11 @@ import optax
 from flax import struct
 
 from experiments.harness import config as configs
-from experiments.harness import sharding
+from experiments.harness import hosts, sharding
 from experiments.harness.checkpoint import Checkpoints
+from experiments.harness.compiling import compile_step
 from experiments.harness.errors import ExperimentError, NonFiniteError
+from experiments.harness.optimizers import TrainingConfig, make_optimizer
 from experiments.harness.run import Part, Record, Run
 from experiments.harness.tracking import Progress
 
@@ -22,62 +24,6 @@ Batch = Any
 Params = Any
 Loss = Callable[[Params, Batch, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 Step = Callable[..., tuple["TrainState", dict[str, jax.Array]]]
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to optimise.
-
-    Attributes:
-        steps: updates in all.
-        batch_size: examples per update.
-        learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
-        warmup: steps of linear warm-up.
-        weight_decay: of AdamW, on matrices only.
-        beta2: second-moment decay of AdamW.
-        clip: global gradient norm; None leaves gradients alone.
-        ema: decay of the averaged weights used for evaluation; 0 turns averaging off.
-        accumulate: micro-batches per update.
-        eval_every, checkpoint_every, log_every: in steps.
-        keep: number of checkpoints kept.
-        seed: of the initial weights, the order of the data and the noise.
-    """
-
-    steps: int = 1000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    warmup: int = 50
-    weight_decay: float = 0.1
-    beta2: float = 0.99
-    clip: float | None = 1.0
-    ema: float = 0.0
-    accumulate: int = 1
-    eval_every: int = 100
-    checkpoint_every: int = 100
-    log_every: int = 10
-    keep: int = 2
-    seed: int = 0
-
-    def __post_init__(self):
-        counts = ("steps", "batch_size", "accumulate", "eval_every", "checkpoint_every")
-        for name in (*counts, "log_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"training.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"training.accumulate: expected a divisor of batch_size = {self.batch_size}, "
-                f"got {self.accumulate}"
-            )
-        for name in ("warmup", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name}: expected >= 0, got {getattr(self, name)}")
-        if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
-            raise ValueError(
-                f"training.learning_rate, clip: expected > 0, got {self.learning_rate}, {self.clip}"
-            )
-        for name in ("ema", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"training.{name}: expected in [0, 1), got {getattr(self, name)}")
 
 
 @struct.dataclass
@@ -100,6 +46,8 @@ class Problem:
         batch: step -> host arrays with the batch as first axis.
         evaluate: params -> metrics of a validation set.
         optimizer: configuration -> the update; `make_optimizer` if None.
+        partition: how weights are divided among devices (see `sharding.placements`).
+        part: (step, rows) -> those rows of a batch, where a host should not read them all.
     """
 
     init: Callable[[jax.Array], Params]
@@ -107,29 +55,8 @@ class Problem:
     batch: Callable[[int], Batch]
     evaluate: Callable[[Params], dict[str, float]]
     optimizer: Callable[[TrainingConfig], optax.GradientTransformation] | None = None
-
-
-def make_optimizer(
-    config: TrainingConfig, beta1: float = 0.9, final: float = 0.1
-) -> optax.GradientTransformation:
-    """AdamW behind gradient clipping; its rate warms up and falls by a cosine to `final` of it."""
-    adamw = optax.adamw(
-        make_schedule(config, config.learning_rate, final),
-        b1=beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask=_is_matrix,
-    )
-    clip = optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip)
-    return optax.chain(clip, adamw)
-
-
-def make_schedule(config: TrainingConfig, peak: float, final: float = 0.1) -> optax.Schedule:
-    """A rate that warms up to a peak and falls by a cosine to `final` of it."""
-    warmup = min(config.warmup, config.steps - 1)
-    return optax.warmup_cosine_decay_schedule(
-        peak / (warmup + 1), peak, warmup, config.steps, final * peak
-    )
+    partition: sharding.Partition | None = None
+    part: Callable[[int, slice], Batch] | None = None
 
 
 def _optimizer(problem: Problem, config: TrainingConfig) -> optax.GradientTransformation:
@@ -200,65 +127,80 @@ class How(NamedTuple):
     given: tuple[Params, ...] = ()
 
 
-def compile_step(step: Step) -> Step:
-    """Jit that gives the state's memory to the new state.
+PLAIN = How(init_state, make_step)
 
-    On CPUs with a library of small kernels beside XLA's own, convolutions stay with the latter,
-    whose gradients are a fifth quicker.
+
+@dataclass(frozen=True)
+class Placed:
+    """A problem on a mesh: compiled, with the place of every array.
+
+    Attributes:
+        mesh: of all devices.
+        like: shapes, types and placements of a state.
+        init: (*given) -> the first state.
+        step: the update.
     """
-    return jax.jit(step, donate_argnums=0, compiler_options=_compiler_options())
+
+    mesh: jax.sharding.Mesh
+    like: TrainState
+    init: Callable[..., TrainState]
+    step: Step
 
 
-def compile_call(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Jit with the options of `compile_step`."""
-    return jax.jit(function, compiler_options=_compiler_options())
+def place(
+    problem: Problem, config: TrainingConfig, layout: sharding.Layout, how: How = PLAIN
+) -> Placed:
+    """Compile a problem for a layout of devices.
 
+    Args:
+        how: as of `train`.
 
-@functools.cache
-def _compiler_options() -> dict[str, str] | None:
-    if jax.default_backend() != "cpu":
-        return None
-    dots = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
-    try:
-        jax.jit(lambda x: x + 1, compiler_options=dots)(0)
-    except jax.errors.JaxRuntimeError:  # a version of XLA without that option
-        return None
-    return dots
+    Raises:
+        UsageError: devices, batch or weights cannot be divided so.
+    """
+    mesh = sharding.make_mesh(layout)
+    sharding.check_batch(config.batch_size // config.accumulate, mesh)
+    begin = functools.partial(how.init_state, problem, config)
+    shapes = jax.eval_shape(begin, *how.given)
+    where = sharding.placements(shapes, mesh, problem.partition, fsdp=layout.fsdp)
+    update = compile_step(sharding.within(mesh, how.make_step(problem, config)), where, mesh)
+    init = jax.jit(begin, out_shardings=where)
+    return Placed(mesh, sharding.described(shapes, where), init, update)
 
 
 def train(
-    problem: Problem, config: TrainingConfig, run: Run | Part, how: How | None = None
+    problem: Problem, config: TrainingConfig, run: Run | Part, how: How = PLAIN
 ) -> TrainState:
     """Train to the last step, resuming from the newest checkpoint of the run.
 
     Args:
-        how: the first state and the update, where they are not those of one loss.
+        how: the first state and the update.
 
     Raises:
         NonFiniteError: loss or gradients are not finite; checkpoints keep the last good state.
         Interrupted: a signal asked to stop; the state is saved.
+
+    Returns:
+        The last state, its weights on one device.
     """
-    mesh = sharding.data_mesh()
-    sharding.check_batch(config.batch_size // config.accumulate, mesh)
+    placed = place(problem, config, run.layout, how)
     checkpoints = Checkpoints(run.directory, config.keep, configs.digest(run.config))
-    how = How(init_state, make_step) if how is None else how
-    begin = functools.partial(how.init_state, problem, config)
-    state, start = _start(begin, how.given, checkpoints, mesh)
+    state, start = _start(placed, how.given, checkpoints)
     run.tracker.rewind(start if start else -1)
-    step_fn = compile_step(how.make_step(problem, config))
     leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
 
     try:
         if start == 0:
-            _evaluate(problem, state, run, 0)
-        with Progress(config.steps, start=start) as progress:
+            _evaluate(problem, placed, state, run, 0)
+        with Progress(config.steps, start=start) as progress, hosts.watch() as beat:
             pending = None
             for step in range(start, config.steps):
-                batch = sharding.put_batch(problem.batch(step), mesh)
-                state, metrics = step_fn(state, batch)
+                batch = _batch(problem, placed.mesh, config.batch_size, step)
+                state, metrics = placed.step(state, batch)
                 done = step + 1
                 saving = done % config.checkpoint_every == 0 or done == config.steps
-                saving = saving or run.stop_requested
+                stopping = run.stopping()
+                saving = stopping or checkpoints.failed() or saving
                 evaluating = done % config.eval_every == 0 or done == config.steps
                 # Metrics are read one step late so that the device never waits for the host,
                 # except before their state is saved or evaluated.
@@ -268,16 +210,18 @@ def train(
                     _report(pending, config, run, leaves, checkpoints, progress)
                     pending = None
                 if evaluating:
-                    _evaluate(problem, state, run, done)
+                    _evaluate(problem, placed, state, run, done)
                 if saving:
                     checkpoints.save(done, state)
-                if run.stop_requested and saving:
+                beat(done)
+                if stopping:
                     break
+        checkpoints.finish(int(state.step), state)
     finally:
         checkpoints.close()
     if int(state.step) < config.steps:
         run.check_stop()
-    return state
+    return _whole(state, placed.mesh)
 
 
 def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainState:
@@ -295,10 +239,16 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
         latest = checkpoints.latest()
         if latest is None:
             raise ExperimentError(f"{folder}: expected a complete checkpoint, found none")
-        like = _shapes(lambda: init_state(problem, config), sharding.data_mesh())
-        return checkpoints.restore(latest, like)
+        placed = place(problem, config, sharding.DEFAULT)
+        return _whole(checkpoints.restore(latest, placed.like), placed.mesh)
     finally:
         checkpoints.close()
+
+
+def _whole(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state with its weights on one device; moments stay where they are."""
+    params, ema = sharding.whole((state.params, state.ema), mesh)
+    return state.replace(params=params, ema=ema)
 
 
 def averaged(state: TrainState) -> Params:
@@ -309,16 +259,6 @@ def averaged(state: TrainState) -> Params:
 def _key(seed: Any, role: int) -> jax.Array:
     """Roles: 0 initial weights, 1 noise of the steps."""
     return jax.random.fold_in(jax.random.key(seed), role)
-
-
-def _is_matrix(params: Params) -> Any:
-    """Weight decay is for matrices; stacked vectors ([layers, d] gains) are not matrices."""
-
-    def decays(path: Any, leaf: jax.Array) -> bool:
-        name = jax.tree_util.keystr(path)
-        return leaf.ndim >= 2 and not any(vector in name for vector in ("norm", "_bias", "shift"))
-
-    return jax.tree.map_with_path(decays, params)
 
 
 def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, parts: int) -> Any:
@@ -342,22 +282,19 @@ def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, pa
     return jax.tree.map(lambda a: a / parts, total)
 
 
+def _batch(problem: Problem, mesh: jax.sharding.Mesh, size: int, step: int) -> Batch:
+    if problem.part is None or not hosts.several():
+        return sharding.put_batch(problem.batch(step), mesh)
+    return sharding.put_rows(problem.part(step, sharding.rows(size, mesh)), size, mesh)
+
+
 def _start(
-    init: Callable[..., TrainState], given: tuple[Params, ...], checkpoints: Checkpoints, mesh: Any
+    placed: Placed, given: tuple[Params, ...], checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
     latest = checkpoints.latest()
     if latest is None:
-        return jax.jit(init, out_shardings=sharding.replicated(mesh))(*given), 0
-    return checkpoints.restore(latest, _shapes(functools.partial(init, *given), mesh)), latest
-
-
-def _shapes(make: Callable[[], TrainState], mesh: Any) -> Any:
-    """What a state looks like, a copy on every device."""
-    placement = sharding.replicated(mesh)
-    return jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement),
-        jax.eval_shape(make),
-    )
+        return placed.init(*sharding.put(given, sharding.replicated(placed.mesh))), 0
+    return checkpoints.restore(latest, placed.like), latest
 
 
 def _report(
@@ -387,5 +324,8 @@ def _report(
     progress.update(step, f"loss {values['loss']:.4f}")
 
 
-def _evaluate(problem: Problem, state: TrainState, run: Run | Part, step: int) -> None:
-    run.tracker.log(step, **problem.evaluate(averaged(state)))
+def _evaluate(
+    problem: Problem, placed: Placed, state: TrainState, run: Run | Part, step: int
+) -> None:
+    params = sharding.whole(averaged(state), placed.mesh)
+    run.tracker.log(step, **problem.evaluate(params))

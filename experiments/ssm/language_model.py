@@ -15,10 +15,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+import attention
 from attention import GroupedConfig, Mixer, TransformerConfig, transformer
 from experiments.attention import arms, verdicts
 from experiments.attention.arms import Arm
-from experiments.harness import by_arm, figures
+from experiments.harness import by_arm, figures, sharding
 from experiments.harness import comparison as comparisons
 from experiments.harness.comparison import Comparison
 from experiments.harness.corpora import CorpusConfig
@@ -161,11 +162,21 @@ def all_arms(config: Config) -> list[Arm]:
         plain,
         *(
             arms.matched(
-                replace(plain, name=arm.name, mixer=mixer_of(arm.model, config.context)), target
+                replace(
+                    plain,
+                    name=arm.name,
+                    mixer=mixer_of(arm.model, config.context),
+                    partition=functools.partial(_partition, arm.model),
+                ),
+                target,
             )
             for arm in others
         ),
     ]
+
+
+def _partition(model: ModelConfig, size: int) -> sharding.Rules:
+    return (*models.partition(model, size), *attention.partition.AROUND)
 
 
 @functools.lru_cache

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 
 from experiments.harness import comparison as comparisons
-from experiments.harness import training
+from experiments.harness import optimizers
 from experiments.harness.comparison import Comparison
 from experiments.harness.estimate import Program
 from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
+from experiments.ssm import models
 from experiments.ssm.models import Arm, Network
 from ssm import norms
 
@@ -86,7 +87,7 @@ def optimizer(settings: TrainingConfig, update: UpdateConfig) -> optax.GradientT
     slow = settings.learning_rate if update.dynamics_rate is None else update.dynamics_rate
 
     def adamw(peak: float, decay: float) -> optax.GradientTransformation:
-        schedule = training.make_schedule(settings, peak, update.final)
+        schedule = optimizers.make_schedule(settings, peak, update.final)
         return optax.adamw(schedule, b2=settings.beta2, weight_decay=decay)
 
     groups = {
@@ -149,6 +150,7 @@ def problems(
                 evaluate, score=scored(arm), held_out=held_out, size=task.evaluated
             ),
             optimizer=functools.partial(optimizer, update=update),
+            partition=functools.partial(models.partition, arm.model),
         )
 
     return problem

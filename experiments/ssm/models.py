@@ -6,7 +6,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 
+import ssm
 from attention import GroupedConfig, grouped
+from experiments.harness import sharding
 from ssm import dss, gated, mixer, rtf, s4, s4d, s5, selective, ssd, stack
 from ssm.mixer import Mixer
 
@@ -171,6 +173,11 @@ def network(
         return functions.apply(params, batch["x"], key=key, lengths=batch.get("lengths"))
 
     return Network(functions.init, apply)
+
+
+def partition(model: ModelConfig, size: int) -> sharding.Rules:
+    """How the weights of a model are divided among devices."""
+    return ssm.partition.rules(model.mixer, size)
 
 
 @dataclass(frozen=True)

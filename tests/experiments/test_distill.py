@@ -200,7 +200,7 @@ from tests.experiments.test_distill import NOTHING, SETTINGS, setup
 from experiments.diffusion import distilling
 from experiments.harness import sharding
 *_, how = setup()
-mesh = sharding.data_mesh()
+mesh = sharding.make_mesh()
 state = how.init_state(NOTHING, SETTINGS, *how.given)
 state = jax.device_put(state, sharding.replicated(mesh))
 step, losses = jax.jit(how.make_step(NOTHING, SETTINGS)), []

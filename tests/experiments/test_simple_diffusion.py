@@ -23,8 +23,8 @@ from experiments.diffusion import (
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
+from experiments.harness import compiling, image_sets, training
 from experiments.harness import config as configs
-from experiments.harness import image_sets, training
 from experiments.harness.errors import ExperimentError, UsageError
 from experiments.harness.image_sets import ImageConfig
 from experiments.harness.run import Run
@@ -106,7 +106,7 @@ def test_large_presets_run_two_steps_at_reduced_width(preset, tmp_path):
         config.network, images, config.noise.schedule(64), config.training, config.loss
     )
     state = jax.jit(lambda: training.init_state(problem, config.training))()
-    step = training.compile_step(training.make_step(problem, config.training))
+    step = compiling.compile_step(training.make_step(problem, config.training))
     for number in range(2):
         state, values = step(state, problem.batch(number))
     assert np.isfinite(values["loss"]) and int(values["bad_leaf"]) == -1
@@ -121,7 +121,7 @@ def test_bfloat16_computes_while_weights_averages_and_losses_stay_float32():
         settings = dataclasses.replace(SHORT, steps=30, batch_size=32, learning_rate=3e-3)
         problem = denoising.make_problem(network, images, schedules.cosine(), settings)
         state = jax.jit(lambda p=problem, s=settings: training.init_state(p, s))()
-        step = training.compile_step(training.make_step(problem, settings))
+        step = compiling.compile_step(training.make_step(problem, settings))
         text = step.lower(state, problem.batch(0)).as_text()
         assert ("bf16" in text) == (dtype == "bfloat16")
         curve = []

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.harness import checkpoint, datasets, training
+from experiments.harness import checkpoint, datasets, optimizers, training
 from experiments.harness.errors import ExperimentError, Interrupted, NonFiniteError
 from experiments.harness.run import Run, load
 from experiments.harness.training import TrainingConfig
@@ -130,7 +130,7 @@ def test_the_first_update_is_adamw_by_hand():
 
 def test_clipping_bounds_the_gradient():
     settings = dataclasses.replace(SETTINGS, clip=1e-3)
-    optimizer = training.make_optimizer(settings)
+    optimizer = optimizers.make_optimizer(settings)
     params = {"w": jnp.ones((2, 2))}
     reference = optax.clip_by_global_norm(1e-3).update({"w": jnp.full((2, 2), 9.0)}, ())[0]
     assert optax.tree.norm(reference) == pytest.approx(1e-3)

@@ -1,0 +1,47 @@
+"""How the weights of a decoder are divided among devices: by heads, hidden units and experts.
+
+Queries, keys, values and the first matrices of perceptrons are cut by columns, those that follow
+them by rows, so that an attention layer and a perceptron end in one sum over devices each
+(Megatron-LM, arXiv 1909.08053, section 3). Latents of MLA stay whole, as every head reads all of
+them. Experts are divided as wholes, embeddings by tokens.
+"""
+
+from attention.transformer import TransformerConfig
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+
+COLUMNS, ROWS = (None, "model"), ("model", None)
+AROUND: Rules = (
+    (r"\['expert_layers'\]\['ffn'\]\['(gate|up|down)'\]", ("model", None, None)),
+    (r"\['ffn'\].*\['(gate|up)'\]", COLUMNS),
+    (r"\['ffn'\].*\['down'\]", ROWS),
+    (r"\['embedding'\]", ROWS),
+    (r"\['head'\]", COLUMNS),
+)
+"""All but the mixer, for decoders with mixers that are not attention."""
+
+
+def rules(config: TransformerConfig, size: int) -> Rules:
+    """Patterns of names of weights, and the mesh axis of each of their last axes.
+
+    Args:
+        size: of the mesh axis "model".
+
+    Returns:
+        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
+        none stays whole, as do axes that `size` does not divide.
+
+    Raises:
+        ValueError: it does not divide the heads.
+    """
+    heads = config.mixer.n_heads
+    if heads % size:
+        raise ValueError(f"mesh.model: expected a divisor of {heads} heads, got {size}")
+    shared = getattr(config.mixer, "kv_heads", heads)
+    keys = COLUMNS if shared % size == 0 else (None, None)
+    return (
+        (r"\['mixer'\]\['(query|query_up|up)'\]", COLUMNS),
+        (r"\['mixer'\]\['(key|value)'\]", keys),
+        (r"\['mixer'\]\['output'\]", ROWS),
+        *AROUND,
+    )

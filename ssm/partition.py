@@ -1,0 +1,54 @@
+"""How a deep state-space model is divided among devices: by channels, S5 by states.
+
+Channels of a diagonal, low-rank or rational mixer do not meet, so that each device runs its own;
+they meet in the matrix behind, which is cut by rows and ends in one sum over devices. S5's states
+read all channels; they do not meet each other.
+"""
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+
+COLUMNS, ROWS = (None, "model"), ("model", None)
+_CHANNELS: Rules = (
+    (r"\['(D|direct|log_dt|slack)'\]$", ("model",)),
+    (r"\['P'\]$", ("model", None, None, None)),
+    (r"\['(B|C|W)'\]$", ("model", None, None)),
+    (r"\['(frequency|log_decay|numerator|denominator)'\]$", ROWS),
+)
+_STATES: Rules = (
+    (r"\['(frequency|log_decay|log_dt)'\]$", ("model",)),
+    (r"\['B'\]$", ("model", None, None)),
+    (r"\['C'\]$", (None, "model", None)),
+)
+_MIXERS: dict[str, Rules] = {
+    "s5": _STATES,
+    "mamba": (
+        (r"\['select'\]$", ROWS),
+        (r"\['step'\]\['matrix'\]$", COLUMNS),
+        (r"\['step'\]\['bias'\]$", ("model",)),
+        (r"\['convolution'\]\['weight'\]$", COLUMNS),
+        (r"\['convolution'\]\['bias'\]$", ("model",)),
+        *_CHANNELS,
+    ),
+    "mamba2": (),  # one matrix makes streams of several widths
+}
+_AROUND: Rules = (
+    (r"\['mixer'\].*\['output'\]$", ROWS),
+    (r"\['out'\]\['matrix'\]$", ROWS),
+    (r"\['head'\]\['matrix'\]$", ROWS),
+)
+
+
+def rules(mixer: str, size: int) -> Rules:
+    """Patterns of names of weights, and the mesh axis of each of their last axes.
+
+    Args:
+        mixer: the name of its module, "s4", "s4d", "dss", "rtf", "gated_rtf", "s5", "mamba",
+            "mamba2".
+        size: of the mesh axis "model"; axes it does not divide stay whole.
+
+    Returns:
+        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
+        none stays whole.
+    """
+    del size  # no axis is one of heads
+    return (*_MIXERS.get(mixer, _CHANNELS), *_AROUND)
