@@ -52,6 +52,15 @@ def build() -> Parser:
     one.add_argument("--distributed", action="store_true", help=text)
     for name, kind, text in HOSTS:
         one.add_argument(f"--hosts.{name}", type=kind, dest=name, metavar="X", help=text)
+    one = add("sweep", "run an experiment over a grid: --FIELD a,b --FIELD 0:5")
+    one.add_argument("name")
+    one.add_argument("--preset", default="quick")
+    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/sweep-<preset>")
+    one.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
+    text = "of submitit, such as slurm; default: processes of this machine"
+    one.add_argument("--cluster", help=text)
+    text = "of submitit's executor, such as timeout_min=240 slurm_partition=gpu"
+    one.add_argument("--submit", nargs="+", default=[], metavar="KEY=VALUE", help=text)
     one = add("reproduce", "run all experiments, then report")
     one.add_argument("--preset", default="quick")
     one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
@@ -114,7 +123,7 @@ def dispatch(arguments: Sequence[str]) -> None:
     parser = build()
     _suggest_command(parser, arguments)
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "estimate", "costs"):
+    if rest and options.command not in ("run", "sweep", "estimate", "costs"):
         raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
 
     _configure_jax()
@@ -135,6 +144,8 @@ def dispatch(arguments: Sequence[str]) -> None:
                 dry=options.dry_run,
                 layout=_layout(options),
             )
+        case "sweep":
+            commands.sweep(options, rest)
         case "reproduce":
             commands.reproduce(options.preset, options.only, options.workdir)
         case "figures":

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from experiments import archive, catalog, costs, writing
+from experiments import archive, catalog, costs, sweeps, writing
 from experiments.harness import config as configs
 from experiments.harness import datasets, estimate, figures, hosts, ledger
 from experiments.harness import run as runs
@@ -123,6 +123,14 @@ def reproduce(preset: str, patterns: list[str], root: Path) -> None:
         raise ExperimentError(f"failed: {', '.join(failed)}")
 
 
+def sweep(options: Any, fields: list[str]) -> None:
+    """Run an experiment over a grid of fields."""
+    chosen = sweeps.parse(options.name, options.preset, fields)
+    name = chosen.experiment.removesuffix(".py").strip("/")
+    root = options.workdir or Path("runs") / name / f"sweep-{options.preset}"
+    sweeps.run(chosen, root, options.jobs, options.cluster, options.submit)
+
+
 def redraw(root: Path) -> None:
     """Draw every figure again from its recorded numbers."""
     found = [record for record in _all_records(root) if record.data.get("status") == "done"]
@@ -149,6 +157,8 @@ def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
             command = runs.command(name, "quick" if best is None else best.data["preset"])
             table += ledger.rows([claim], best, command)
     print(json.dumps(table, indent=1) if as_json else ledger.markdown(table), end="")
+    for directory in [] if as_json else sweeps.found(root):
+        print(f"\n{sweeps.table(directory)}", end="")
     return table
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -248,7 +248,7 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
 def _whole(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with its weights on one device; moments stay where they are."""
     params, ema = sharding.whole((state.params, state.ema), mesh)
-    return state.replace(params=params, ema=ema)
+    return replace(state, params=params, ema=ema)
 
 
 def averaged(state: TrainState) -> Params:

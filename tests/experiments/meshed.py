@@ -1,12 +1,15 @@
-"""A few steps of four kinds of training on a layout of devices, as a script for other processes.
+"""A few steps of four kinds of training on layouts of devices, as a script for other processes.
 
-python -m tests.experiments.meshed KIND OUTPUT STEPS DATA MODEL FSDP [x64]: losses and the norm of
-the last weights, as JSON. Kinds: language, denoiser, classifier, distilled.
+python -m tests.experiments.meshed OUTPUT JOBS [COORDINATOR COUNT INDEX]: JOBS is a JSON list of
+what `run` takes; OUTPUT will hold what it gives. Kinds: language, denoiser, classifier, distilled.
 """
 
+import contextlib
 import json
+import math
+import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,12 @@ from experiments.attention import next_token
 from experiments.diffusion import denoising, distilling
 from experiments.diffusion.networks import NetworkConfig
 from experiments.harness import datasets, hosts, image_sets, sharding, training
+from experiments.harness.errors import Interrupted
 from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
 from experiments.ssm import learning, models
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def language(how: TrainingConfig) -> Problem:
 
 def denoiser(how: TrainingConfig) -> Problem:
     """A U-ViT with eight heads, on digits."""
-    network = NetworkConfig("uvit", 16, 2, multipliers=(1, 4), blocks=(1,), head_width=8)
+    network = NetworkConfig("uvit", 64, 2, multipliers=(1,), blocks=(), head_width=8)
     images = image_sets.load(image_sets.DIGITS)
     return denoising.make_problem(network, images, schedules.cosine(), how)
 
@@ -99,33 +105,51 @@ def problem(kind: str, steps: int) -> tuple[Problem, TrainingConfig, training.Ho
     return KINDS[kind](how), how, training.PLAIN
 
 
-def run(kind: str, steps: int, layout: sharding.Layout, folder: Path) -> dict[str, Any]:
-    """Losses of all steps, and what the last weights are."""
+def run(
+    kind: str,
+    folder: str,
+    steps: int,
+    layout: tuple[int | None, int, bool] = (None, 1, False),
+    stop: int | None = None,
+) -> dict[str, Any]:
+    """Rows of all steps, and what its program gathers and keeps; `stop` ends it early."""
     made, how, begin = problem(kind, steps)
-    with Run("meshed", "quick", Config(kind, how), folder, layout=layout) as current:
-        state = training.train(made, how, current, begin)
-        rows = [row for row in current.tracker.rows() if "loss" in row]
-        current.finish({})
-    norm = np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in _arrays(state.params)))
-    losses = [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows]
-    return {"losses": losses, "norm": float(norm), "devices": jax.device_count()}
+    devices = sharding.Layout(*layout)
+    with Run("meshed", "quick", Config(kind, how), Path(folder), layout=devices) as current:
+
+        def batch(step: int) -> Any:
+            current.stop_requested = step == stop
+            return made.batch(step)
+
+        with contextlib.suppress(Interrupted):
+            training.train(replace(made, batch=batch), how, current, begin)
+        rows = current.tracker.rows()
+    losses = [row["loss"] for row in rows if "gradient_norm" in row]
+    return {"losses": losses, **program(kind, devices)}
 
 
-def _arrays(tree: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+def program(kind: str, layout: sharding.Layout) -> dict[str, Any]:
+    """Collectives of a step, and the share of the state that the first device holds."""
+    made, how, begin = problem(kind, 10)
+    placed = training.place(made, how, layout, begin)
+    batch = sharding.put_batch(made.batch(0), placed.mesh)
+    text = placed.step.lower(placed.like, batch).compile().as_text()
+    held = {"params": placed.like.params, "optimizer": placed.like.optimizer}
+    whole = sum(leaf.size for leaf in jax.tree.leaves(held))
+    here = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(held))
+    found = {name: len(re.findall(rf" {name}(-start)?\(", text)) for name in COLLECTIVES}
+    return {**found, "share": here / whole}
 
 
-def main(kind: str, output: str, *rest: str) -> None:
+def main(output: str, jobs: str, *address: str) -> None:
     """As the module says."""
-    steps, data, model, fsdp = map(int, rest[:4])
-    jax.config.update("jax_enable_x64", "x64" in rest)
-    if "--hosts" in rest:
-        coordinator, count, index = rest[rest.index("--hosts") + 1 :]
+    jax.config.update("jax_enable_x64", True)
+    if address:
+        coordinator, count, index = address
         hosts.join(hosts.Hosts(coordinator, int(count), int(index), timeout=60, patience=300))
-    layout = sharding.Layout(data or None, model, bool(fsdp))
-    found = run(kind, steps, layout, Path(output))
+    found = [run(**job) for job in json.loads(jobs)]
     if hosts.first():
-        (Path(output) / "found.json").write_text(json.dumps(found))
+        Path(output).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

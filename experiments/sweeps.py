@@ -1,0 +1,316 @@
+"""Runs of one experiment over a grid of fields, each resumable, on this machine or a cluster."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import catalog
+from experiments.harness import config as configs
+from experiments.harness import paired
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError, Interrupted, UsageError
+
+RECORD = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep.
+
+    Attributes:
+        values: by field, as they stand on the command line.
+        directory: of the run, below that of the sweep.
+    """
+
+    values: dict[str, str]
+    directory: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep runs.
+
+    Attributes:
+        experiment, preset: of all cells.
+        fixed: further arguments of all cells.
+        axes: values by field; every combination is a cell.
+    """
+
+    experiment: str
+    preset: str
+    fixed: tuple[str, ...]
+    axes: dict[str, tuple[str, ...]]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All combinations, the last field varies fastest."""
+        found = []
+        for values in itertools.product(*self.axes.values()):
+            chosen = dict(zip(self.axes, values, strict=True))
+            name = ",".join(f"{field}={value}" for field, value in chosen.items())
+            found.append(Cell(chosen, name.replace("/", "-") or "run"))
+        return found
+
+    def command(self, cell: Cell, root: Path) -> list[str]:
+        """That runs or resumes a cell."""
+        chosen = [part for field, value in cell.values.items() for part in (f"--{field}", value)]
+        start = [sys.executable, "-m", "experiments", "run", self.experiment]
+        where = ["--preset", self.preset, "--workdir", str(root / cell.directory)]
+        return [*start, *where, *self.fixed, *chosen]
+
+
+def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
+    """A sweep from arguments like `--model.mixer mla,gqa --seed 0:5 --training.steps 100`.
+
+    Commas separate values, `a:b` counts from a to b - 1; what has neither is fixed. A field may go
+    by its last name where only one has it.
+
+    Raises:
+        UsageError: unknown fields, impossible values, nothing to vary.
+    """
+    experiment = catalog.get(name)
+    default = experiment.preset(preset)
+    fields = [*configs.flatten(configs.to_dict(default))]
+    fixed: list[str] = []
+    axes: dict[str, tuple[str, ...]] = {}
+    for flag, values in _grouped(arguments):
+        field = _field(flag, fields)
+        choices = _choices(values[0]) if len(values) == 1 else []
+        if field in axes or f"--{field}" in fixed:
+            raise UsageError(f"--{field}: expected once, got it twice")
+        if len(choices) > 1:
+            axes[field] = tuple(choices)
+        else:
+            fixed += [f"--{field}", *values]
+    if not axes:
+        raise UsageError(
+            "sweep: expected a field with several values, such as --model.mixer mla,gqa or "
+            "--seed 0:5"
+        )
+    sweep = Sweep(experiment.name, preset, tuple(fixed), axes)
+    for cell in sweep.cells:
+        chosen = [part for field, value in cell.values.items() for part in (f"--{field}", value)]
+        configs.parse(default, [*fixed, *chosen])
+    return sweep
+
+
+def _grouped(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
+    groups: list[tuple[str, list[str]]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag, given, value = argument[2:].partition("=")
+            groups.append((flag, [value] if given else []))
+        elif groups:
+            groups[-1][1].append(argument)
+        else:
+            raise UsageError(f"sweep: expected --FIELD before {argument!r}")
+    return groups
+
+
+def _field(flag: str, fields: Sequence[str]) -> str:
+    name = flag.replace("-", "_")
+    ending = [field for field in fields if field.endswith(f".{name}")]
+    if name in fields or len(ending) != 1:
+        if len(ending) > 1 and name not in fields:
+            raise UsageError(f"--{flag}: expected one of --{', --'.join(ending)}")
+        return flag  # known, a switch, or refused by name when it is parsed
+    return ending[0]
+
+
+def _choices(text: str) -> list[str]:
+    first, colon, last = text.partition(":")
+    if colon and first.lstrip("-").isdigit() and last.lstrip("-").isdigit():
+        numbers = range(int(first), int(last))
+        if not numbers:
+            raise UsageError(f"sweep: expected a:b with a < b, got {text}")
+        return [str(number) for number in numbers]
+    return [part for part in text.split(",") if part]
+
+
+def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Sequence[str]) -> None:
+    """Run all cells that are not finished, then write and print the table.
+
+    Args:
+        jobs: at once.
+        cluster: of submitit, such as "slurm"; None takes processes of this machine.
+        options: KEY=VALUE of submitit's executor, such as `slurm_partition=gpu`.
+
+    Raises:
+        ExperimentError: cells that failed, or a directory of another sweep.
+        Interrupted: a signal; cells have saved their work.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs: expected at least 1, got {jobs}")
+    if options and cluster is None:
+        raise UsageError("--submit: expected --cluster beside it")
+    _remember(sweep, root)
+    left = [cell for cell in sweep.cells if not _done(root / cell.directory)]
+    done = len(sweep.cells) - len(left)
+    print(f"{len(sweep.cells)} cells, {done} of them finished; {root}", flush=True)
+    (root / "logs").mkdir(exist_ok=True)
+    run_all = _local if cluster is None else _submitted
+    failed = run_all(sweep, left, root, jobs, cluster, options)
+    text = table(root)
+    (root / "table.md").write_text(text)
+    print(text, end="")
+    if failed:
+        raise ExperimentError(
+            f"failed: {'; '.join(failed)}; see {root / 'logs'}; the same command goes on"
+        )
+
+
+def _remember(sweep: Sweep, root: Path) -> None:
+    path = root / RECORD
+    known = json.loads(path.read_text()) if path.exists() else None
+    same = known is None or all(
+        known[name] == json.loads(json.dumps(asdict(sweep)))[name]
+        for name in ("experiment", "preset", "fixed")
+    )
+    if not same:
+        raise ExperimentError(f"{root}: holds another sweep; give another --workdir")
+    if known is None and root.exists() and any(root.iterdir()):
+        raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(sweep), indent=1) + "\n")
+    except OSError as error:
+        raise ExperimentError(f"{root}: expected a writable directory: {error.strerror}") from None
+
+
+def _done(directory: Path) -> bool:
+    return (directory / "run.json").exists() and runs.load(directory).data["status"] == "done"
+
+
+def _local(sweep: Sweep, cells: list[Cell], root: Path, jobs: int, *_: Any) -> list[str]:
+    """Processes of this machine; a signal is passed on to them, once."""
+    started: list[subprocess.Popen[bytes]] = []
+    stopped: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        stopped.append(number)
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def one(cell: Cell) -> str | None:
+        if stopped:
+            return None
+        with (root / "logs" / f"{cell.directory}.txt").open("ab") as log:
+            process = subprocess.Popen(
+                sweep.command(cell, root), stdout=log, stderr=log, start_new_session=True
+            )
+            started.append(process)
+            code = process.wait()
+        print(f"{cell.directory}: {'done' if code == 0 else f'exit status {code}'}", flush=True)
+        return None if code == 0 else f"{cell.directory} (exit status {code})"
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            failed = [name for name in pool.map(one, cells) if name]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        raise Interrupted(f"stopped by a signal; {root} is kept, the same command resumes it")
+    return failed
+
+
+def _submitted(
+    sweep: Sweep,
+    cells: list[Cell],
+    root: Path,
+    jobs: int,
+    cluster: str | None,
+    options: Sequence[str],
+) -> list[str]:
+    """Jobs of a cluster, waited for."""
+    try:
+        import submitit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UsageError(
+            "--cluster: the package submitit is not installed; pip install 'kexue-jax[submitit]'"
+        ) from None
+    try:
+        executor = submitit.AutoExecutor(folder=root / "logs", cluster=cluster)
+        executor.update_parameters(**_options(options))
+        if cluster == "slurm":
+            executor.update_parameters(slurm_array_parallelism=jobs)
+        with executor.batch():
+            submitted = [
+                executor.submit(submitit.helpers.CommandFunction(sweep.command(cell, root)))
+                for cell in cells
+            ]
+    except (ValueError, TypeError, NameError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"--cluster {cluster}, --submit: {reason}") from None
+    failed = []
+    for cell, job in zip(cells, submitted, strict=True):
+        error = job.exception()
+        print(f"{cell.directory}: {'done' if error is None else 'failed'}", flush=True)
+        if error is not None:
+            failed.append(f"{cell.directory} (job {job.job_id})")
+    return failed
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE, numbers as numbers."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--submit: expected KEY=VALUE, got {text!r}")
+        found[name] = int(value) if value.lstrip("-").isdigit() else value
+    return found
+
+
+def table(root: Path) -> str:
+    """Markdown of a sweep: a line for every choice but of seeds and every number of the results."""
+    known = json.loads((root / RECORD).read_text())
+    sweep = Sweep(known["experiment"], known["preset"], tuple(known["fixed"]), known["axes"])
+    shown = [field for field in sweep.axes if field.rpartition(".")[2] != "seed"]
+    groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    for cell in sweep.cells:
+        if _done(root / cell.directory):
+            key = tuple(cell.values[field] for field in shown)
+            groups.setdefault(key, []).append(_numbers(runs.load(root / cell.directory).result))
+    done = sum(len(group) for group in groups.values())
+    lines = [
+        f"{sweep.experiment}, {sweep.preset}: {done} of {len(sweep.cells)} cells",
+        "",
+        f"| {' | '.join([*shown, 'quantity', 'mean', '95 % interval', 'runs'])} |",
+        f"|{' --- |' * (len(shown) + 4)}",
+    ]
+    for key, results in groups.items():
+        for name in results[0]:
+            values = [result[name] for result in results if name in result]
+            interval = "-"
+            if len(values) > 1:
+                spread = paired.difference(values, [0.0] * len(values))
+                interval = f"{spread.low:.6g} to {spread.high:.6g}"
+            cells = [*key, name, f"{np.mean(values):.6g}", interval, str(len(values))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(result: dict[str, Any]) -> dict[str, float]:
+    flat = configs.flatten(result)
+    return {
+        name: value
+        for name, value in flat.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def found(root: Path) -> list[Path]:
+    """Directories of sweeps below one."""
+    return [path.parent for path in sorted(root.rglob(RECORD))]
