@@ -33,7 +33,7 @@ class Hosts:
         index: of this one.
         timeout: seconds to wait for the others at the start.
         patience: seconds without a step after which another host counts as dead or hung; it has to
-            cover compilation and evaluations.
+            cover an evaluation. The first step, which compiles, has half an hour at least.
     """
 
     coordinator: str | None = None
@@ -175,8 +175,9 @@ def watch() -> Iterator[Callable[[int], None]]:
 
     def look() -> None:
         while not over.wait(min(1.0, _patience / 10)):
-            if time.monotonic() - state["time"] > _patience:
-                leave(lost(int(state["step"]), f"no step for {_patience} s"))
+            allowed = _patience if state["step"] else max(_patience, Hosts.patience)
+            if time.monotonic() - state["time"] > allowed:
+                leave(lost(int(state["step"]), f"no step for {allowed} s"))
 
     threading.Thread(target=look, daemon=True).start()
     try:
