@@ -17,7 +17,7 @@ from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import by_arm, datasets, image_sets, sharding, training
+from experiments.harness import by_arm, image_sets, sharding, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -95,9 +95,8 @@ class Loop:
         state, batch, fastest = placed.init(number), self.settings.batch_size, float("inf")
         metrics_: dict[str, Any] = {}
         for step in range(self.settings.steps):
-            chosen = datasets.shuffled(self.images.count, batch, seed, step)
             began = time.perf_counter()
-            rows = sharding.put_batch(self.images.batch(chosen), placed.mesh)
+            rows = sharding.put_batch(self.images.part(seed, batch, step), placed.mesh)
             state, metrics_ = placed.step(state, rows, number)
             jax.block_until_ready(metrics_["loss"])
             fastest = min(fastest, time.perf_counter() - began)

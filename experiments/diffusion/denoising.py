@@ -12,7 +12,7 @@ import numpy as np
 from diffusion import losses, process, times
 from diffusion.schedules import Schedule
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import compiling, datasets, image_sets, training
+from experiments.harness import compiling, image_sets, training
 from experiments.harness.errors import UsageError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
@@ -131,17 +131,12 @@ def make_problem(
     """
     check(network, images, loss)
 
-    def part(step: int, rows: slice) -> dict[str, np.ndarray]:
-        chosen = datasets.shuffled(images.count, settings.batch_size, settings.seed, step)
-        return images.batch(chosen[rows])
-
-    def batch(step: int) -> dict[str, np.ndarray]:
-        return part(step, slice(None))
+    part = functools.partial(images.part, settings.seed, settings.batch_size)
 
     return training.Problem(
         init=make_init(network, images.train.shape[1:]),
         loss=make_loss(network, schedule, loss),
-        batch=batch,
+        batch=part,
         evaluate=make_evaluate(network, images, schedule),
         partition=network.partition,
         part=part,

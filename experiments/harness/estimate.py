@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.harness import sharding
+from experiments.harness import compiling, sharding
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def estimate(
     """
     table = []
     for name, program in programs.items():
-        compiled = program.lower(layout=layout).compile()
+        options = compiling.options() if program.donate else None  # as training steps are
+        compiled = program.lower(layout=layout).compile(compiler_options=options)
         memory = compiled.memory_analysis()
         fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
         peak = memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes

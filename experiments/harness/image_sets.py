@@ -4,6 +4,7 @@ All sources give channels last, in [-1, 1]. A folder's sub-folders are its class
 files are held out depends on their names alone, so that more files do not move the others.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -69,6 +70,13 @@ class ImageConfig:
 DIGITS = ImageConfig()
 
 
+@functools.lru_cache(maxsize=8)
+def _reading(source: Any, size: int, seed: int, rows: tuple[int, int] | None) -> Any:
+    from experiments.harness import reading
+
+    return reading.batches(source, size, seed, None if rows is None else slice(*rows))
+
+
 @dataclass(frozen=True)
 class Images:
     """Both splits of a set.
@@ -98,6 +106,15 @@ class Images:
         if self.source is None:
             return {"x": self.train[chosen], "label": self.train_labels[chosen]}
         columns = self.source(chosen)
+        return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
+
+    def part(self, seed: int, size: int, step: int, rows: slice | None = None) -> dict[str, Any]:
+        """The training batch of a step, or some of its rows; a lazy set is read ahead."""
+        if self.source is None:
+            chosen = datasets.shuffled(self.count, size, seed, step)
+            return self.batch(chosen if rows is None else chosen[rows])
+        place = None if rows is None else (rows.start, rows.stop)
+        columns = _reading(self.source, size, seed, place)(step)
         return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
 
     def labels(self, n: int) -> np.ndarray:

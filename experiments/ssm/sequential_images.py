@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import comparison as comparisons
-from experiments.harness import datasets, image_sets
+from experiments.harness import image_sets
 from experiments.harness.comparison import Comparison
 from experiments.harness.errors import DataError
 from experiments.harness.estimate import Program
@@ -231,7 +231,7 @@ def make_task(config: Config, images: Images) -> Task:
     """Training images in shuffled epochs, and the held-out ones."""
 
     def batch(seed: int, size: int, step: int) -> dict[str, np.ndarray]:
-        found = images.batch(datasets.shuffled(images.count, size, seed, step))
+        found = images.part(seed, size, step)
         return {"x": pixels(found["x"], config), "label": found["label"]}
 
     chosen = slice(config.tests)

@@ -64,7 +64,7 @@ def classifier(how: TrainingConfig) -> Problem:
     model = models.ModelConfig("rtf", channels=16, layers=2, size=8)
 
     def batch(seed: int, size: int, step: int) -> dict[str, np.ndarray]:
-        found = images.batch(datasets.shuffled(images.count, size, seed, step))
+        found = images.part(seed, size, step)
         return {"x": found["x"].reshape(size, 64, 1), "label": found["label"]}
 
     held_out = {"x": images.test[:32].reshape(32, 64, 1), "label": images.test_labels[:32]}

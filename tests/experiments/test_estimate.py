@@ -79,6 +79,54 @@ def test_paper_presets_lower_for_cuda_and_tpu(name):
             assert "module" in program.lower((platform,)).as_text()[:200]
 
 
+MEASURED = """
+import gc, jax, jax.numpy as jnp, numpy as np
+from experiments import catalog
+from experiments.harness import compiling, config, estimate
+def memory(name):
+    return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(name))
+module = catalog.get("attention/language_model").module
+preset = module.PRESETS["paper"]
+small = config.parse(preset, ["--model.n_layers", "3", "--training.batch_size", "16"])
+(program,) = module.programs(small).values()
+row = estimate.estimate({"step": program})[0]
+compiled = program.lower().compile(compiler_options=compiling.options())
+gc.collect()
+before = memory("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
+state, batch = jax.tree.map(lambda s: jnp.asarray(np.zeros(s.shape, s.dtype)), program.arguments)
+for _ in range(2):
+    state, metrics = jax.block_until_ready(compiled(state, batch))
+print(row["peak_bytes"] / (memory("VmHWM") - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
+def test_the_estimate_is_within_a_fifth_of_what_a_step_takes():
+    """Some 350 MB; what a process needs besides, 20 MB and the runtime itself, is not in it."""
+    root = Path(__file__).resolve().parents[2]
+    out = subprocess.run(
+        [sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert 0.8 < float(out.stdout) < 1.2
+
+
+@pytest.mark.parametrize("name", ["attention/language_model", "diffusion/train"])
+def test_a_layout_divides_what_a_device_needs(cli, name):
+    """On devices that are not there."""
+    root = Path(__file__).resolve().parents[2]
+    rows = []
+    for layout in ([], ["--mesh.data", "4", "--mesh.model", "2", "--mesh.fsdp"]):
+        command = [sys.executable, "-m", "experiments", "estimate", name, *layout]
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8" if layout else "1", "XLA_FLAGS": ""}
+        out = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, check=True)
+        rows.append([cell.strip() for cell in out.stdout.splitlines()[-1].split("|")[2:-1]])
+    assert "data 4 x model 2" in out.stdout
+    arguments, temporaries = ([float(row[i]) for row in rows] for i in (0, 1))
+    assert arguments[1] < 0.3 * arguments[0] and temporaries[1] < 0.6 * temporaries[0]
+
+
 def test_the_paper_language_model_runs_two_steps_at_reduced_width(tmp_path):
     paper = language_model.PRESETS["paper"]
     small = configs.parse(

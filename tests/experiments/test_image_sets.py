@@ -225,3 +225,18 @@ def tiny_images(tmp_path):
         warnings.simplefilter("ignore")
         TinyImages(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
+
+
+def test_a_lazy_set_is_read_ahead_in_the_same_order_on_any_number_of_hosts(tiny_images):
+    """From any step on, whole or by rows."""
+    folder = str(tiny_images)
+    whole = image_sets.load(ImageConfig("tiny_images", data_dir=folder, size=4))
+    lazy = image_sets.load(ImageConfig("tiny_images", data_dir=folder, size=4, lazy=True))
+    for step in (0, 1, 2, 3, 7, 8, 1):
+        expected = whole.part(5, 4, step)
+        halves = [lazy.part(5, 4, step, slice(start, start + 2)) for start in (0, 2)]
+        found = lazy.part(5, 4, step)
+        for name in ("x", "label"):
+            np.testing.assert_array_equal(found[name], expected[name])
+            both = np.concatenate([half[name] for half in halves])
+            np.testing.assert_array_equal(both, expected[name])

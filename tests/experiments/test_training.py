@@ -170,6 +170,67 @@ def test_checkpoints_survive_donation_and_check_their_configuration(tmp_path):
         checkpoint.Checkpoints(tmp_path, 2, "other").restore(3, state)
 
 
+class Failing:
+    """A writer of arrays that fails some times before it works."""
+
+    def __init__(self, monkeypatch, times):
+        from orbax.checkpoint import StandardCheckpointHandler
+
+        self.left, self.asked = times, 0
+        works = StandardCheckpointHandler.async_save
+
+        async def save(handler, *arguments, **options):
+            self.asked += 1
+            if self.left > 0:
+                self.left -= 1
+                raise OSError(28, "No space left on device")
+            return await works(handler, *arguments, **options)
+
+        monkeypatch.setattr(StandardCheckpointHandler, "async_save", save)
+        monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
+
+
+def test_a_failed_save_is_tried_again(tmp_path, monkeypatch, capsys):
+    failing = Failing(monkeypatch, 2)
+    state = run(tmp_path / "run")
+    assert failing.left == 0 and failing.asked == 2 + SETTINGS.steps // SETTINGS.checkpoint_every
+    assert capsys.readouterr().err.count("could not be saved, OSError: [Errno 28]") == 2
+    chex.assert_trees_all_equal(state.params, run(tmp_path / "other").params)
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == {"6", "9"}
+
+
+def test_a_save_that_keeps_failing_ends_the_run_with_the_newest_good_one(tmp_path, monkeypatch):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", stop=4)
+    Failing(monkeypatch, 10**6)
+    with pytest.raises(ExperimentError, match=r"checkpoint 6 .* tried 3 times, .* one: step 5"):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    resumed = run(tmp_path / "run")
+    chex.assert_trees_all_equal(resumed.params, run(tmp_path / "whole").params)
+
+
+def test_a_save_that_fails_in_the_background_is_noticed(tmp_path, monkeypatch, capsys):
+    """The writer's thread fails after the training has gone on."""
+    from orbax.checkpoint import CheckpointManager
+
+    monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
+    works, broken = CheckpointManager.wait_until_finished, [True]
+
+    def wait(manager):
+        works(manager)
+        if broken and manager.latest_step() == 3:
+            broken.clear()
+            manager.delete(3)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(CheckpointManager, "wait_until_finished", wait)
+    state = run(tmp_path / "run")
+    assert "could not be saved, OSError: [Errno 5]" in capsys.readouterr().err
+    chex.assert_trees_all_equal(state.params, run(tmp_path / "other").params)
+
+
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     directory = tmp_path / "run"
     with pytest.raises(Interrupted):

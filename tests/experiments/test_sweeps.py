@@ -1,0 +1,164 @@
+"""Sweeps: grids of fields, cells that are not run twice, tables of means."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import sweeps
+from experiments.harness.errors import ExperimentError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+FAST = ("--training.steps", "3", "--windows", "2", "--new_bytes", "2", "--model.context", "16")
+NAME = "attention/language_model"
+MINE = '''"""Adds."""
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Numbers."""
+    number: int = 1
+    scale: float = 1.0
+    kind: str = "a"
+    part: Part = dataclasses.field(default_factory=Part)
+
+
+PRESETS = {"quick": Config(), "cpu": Config(), "paper": Config()}
+
+
+def main(config, run):
+    if config.number == 13:
+        raise ValueError("thirteen")
+    value = config.number * config.scale + config.part.seed
+    return {"value": value, "inner": {"half": value / 2}, "kind": config.kind, "good": True}
+'''
+
+
+@pytest.fixture
+def adds(tmp_path):
+    path = tmp_path / "adds.py"
+    path.write_text(MINE)
+    return str(path)
+
+
+def test_fields_with_several_values_make_a_grid(adds):
+    sweep = sweeps.parse(adds, "quick", ["--kind", "a,b", "--seed", "0:3", "--scale=2.5"])
+    assert sweep.axes == {"kind": ("a", "b"), "part.seed": ("0", "1", "2")}
+    assert sweep.fixed == ("--scale", "2.5")
+    assert len(sweep.cells) == 6
+    assert sweep.cells[1].values == {"kind": "a", "part.seed": "1"}
+    assert sweep.cells[1].directory == "kind=a,part.seed=1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a field with several values"),
+        (["--scale", "2"], "expected a field with several values"),
+        (["--sed", "0:3"], "--sed: no such field; nearest: --part.seed"),
+        (["--number", "1,x"], "number"),
+        (["--number", "3:3"], "expected a:b with a < b, got 3:3"),
+        (["--number", "1,2", "--number", "3"], "--number: expected once"),
+        (["1,2"], "expected --FIELD before '1,2'"),
+    ],
+)
+def test_what_is_no_grid_is_refused(adds, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        sweeps.parse(adds, "quick", arguments)
+
+
+def test_short_names_have_to_be_clear():
+    with pytest.raises(UsageError, match=r"--steps: no such field"):
+        sweeps.parse("fourier_density/sampling", "quick", ["--steps", "1,2"])
+    with pytest.raises(UsageError, match=r"--name: expected one of --"):
+        sweeps._field("name", ["a.name", "b.name"])
+
+
+def test_cells_are_run_once_and_joined(cli, adds, tmp_path):
+    arguments = [adds, "--workdir", tmp_path / "sweep", "--number", "1,2", "--seed", "0:3"]
+    code, out, _ = cli("sweep", *arguments, "--jobs", "2")
+    assert code == 0 and "6 cells, 0 of them finished" in out
+    assert "| 2 | value | 3 | 0.515862 to 5.48414 | 3 |" in out  # 3 +- 4.3027 / sqrt(3)
+    assert "| 1 | inner.half | 1 |" in out and "good" not in out
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "sweep").rglob("run.json")}
+    assert len(times) == 6
+    code, out, _ = cli("sweep", *arguments[:-1], "0:4")
+    assert code == 0 and "8 cells, 6 of them finished" in out
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in times.items())
+    code, out, _ = cli("report", "--workdir", tmp_path)
+    assert code == 0 and "adds.py, quick: 8 of 8 cells" in out
+    assert json.loads(cli("report", "--workdir", tmp_path, "--json")[1]) is not None
+
+
+def test_failed_cells_are_named_and_the_others_run(cli, adds, tmp_path):
+    code, out, err = cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "13,2")
+    assert code == 1 and "| 2 | value | 2 | - | 1 |" in out
+    assert "failed: number=13 (exit status 1)" in err
+    assert "thirteen" in (tmp_path / "sweep" / "logs" / "number=13.txt").read_text()
+
+
+def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
+    assert cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2")[0] == 0
+    code, _, err = cli(
+        "sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2", "--scale", "3"
+    )
+    assert code == 1 and "holds another sweep; give another --workdir" in err
+    code, _, err = cli("sweep", adds, "--workdir", tmp_path, "--number", "1,2")
+    assert code == 1 and "expected a new directory or a sweep's" in err
+    assert cli("sweep", adds, "--number", "1,2", "--jobs", "0")[0] == 2
+    code, _, err = cli("sweep", adds, "--number", "1,2", "--submit", "a=1")
+    assert code == 2 and "expected --cluster beside it" in err
+
+
+def test_a_cluster_runs_cells_through_submitit(cli, adds, tmp_path):
+    """Its executor for processes of this machine has the interface of that for SLURM."""
+    submitit = pytest.importorskip("submitit")
+    assert submitit
+    arguments = ["sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2,13"]
+    code, out, err = cli(*arguments, "--cluster", "local", "--submit", "timeout_min=5")
+    assert code == 1 and "| 2 | value | 2 |" in out, err
+    assert "failed: number=13 (job" in err
+    code, _, err = cli(*arguments, "--cluster", "nowhere")
+    assert code == 2 and "--cluster nowhere" in err
+    code, _, err = cli(*arguments, "--cluster", "local", "--submit", "time")
+    assert code == 2 and "expected KEY=VALUE, got 'time'" in err
+
+
+@pytest.mark.slow
+def test_a_signal_saves_the_running_cell_and_the_same_command_goes_on(tmp_path):
+    folder = tmp_path / "sweep"
+    command = [sys.executable, "-m", "experiments", "sweep", NAME, *FAST, "--seed", "0:2"]
+    command += ["--workdir", str(folder)]
+    slow = [part if part != "3" else "60000" for part in command]
+    one = subprocess.Popen(slow, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    metrics = folder / "training.seed=0" / "metrics.jsonl"
+    for _ in range(600):
+        if metrics.exists() and '"gradient_norm"' in metrics.read_text():
+            break
+        time.sleep(0.2)
+    os.kill(one.pid, signal.SIGTERM)
+    _, errors = one.communicate(timeout=120)
+    assert one.returncode == 75 and "the same command resumes it" in errors
+    run = json.loads((folder / "training.seed=0" / "run.json").read_text())
+    assert run["status"] == "interrupted"
+    assert not (folder / "training.seed=1").exists()
+
+
+def test_a_record_of_a_sweep_can_be_read_again(adds, tmp_path):
+    sweep = sweeps.parse(adds, "quick", ["--number", "1,2"])
+    sweeps._remember(sweep, tmp_path / "new")
+    assert sweeps.found(tmp_path) == [tmp_path / "new"]
+    assert "0 of 2 cells" in sweeps.table(tmp_path / "new")
+    with pytest.raises(ExperimentError, match="another sweep"):
+        sweeps._remember(sweeps.parse(adds, "cpu", ["--number", "1,2"]), tmp_path / "new")
