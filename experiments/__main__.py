@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -246,5 +247,26 @@ def _configure_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def entry() -> Never:
+    """The console script: `main`, then the end of the process.
+
+    After an error it does not wait: not for threads of a save that failed, nor for other hosts,
+    which get two seconds to say what they have to say.
+    """
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        if _distributed():
+            time.sleep(2.0)
+        os._exit(code)
+    sys.exit(code)
+
+
+def _distributed() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,9 +95,11 @@ def _load_file(path: Path) -> Experiment:
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where docstrings and dataclasses look for their source
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
     missing = [name for name in ("Config", "PRESETS", "main") if not hasattr(module, name)]
     if missing:

@@ -84,7 +84,9 @@ def fast(least: int) -> int:
 
 def _multiply(u: Array, kernel: Array, size: int) -> Array:
     """Circular convolution on that many points."""
-    return fourier.irfft(fourier.rfft(u, size) * fourier.rfft(kernel, size), size)
+    batch = u.ndim > kernel.ndim
+    spectrum = fourier.rfft(u, size, batch=batch) * fourier.rfft(kernel, size)
+    return fourier.irfft(spectrum, size, batch=batch)
 
 
 class Tail(NamedTuple):

@@ -96,6 +96,7 @@ class Config:
         prompt: text to continue.
         new_bytes: bytes to generate.
         temperature: of the sample.
+        dtype: of activations in training; weights, losses and the sample are in float32.
     """
 
     data: datasets.TextConfig = field(default_factory=datasets.TextConfig)
@@ -105,6 +106,7 @@ class Config:
     prompt: str = "The "
     new_bytes: int = 200
     temperature: float = 0.7
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
         for name in ("windows", "new_bytes"):
@@ -148,7 +150,12 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     text = datasets.load_text(config.data)
     decoder = config.model.transformer()
     problem = next_token.make_problem(
-        decoder, config.model.context, config.training, config.windows, text
+        decoder,
+        config.model.context,
+        config.training,
+        config.windows,
+        text,
+        dtype=None if config.dtype == "float32" else config.dtype,
     )
     state = training.train(problem, config.training, run)
     params = training.averaged(state)
@@ -256,7 +263,11 @@ def programs(config: Config) -> dict[str, Program]:
     decoder, settings = config.model.transformer(), config.training
     problem = training.Problem(
         init=functools.partial(transformer.init, config=decoder),
-        loss=functools.partial(next_token.loss, config=decoder),
+        loss=functools.partial(
+            next_token.loss,
+            config=decoder,
+            dtype=None if config.dtype == "float32" else config.dtype,
+        ),
         batch=lambda step: None,
         evaluate=lambda params: {},
         partition=functools.partial(next_token.partition, decoder, None),

@@ -143,7 +143,6 @@ def program(kind: str, layout: sharding.Layout) -> dict[str, Any]:
 
 def main(output: str, jobs: str, *address: str) -> None:
     """As the module says."""
-    jax.config.update("jax_enable_x64", True)
     if address:
         coordinator, count, index = address
         hosts.join(hosts.Hosts(coordinator, int(count), int(index), timeout=60, patience=300))

@@ -1,6 +1,10 @@
 """Estimates: arithmetic by hand, and presets that lower for the accelerators they name."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp

@@ -35,7 +35,7 @@ def environment(devices):
 def start(command, devices=2):
     return subprocess.Popen(
         [sys.executable, "-m", *command],
-        env=environment(devices),
+        env={**environment(devices), "JAX_ENABLE_X64": str(int("meshed" in command[0]))},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

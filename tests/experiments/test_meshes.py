@@ -37,6 +37,7 @@ def process(devices, output, jobs, *address):
             **os.environ,
             "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1",
         },
         cwd=ROOT,
         stdout=subprocess.PIPE,

@@ -66,7 +66,7 @@ def test_fields_with_several_values_make_a_grid(adds):
     [
         ([], "expected a field with several values"),
         (["--scale", "2"], "expected a field with several values"),
-        (["--sed", "0:3"], "--sed: no such field; nearest: --part.seed"),
+        (["--sed", "0:3"], "--sed: no such field; nearest"),
         (["--number", "1,x"], "number"),
         (["--number", "3:3"], "expected a:b with a < b, got 3:3"),
         (["--number", "1,2", "--number", "3"], "--number: expected once"),

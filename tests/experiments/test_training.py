@@ -171,22 +171,22 @@ def test_checkpoints_survive_donation_and_check_their_configuration(tmp_path):
 
 
 class Failing:
-    """A writer of arrays that fails some times before it works."""
+    """A writer of checkpoints that fails some times before it works."""
 
     def __init__(self, monkeypatch, times):
-        from orbax.checkpoint import StandardCheckpointHandler
+        from orbax.checkpoint import CheckpointManager
 
         self.left, self.asked = times, 0
-        works = StandardCheckpointHandler.async_save
+        works = CheckpointManager.save
 
-        async def save(handler, *arguments, **options):
+        def save(manager, *arguments, **options):
             self.asked += 1
             if self.left > 0:
                 self.left -= 1
                 raise OSError(28, "No space left on device")
-            return await works(handler, *arguments, **options)
+            return works(manager, *arguments, **options)
 
-        monkeypatch.setattr(StandardCheckpointHandler, "async_save", save)
+        monkeypatch.setattr(CheckpointManager, "save", save)
         monkeypatch.setattr(checkpoint, "PAUSE", 0.0)
 
 
