@@ -43,8 +43,8 @@ def _rows(function: Callable[[Array, int], Array], x: Array, size: int, batch: b
 def _axes(shape: tuple[int, ...], names: dict[str, int], batch: bool) -> list[str | None]:
     """The axis of the mesh along which each axis is divided; what stays whole is on all devices."""
     axes: list[str | None] = [None] * len(shape)
-    places = {"data": 0 if batch and len(shape) > 2 else None, "model": len(shape) - 2}
-    for name, place in places.items():
-        if place is not None and place >= 0 and name in names and shape[place] % names[name] == 0:
+    places = [("model", len(shape) - 2), *([("data", 0)] if batch and len(shape) > 2 else [])]
+    for name, place in places:
+        if place >= 0 and name in names and int(shape[place]) % names[name] == 0:
             axes[place] = name
     return axes

@@ -72,18 +72,25 @@ def join(how: Hosts) -> None:
     """
     global _patience
     _patience = how.patience
+    who = "" if how.index is None else f"process {how.index} of {how.count}, "
+    missing = (
+        f"{who}coordinator {how.coordinator or 'of the cluster'}: expected all processes within "
+        f"{how.timeout} s"
+    )
+    # The runtime's own limit ends the process without an exception.
+    timer = threading.Timer(how.timeout, leave, [HostError(f"{missing}, some did not come")])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
-            how.coordinator, how.count, how.index, initialization_timeout=how.timeout
+            how.coordinator, how.count, how.index, initialization_timeout=how.timeout + 60
         )
         jax.devices()
-    except Exception as error:  # the runtime raises several kinds
-        who = "" if how.index is None else f"process {how.index} of {how.count}, "
+    except Exception as error:  # of several kinds
         reason = " ".join(str(error).split())[:200]
-        raise HostError(
-            f"{who}coordinator {how.coordinator or 'of the cluster'}: expected all processes "
-            f"within {how.timeout} s, got {type(error).__name__}: {reason}"
-        ) from None
+        raise HostError(f"{missing}, got {type(error).__name__}: {reason}") from None
+    finally:
+        timer.cancel()
 
 
 def several() -> bool:

@@ -140,10 +140,13 @@ def test_hosts_that_differ_are_told_so(tmp_path):
     assert all(message in text for text in texts)
 
 
-def test_an_unreachable_coordinator_is_one_line(tmp_path):
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_alone_is_told_so_in_one_line(tmp_path, index):
+    """The first one waits in vain, the other does not reach it."""
     command = ["experiments", "run", "attention/language_model", "--distributed"]
     command += ["--hosts.coordinator", f"127.0.0.1:{free_port()}", "--hosts.count", "2"]
-    command += ["--hosts.index", "1", "--hosts.timeout", "3", "--workdir", str(tmp_path / "run")]
+    command += ["--hosts.index", str(index), "--hosts.timeout", "3"]
+    command += ["--workdir", str(tmp_path / "run")]
     one = start(command)
     text, _ = one.communicate(timeout=120)
     lines = [line for line in text.splitlines() if line.startswith("kexue-jax: ")]
