@@ -16,8 +16,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
+from experiments.fourier_density import transforms
 from experiments.fourier_density.points import banana
 from experiments.harness import by_arm, figures
 from experiments.harness import comparison as comparisons
@@ -31,7 +31,7 @@ from fourier_density import baselines, coding, entropy_model, heads, tables
 
 Prior = Literal["fourier", "deep", "logistic"]
 PRIORS: tuple[Prior, ...] = ("fourier", "deep", "logistic")
-LATENTS = 2
+LATENTS = transforms.LATENTS
 
 
 @dataclass(frozen=True)
@@ -144,28 +144,6 @@ def shannon(error: Any) -> Any:
     return np.maximum(np.log2(3.0 / np.asarray(error)), 0.0)
 
 
-class Transform(nn.Module):
-    """A network [B, 2] -> [B, 2]: a linear map, plus two hidden layers that begin with nothing."""
-
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
-        straight = nn.Dense(LATENTS, use_bias=False, name="straight")(x)
-        for _ in range(2):
-            x = nn.softplus(nn.Dense(self.hidden)(x))
-        return straight + nn.Dense(LATENTS, kernel_init=nn.initializers.zeros)(x)
-
-
-@functools.cache
-def principal_axes() -> np.ndarray:
-    """Of the banana, as columns, the narrow one first."""
-    with jax.ensure_compile_time_eval():
-        points = np.asarray(banana(jax.random.key(2**30), 100_000), np.float64)
-    return np.linalg.eigh(np.cov(points.T))[1]
-
-
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["models"], meta_fields=[])
 @dataclass(frozen=True)
 class Stacked:
@@ -193,12 +171,7 @@ def _head(config: Config, prior: Prior) -> heads.Fourier:
 
 
 def init(config: Config, arm: Arm, key: jax.Array) -> dict[str, Any]:
-    """Both transforms, and the numbers behind the prior.
-
-    The transforms begin as the source's principal axes, with the steps that are best for fine
-    quantisation, when an error of step^2 / 12 costs lambda times as much and half a step one bit:
-    step^2 = 6 / (lambda log 2). From random weights single runs of every prior end in worse minima.
-    """
+    """Both transforms, and the numbers behind the prior."""
     keys = jax.random.split(key, 3)
     if arm.prior == "deep":
         make = functools.partial(
@@ -207,23 +180,12 @@ def init(config: Config, arm: Arm, key: jax.Array) -> dict[str, Any]:
         prior = jax.vmap(make)(jax.random.split(keys[2], LATENTS))
     else:
         prior = jnp.zeros((LATENTS, _head(config, arm.prior).outputs))
-    step = np.sqrt(6.0 / (arm.weight * np.log(2.0)))
-    axes, network = principal_axes(), Transform(config.hidden)
-
-    def begun(key: jax.Array, matrix: np.ndarray) -> Any:
-        made = network.init(key, jnp.zeros((1, 2)))["params"]
-        return {"params": {**made, "straight": {"kernel": jnp.asarray(matrix, jnp.float32)}}}
-
-    return {
-        "analysis": begun(keys[0], axes / step),
-        "synthesis": begun(keys[1], axes.T * step),
-        "prior": prior,
-    }
+    return {**transforms.init(keys[:2], config.hidden, arm.weight), "prior": prior}
 
 
 def loss(config: Config, arm: Arm, params: Any, batch: Any, key: jax.Array) -> Any:
     """Bits + lambda squared error of noisy latents; means over the batch."""
-    network = Transform(config.hidden)
+    network = transforms.Transform(config.hidden)
     clean = jnp.asarray(network.apply(params["analysis"], batch["x"]))
     y = entropy_model.add_noise(key, clean)
     prior = density(config, arm.prior, params["prior"])
@@ -241,7 +203,10 @@ def measure(config: Config, arm: Arm, x: jax.Array, params: Any) -> dict[str, fl
 
     @jax.jit
     def rounded(params: Any, x: jax.Array) -> Any:
-        network, prior = Transform(config.hidden), density(config, arm.prior, params["prior"])
+        network, prior = (
+            transforms.Transform(config.hidden),
+            density(config, arm.prior, params["prior"]),
+        )
         y = entropy_model.quantise(jnp.asarray(network.apply(params["analysis"], x)))
         error = _error(network.apply(params["synthesis"], y), x)
         return y, entropy_model.bits(prior, y).sum(-1).mean(), error
