@@ -52,11 +52,12 @@ class Layout:
         """
         data = devices // self.model if self.data is None else self.data
         if data * self.model != devices:
-            asked = "a divisor of" if self.data is None else f"with mesh.data {self.data} to make"
-            raise UsageError(
-                f"mesh.model {self.model}: expected {asked} the number of devices, {devices}; "
-                "JAX_NUM_CPU_DEVICES sets that of CPUs"
-            )
+            asked = f"mesh.model {self.model}: expected a divisor of the number of devices"
+            if self.data is not None:
+                asked = (
+                    f"mesh.data {data} x mesh.model {self.model}: expected the number of devices"
+                )
+            raise UsageError(f"{asked}, {devices}; JAX_NUM_CPU_DEVICES sets that of CPUs")
         return data, self.model
 
 
