@@ -125,7 +125,7 @@ def _axes(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> tuple[
     found = found[max(0, len(found) - len(shape)) :]
     whole = (None,) * (len(shape) - len(found)) + tuple(found)
     return tuple(
-        axis if axis and size % mesh.shape[axis] == 0 else None
+        axis if axis and mesh.shape[axis] > 1 and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(whole, shape, strict=True)
     )
 
