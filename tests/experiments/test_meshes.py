@@ -218,18 +218,3 @@ def test_rules_are_exported():
     assert diffusion.partition.rules(4, 2)
     with pytest.raises(ValueError, match="heads"):
         diffusion.partition.rules(4, 3)
-
-
-@pytest.mark.slow
-def test_papers_steps_run_on_eight_devices():
-    """The tests of presets at reduced width, once more on eight."""
-    names = "reduced_width and not large_presets"
-    flags = os.environ.get("XLA_FLAGS", "")
-    out = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/experiments", "-k", names, "-n", "0"],
-        env={**os.environ, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert out.returncode == 0, out.stdout[-3000:]
