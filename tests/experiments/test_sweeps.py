@@ -121,10 +121,17 @@ def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     assert code == 2 and "expected --cluster beside it" in err
 
 
-def test_a_cluster_runs_cells_through_submitit(cli, adds, tmp_path):
-    """Its executor for processes of this machine has the interface of that for SLURM."""
-    submitit = pytest.importorskip("submitit")
-    assert submitit
+def test_a_cluster_runs_cells_through_submitit(adds, tmp_path):
+    """Its executor for processes of this machine has the interface of that for SLURM.
+
+    In a process of its own: submitit changes standard streams.
+    """
+
+    def cli(*arguments):
+        command = [sys.executable, "-m", "experiments", *map(str, arguments)]
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return out.returncode, out.stdout, out.stderr
+
     arguments = ["sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2,13"]
     code, out, err = cli(*arguments, "--cluster", "local", "--submit", "timeout_min=5")
     assert code == 1 and "| 2 | value | 2 |" in out, err
