@@ -38,17 +38,15 @@ _AROUND: Rules = (
 )
 
 
-def rules(mixer: str, size: int) -> Rules:
+def rules(mixer: str) -> Rules:
     """Patterns of names of weights, and the mesh axis of each of their last axes.
 
     Args:
         mixer: the name of its module, "s4", "s4d", "dss", "rtf", "gated_rtf", "s5", "mamba",
             "mamba2".
-        size: of the mesh axis "model"; axes it does not divide stay whole.
 
     Returns:
         Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
-        none stays whole.
+        none stays whole, as do axes that the mesh does not divide.
     """
-    del size  # no axis is one of heads
     return (*_MIXERS.get(mixer, _CHANNELS), *_AROUND)

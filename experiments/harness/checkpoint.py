@@ -105,7 +105,8 @@ class Checkpoints:
 
     def _fail(self, step: int, error: Exception | None) -> None:
         self._failures += 1
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        said = "it is not there" if error is None else f"{type(error).__name__}: {error}"
+        reason = " ".join(said.split())[:200]
         folder, latest = self._manager.directory, self.latest()
         kept = "none" if latest is None else f"step {latest}"
         message = f"checkpoint {step} in {folder}: could not be saved, {reason}"

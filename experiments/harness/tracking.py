@@ -74,7 +74,7 @@ class Tracker:
                 file.write(b"\n" * torn)
             file.write(f"{line}\n".encode())
         scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        for name, value in scalars.items() if self._board else ():
+        for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)

@@ -175,7 +175,7 @@ def test_mixers_are_divided_by_channels_or_states(kind):
     mixer = models.make_mixer(models.ModelConfig(kind, channels=32, size=4), 64)
     shapes = {"layers": {"mixer": jax.eval_shape(mixer.init, jax.random.key(0))}}
     stacked = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype), shapes)
-    spec = placed(stacked, lambda size: ssm.partition.rules(kind, size))
+    spec = placed(stacked, lambda size: ssm.partition.rules(kind))
     channels = {"s5": 2, "mamba": 64}.get(kind, 32)
     for path, leaf in jax.tree.leaves_with_path(stacked):
         name = jax.tree_util.keystr(path)
