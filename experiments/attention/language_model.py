@@ -96,7 +96,7 @@ class Config:
         prompt: text to continue.
         new_bytes: bytes to generate.
         temperature: of the sample.
-        dtype: of activations in training; weights, losses and the sample are in float32.
+        dtype: of activations in training and evaluation; all else is in float32.
     """
 
     data: datasets.TextConfig = field(default_factory=datasets.TextConfig)
@@ -155,7 +155,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         config.training,
         config.windows,
         text,
-        dtype=None if config.dtype == "float32" else config.dtype,
+        dtype=config.dtype,
     )
     state = training.train(problem, config.training, run)
     params = training.averaged(state)
@@ -266,7 +266,7 @@ def programs(config: Config) -> dict[str, Program]:
         loss=functools.partial(
             next_token.loss,
             config=decoder,
-            dtype=None if config.dtype == "float32" else config.dtype,
+            dtype=config.dtype,
         ),
         batch=lambda step: None,
         evaluate=lambda params: {},

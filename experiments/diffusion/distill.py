@@ -22,7 +22,7 @@ from experiments.diffusion.arms import Arm
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import compiling, datasets, figures, image_sets, ledger, training
+from experiments.harness import compiling, datasets, figures, image_sets, ledger, sharding, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
@@ -174,7 +174,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         loss=lambda *_: (jnp.zeros(()), {}),
         batch=_batch(config, teacher, images),
         evaluate=_evaluate(config, teacher, images, features, run),
-        partition=None if config.teacher is not None else config.network.partition,
+        partition=_partition(config),
     )
     state = training.train(problem, config.training, run, how)
     generator = training.averaged(state)
@@ -188,6 +188,11 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "levels": images.levels,
         "images": config.training.steps * config.training.batch_size,
     }
+
+
+def _partition(config: Config) -> sharding.Partition | None:
+    """How networks are divided among devices: not at all where the teacher brings its own."""
+    return config.network.partition if config.teacher is None else None
 
 
 def _batch(config: Config, teacher: Model, images: Images) -> Callable[[int], Any]:
@@ -324,8 +329,9 @@ def programs(config: Config) -> dict[str, Program]:
     schedule, network = config.noise.schedule(shape[0]), distilling.network_of(config.network)
     params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
     model = Model(network, params, config.network.classes)
-    divided = config.network.partition
-    joint = distilling.program(config.distill, model, model, shape, config.training, divided)
+    joint = distilling.program(
+        config.distill, model, model, shape, config.training, _partition(config)
+    )
     if config.teacher is not None:
         return {"distillation step": joint}
     first = denoising.step_program(config.network, shape, schedule, config.start)

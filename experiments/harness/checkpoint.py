@@ -146,7 +146,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, then release threads; a failure of the last save has been reported or is shown."""
+        """Wait, then release threads; failures are for `finish` to report."""
         with contextlib.suppress(Exception):
             self._manager.close()
 

@@ -132,8 +132,6 @@ def agree(**what: str) -> None:
     Raises:
         ExperimentError: on all hosts, naming what differs and where.
     """
-    if not several():
-        return
     for name, value in what.items():
         digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint8)
         found = np.asarray(multihost_utils.process_allgather(digest))

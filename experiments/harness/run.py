@@ -122,7 +122,9 @@ class Run:
         self.experiment, self.preset, self.config = experiment, preset, config
         self.directory, self.layout = directory, layout
         self.stop_requested = False
-        hosts.agree(experiment=experiment, configuration=configs.digest(config), code=hosts.code())
+        if hosts.several():
+            digest = configs.digest(config)
+            hosts.agree(experiment=experiment, configuration=digest, code=hosts.code())
         self.data = hosts.told(self._open)
         self.resumed = bool(self.data)
         self.finished = self.data.get("status") == "done"
@@ -166,8 +168,8 @@ class Run:
         return self.record()
 
     def record(self) -> Record:
-        """What is known so far."""
-        return Record(self.directory, self.data, self.tracker.rows())
+        """What is known so far, as it would be read from disk."""
+        return Record(self.directory, json.loads(json.dumps(self.data)), self.tracker.rows())
 
     def __enter__(self):
         signal.signal(signal.SIGINT, self._handle)
