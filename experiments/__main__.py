@@ -187,6 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if debug:
+            raise
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"kexue-jax: {what} (--debug shows where)", file=sys.stderr)
+        return 1
     except Exception as error:
         if debug:
             raise

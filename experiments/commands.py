@@ -60,6 +60,8 @@ def run(
             record = current.record()
         else:
             record = current.finish(experiment.module.main(config, current))
+            if layout != DEFAULT and not current.divided and hosts.first():
+                print(f"note: {name} runs on one device; --mesh.* was not used", file=sys.stderr)
     if hosts.first():
         present(experiment, record)
         print(summary(record))

@@ -34,6 +34,11 @@ class Cell:
     values: dict[str, str]
     directory: str
 
+    @property
+    def arguments(self) -> list[str]:
+        """Of the command line."""
+        return [part for field, value in self.values.items() for part in (f"--{field}", value)]
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -62,10 +67,9 @@ class Sweep:
 
     def command(self, cell: Cell, root: Path) -> list[str]:
         """That runs or resumes a cell."""
-        chosen = [part for field, value in cell.values.items() for part in (f"--{field}", value)]
         start = [sys.executable, "-m", "experiments", "run", self.experiment]
         where = ["--preset", self.preset, "--workdir", str(root / cell.directory)]
-        return [*start, *where, *self.fixed, *chosen]
+        return [*start, *where, *self.fixed, *cell.arguments]
 
 
 def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
@@ -98,8 +102,7 @@ def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
         )
     sweep = Sweep(experiment.name, preset, tuple(fixed), axes)
     for cell in sweep.cells:
-        chosen = [part for field, value in cell.values.items() for part in (f"--{field}", value)]
-        configs.parse(default, [*fixed, *chosen])
+        configs.parse(default, [*fixed, *cell.arguments])
     return sweep
 
 

@@ -25,14 +25,14 @@ def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Mod
     where = sharding.replicated(trainer.placed.mesh)
     kept = Checkpoints(run.directory / "teacher", 1, configs.digest(run.config))
     try:
-        if kept.latest() is None:
-            params = sharding.put(trainer(settings.seed)[0], where)
-            kept.save(settings.steps, params)
-            kept.finish(settings.steps, params)
         init = denoising.make_init(arm.network, images.train.shape[1:])
         shapes = jax.eval_shape(init, jax.random.key(0))
-        like = sharding.described(shapes, jax.tree.map(lambda _: where, shapes))
-        params = sharding.whole(kept.restore(settings.steps, like), trainer.placed.mesh)
+        found = kept.restore(sharding.described(shapes, jax.tree.map(lambda _: where, shapes)))
+        if found is None:
+            found = sharding.put(trainer(settings.seed)[0], where), settings.steps
+            kept.save(settings.steps, found[0])
+            kept.finish(settings.steps, found[0])
+        params = sharding.whole(found[0], trainer.placed.mesh)
     finally:
         kept.close()
     return Model(distilling.network_of(arm.network), params, arm.network.classes)

@@ -1,5 +1,7 @@
 """Errors that the command line shows as one line on standard error."""
 
+from typing import Any
+
 
 class ExperimentError(Exception):
     """Something the user can mend: names what, what was expected, what was got, the remedy."""
@@ -19,6 +21,20 @@ class DataError(ExperimentError):
 
 class NonFiniteError(ExperimentError):
     """Training produced NaN or infinity."""
+
+
+class CheckpointError(ExperimentError):
+    """A checkpoint that cannot be written or restored.
+
+    Attributes:
+        path: its folder.
+        cause: what is wrong.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, path: Any, cause: str, remedy: str = "mend the storage, then try again"):
+        super().__init__(f"checkpoint {path}: {cause}; {remedy}")
+        self.path, self.cause, self.remedy = path, cause, remedy
 
 
 class Interrupted(ExperimentError):

@@ -1,5 +1,6 @@
 """One run: its directory, its record, its signals."""
 
+import contextlib
 import json
 import os
 import platform
@@ -13,12 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from experiments.harness import config as configs
-from experiments.harness import hosts
+from experiments.harness import hosts, manifest
 from experiments.harness.errors import ExperimentError, Interrupted
 from experiments.harness.sharding import DEFAULT, Layout
 from experiments.harness.tracking import Tracker, read_rows
 
+LOCK = "run.lock"
 VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "kexue-jax")
 
 
@@ -70,15 +74,20 @@ class Part:
 
     Attributes:
         directory: parts/<name> below that of the run.
-        config, layout: those of the run.
+        config: that of the run.
         tracker: its rows.
     """
 
     def __init__(self, run: "Run", name: str):
-        self._run, self.config, self.layout = run, run.config, run.layout
+        self._run, self.config = run, run.config
         self.directory = run.directory / "parts" / name
         self.directory.mkdir(parents=True, exist_ok=True)
         self.tracker = Tracker(self.directory)
+
+    @property
+    def layout(self) -> Layout:
+        """That of the run."""
+        return self._run.layout
 
     def stopping(self) -> bool:
         """As `Run.stopping`."""
@@ -99,14 +108,15 @@ class Run:
     """A run in progress. Use as a context manager.
 
     A first SIGTERM or SIGINT sets `stop_requested`; a second one aborts at once. Of several hosts
-    the first one writes, and a signal to any of them reaches all.
+    the first one writes, and a signal to any of them reaches all. A second run of the same
+    directory is refused for as long as the first one goes on.
 
     Attributes:
         directory: where everything is written.
-        layout: how devices are used.
         tracker: rows of metrics.
         resumed: whether the directory already held work of the same configuration.
         finished: whether that work had come to its end.
+        divided: whether anything has asked for the layout of devices.
     """
 
     def __init__(
@@ -120,16 +130,25 @@ class Run:
         layout: Layout = DEFAULT,
     ):
         self.experiment, self.preset, self.config = experiment, preset, config
-        self.directory, self.layout = directory, layout
-        self.stop_requested = False
+        self.directory, self._layout = directory, layout
+        self.stop_requested = self.divided = False
+        self._lock = filelock.FileLock(directory / LOCK, timeout=0)
         if hosts.several():
             digest = configs.digest(config)
             hosts.agree(experiment=experiment, configuration=digest, code=hosts.code())
         self.data = hosts.told(self._open)
         self.resumed = bool(self.data)
         self.finished = self.data.get("status") == "done"
-        self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
         self._began = time.monotonic()
+        if not self.finished:
+            self._write(status="running")
+        self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
+
+    @property
+    def layout(self) -> Layout:
+        """How devices are to be used."""
+        self.divided = True
+        return self._layout
 
     def stopping(self) -> bool:
         """Whether to save and stop now. Of several hosts all have to ask, and stop together."""
@@ -175,8 +194,6 @@ class Run:
         signal.signal(signal.SIGINT, self._handle)
         if not hosts.several():  # else the runtime's own handler tells all hosts
             signal.signal(signal.SIGTERM, self._handle)
-        if not self.finished:
-            self._write(status="running")
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
@@ -184,8 +201,10 @@ class Run:
         if not hosts.several():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if kind is not None:
-            self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
+            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
+                self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
         self.tracker.close()
+        self._lock.release()
 
     def _handle(self, number: int, _: Any) -> None:
         if hosts.several():
@@ -198,27 +217,41 @@ class Run:
 
     def _open(self) -> dict[str, Any]:
         """Make or check the directory: foreign contents and other configurations are refused."""
+        path = self.directory / "run.json"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / ".writable"
-            probe.write_text("")
-            probe.unlink()
+            found = {entry.name for entry in self.directory.iterdir()}
+            if path.name not in found and found - {LOCK, f"{path.name}.tmp"}:
+                raise ExperimentError(
+                    f"{self.directory}: expected an empty directory or a run's, got one with "
+                    "other files; give another --workdir"
+                )
+            self._take_lock()
         except OSError as error:
             raise ExperimentError(
                 f"{self.directory}: expected a writable directory: {error.strerror}; "
                 "give another --workdir"
             ) from None
-        path = self.directory / "run.json"
-        if not path.exists():
-            if any(self.directory.iterdir()):
-                raise ExperimentError(
-                    f"{self.directory}: expected an empty directory or a run's, got one with "
-                    "other files; give another --workdir"
-                )
-            return {}
-        data = load(self.directory).data
-        self._check_same(data)
+        try:
+            data = load(self.directory).data if path.exists() else {}
+            if data:
+                self._check_same(data)
+        except ExperimentError:
+            self._lock.release()
+            raise
         return data
+
+    def _take_lock(self) -> None:
+        """The system gives it back when the process ends, however it does."""
+        path = self.directory / LOCK
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise ExperimentError(
+                f"{self.directory}: in use by {path.read_text() or 'another process'}; wait for "
+                "its end, or give another --workdir"
+            ) from None
+        path.write_text(f"process {os.getpid()} of {platform.node()}")
 
     def _check_same(self, data: dict[str, Any]) -> None:
         lines = configs.difference(data.get("config", {}), configs.to_dict(self.config))
@@ -250,9 +283,8 @@ class Run:
         }
         if not hosts.first():
             return
-        temporary = self.directory / "run.json.tmp"
-        temporary.write_text(json.dumps(self.data, indent=1) + "\n")
-        temporary.replace(self.directory / "run.json")
+        text = json.dumps(self.data, indent=1) + "\n"
+        manifest.replace(self.directory / "run.json", text.encode())
 
 
 def command(experiment: str, preset: str) -> str:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import hosts
+from experiments.harness import hosts, manifest
 from experiments.harness.errors import UsageError
 
 
@@ -57,9 +57,7 @@ class Tracker:
             self._kept = kept
             return
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(self.path)
+        manifest.replace(self.path, text.encode())
 
     def log(self, step: int, **values: Any) -> None:
         """Record one row, behind a line that a killed process may have torn."""

@@ -225,7 +225,7 @@ def train(
 
 
 def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainState:
-    """The state of a run's newest checkpoint, without going on.
+    """The state of a run's newest sound checkpoint, without going on.
 
     Raises:
         ExperimentError: there is none, or it cannot be read.
@@ -236,11 +236,11 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
     digest = record.data["config_hash"]
     checkpoints = Checkpoints(record.directory, config.keep, digest, read_only=True)
     try:
-        latest = checkpoints.latest()
-        if latest is None:
-            raise ExperimentError(f"{folder}: expected a complete checkpoint, found none")
         placed = place(problem, config, sharding.DEFAULT)
-        return _whole(checkpoints.restore(latest, placed.like), placed.mesh)
+        found = checkpoints.restore(placed.like)
+        if found is None:
+            raise ExperimentError(f"{folder}: expected a sound checkpoint, found none")
+        return _whole(found[0], placed.mesh)
     finally:
         checkpoints.close()
 
@@ -291,10 +291,10 @@ def _batch(problem: Problem, mesh: jax.sharding.Mesh, size: int, step: int) -> B
 def _start(
     placed: Placed, given: tuple[Params, ...], checkpoints: Checkpoints
 ) -> tuple[TrainState, int]:
-    latest = checkpoints.latest()
-    if latest is None:
+    found = checkpoints.restore(placed.like)
+    if found is None:
         return placed.init(*sharding.put(given, sharding.replicated(placed.mesh))), 0
-    return checkpoints.restore(latest, placed.like), latest
+    return found
 
 
 def _report(

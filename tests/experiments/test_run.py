@@ -1,0 +1,80 @@
+"""A run's directory: locked while in use, found again after any kill, told plainly otherwise."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError
+from experiments.harness.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+OTHER = """
+import sys, dataclasses
+from pathlib import Path
+from experiments.harness.run import Run
+Config = dataclasses.make_dataclass("Config", [], frozen=True)
+with Run("test", "quick", Config(), Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    number: int = 1
+
+
+def start(directory, config=None):
+    return Run("test", "quick", config or Config(), directory)
+
+
+def test_two_processes_do_not_write_one_directory(tmp_path):
+    other = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(tmp_path / "run")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "open\n"
+    before = {p: p.read_bytes() for p in (tmp_path / "run").glob("*.*") if p.is_file()}
+    with pytest.raises(ExperimentError, match=rf"in use by process {other.pid} of "):
+        start(tmp_path / "run")
+    assert {p: p.read_bytes() for p in before} == before
+    other.kill()  # the system gives the lock back
+    other.communicate()
+    with pytest.raises(ExperimentError, match="another configuration"):
+        start(tmp_path / "run")
+
+
+def test_a_refused_run_keeps_no_lock(tmp_path):
+    with start(tmp_path / "run") as current:
+        current.finish({})
+    for _ in range(2):
+        with pytest.raises(ExperimentError, match="number: 1 -> 2"):
+            start(tmp_path / "run", Config(2))
+    with start(tmp_path / "run") as current, pytest.raises(ExperimentError, match="in use by"):
+        start(tmp_path / "run")
+    assert current.finished
+
+
+@pytest.mark.parametrize("left", [[], [runs.LOCK], [runs.LOCK, "run.json.tmp"]])
+def test_what_a_kill_at_the_start_leaves_is_no_foreign_file(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("")
+    with start(tmp_path) as current:
+        assert not current.resumed
+    assert runs.load(tmp_path).data["status"] == "running"
+
+
+def test_an_error_is_told_though_the_disk_is_full(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ValueError, match="the cause"), start(tmp_path / "run"):
+        monkeypatch.setattr(runs.manifest, "replace", full)
+        raise ValueError("the cause")
