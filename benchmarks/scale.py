@@ -9,15 +9,13 @@ python -m benchmarks.scale [--steps 50] [--kinds language ...] [--output results
 
 import argparse
 import json
-import os
-import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.experiments import meshed
 
 KINDS = ("language", "denoiser", "classifier", "distilled")
 LAYOUTS = {
@@ -31,34 +29,10 @@ LAYOUTS = {
 def train(kind: str, steps: int, layout: Any, processes: int, double: bool) -> dict[str, Any]:
     """Losses and what the script finds besides."""
     devices = (1 if layout is None else 8) // processes
-    environment = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": str(int(double)),
-    }
     with tempfile.TemporaryDirectory() as folder:
         job = {"kind": kind, "folder": f"{folder}/run", "steps": steps}
         job |= {} if layout is None else {"layout": layout}
-        command = [sys.executable, "-m", "tests.experiments.meshed", f"{folder}/found.json"]
-        command.append(json.dumps([job]))
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            address = [f"127.0.0.1:{one.getsockname()[1]}", str(processes)]
-        every = [
-            subprocess.Popen(
-                [*command, *([*address, str(index)] if processes > 1 else [])],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for index in range(processes)
-        ]
-        texts = [process.communicate()[0] for process in every]
-        if any(process.returncode for process in every):
-            raise SystemExit("\n".join(text[-3000:] for text in texts))
-        return json.loads(Path(folder, "found.json").read_text())[0]
+        return meshed.launch(devices, Path(folder, "found.json"), [job], processes, double)[0]
 
 
 def compare(kind: str, steps: int, double: bool) -> list[dict[str, Any]]:

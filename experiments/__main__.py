@@ -177,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: errors are one line on standard error and a non-zero status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    sys.excepthook = _without_late_callbacks
     try:
         dispatch(arguments)
     except ExperimentError as error:
@@ -200,6 +201,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kexue-jax: {reason} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
+
+
+def _without_late_callbacks(kind: Any, error: Any, trace: Any) -> None:
+    """A save that has failed, and is reported, leaves writers whose callbacks come too late."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ a manifest is a complete one. Whatever byte of whatever file changes afterwards 
 Files are digested in pieces of `PIECE` bytes, by as many threads as there are processors.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,18 +78,32 @@ def check(folder: Path) -> dict[str, Any]:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all, also if the machine stops on the way."""
+    """Write a file as a whole or not at all, also if the machine stops on the way.
+
+    Raises:
+        OSError: with the path.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    with named(path):
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the renaming itself
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of writing name the file, which a full disk does not."""
     try:
-        os.fsync(folder)  # the renaming itself
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _compare(folder: Path, files: dict[str, Any]) -> None:

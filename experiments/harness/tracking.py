@@ -65,7 +65,7 @@ class Tracker:
         if not hosts.first():
             self._kept.append(json.loads(line))
             return
-        with self.path.open("ab+") as file:
+        with manifest.named(self.path), self.path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, 2)
                 torn = file.read(1) != b"\n"

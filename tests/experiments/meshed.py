@@ -7,7 +7,10 @@ what `run` takes; OUTPUT will hold what it gives. Kinds: language, denoiser, cla
 import contextlib
 import json
 import math
+import os
 import re
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +31,7 @@ from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
 from experiments.ssm import learning, models
 
+ROOT = Path(__file__).resolve().parents[2]
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all")
 
 
@@ -139,6 +143,47 @@ def program(kind: str, layout: sharding.Layout) -> dict[str, Any]:
     here = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(held))
     found = {name: len(re.findall(rf" {name}(-start)?\(", text)) for name in COLLECTIVES}
     return {**found, "share": here / whole}
+
+
+def environment(devices: int, double: bool = False) -> dict[str, str]:
+    """That of a process with virtual devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    chosen = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(double))}
+    return {**os.environ, **chosen}
+
+
+def free_port() -> int:
+    """Of this machine."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def launch(
+    devices: int, output: Path, jobs: list[dict[str, Any]], processes: int = 1, double: bool = True
+) -> list[dict[str, Any]]:
+    """What this script finds, in processes of so many devices each.
+
+    Raises:
+        RuntimeError: one of them failed.
+    """
+    command = [sys.executable, "-m", "tests.experiments.meshed", str(output), json.dumps(jobs)]
+    address = [f"127.0.0.1:{free_port()}", str(processes)]
+    every = [
+        subprocess.Popen(
+            [*command, *([*address, str(index)] if processes > 1 else [])],
+            env=environment(devices, double),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    texts = [one.communicate(timeout=900)[0] for one in every]
+    if any(one.returncode for one in every):
+        raise RuntimeError("\n".join(text[-3000:] for text in texts))
+    return json.loads(Path(output).read_text())
 
 
 def main(output: str, jobs: str, *address: str) -> None:

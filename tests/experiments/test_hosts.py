@@ -1,41 +1,26 @@
 """Several processes that train as one: equal to one, and what happens when one fails."""
 
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.harness.errors import UsageError
 from experiments.harness.hosts import Hosts
+from tests.experiments.meshed import ROOT, environment, free_port, launch
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 8
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def environment(devices):
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} --xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def start(command, devices=2):
     return subprocess.Popen(
         [sys.executable, "-m", *command],
-        env={**environment(devices), "JAX_ENABLE_X64": str(int("meshed" in command[0]))},
+        env=environment(devices),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -43,32 +28,19 @@ def start(command, devices=2):
     )
 
 
-def meshed(output, jobs, devices=4):
-    """Two processes of the script of meshes, to their end."""
-    address = f"127.0.0.1:{free_port()}"
-    script = ["tests.experiments.meshed", str(output), json.dumps(jobs), address, "2"]
-    both = [start([*script, str(index)], devices) for index in range(2)]
-    texts = [one.communicate(timeout=900)[0] for one in both]
-    assert [one.returncode for one in both] == [0, 0], "\n".join(t[-3000:] for t in texts)
-    return json.loads(Path(output).read_text())
-
-
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """Losses of three layouts, and a checkpoint of one process and eight devices."""
+    """Losses of two layouts; a run that one process, then two, then one bring to its end."""
     common = {"kind": "language", "steps": STEPS}
-    stopped = {**common, "folder": str(tmp_path / "stopped"), "layout": [4, 2, True], "stop": 3}
+    moving = {**common, "folder": str(tmp_path / "moving"), "layout": [4, 2, True]}
     whole = {**common, "folder": str(tmp_path / "whole"), "layout": [8, 1, False]}
-    script = ["tests.experiments.meshed", str(tmp_path / "one.json"), json.dumps([whole, stopped])]
-    alone = start(script, 8)
-    text, _ = alone.communicate(timeout=900)
-    assert alone.returncode == 0, text[-3000:]
-    expected, begun = json.loads((tmp_path / "one.json").read_text())
-    assert 0 < len(begun["losses"]) < STEPS
-    layouts = {"data": [8, 1, False], "both": [4, 2, True]}
-    jobs = [{**common, "folder": str(tmp_path / n), "layout": lay} for n, lay in layouts.items()]
-    jobs.append({**stopped, "stop": None})
-    for found in meshed(tmp_path / "two.json", jobs):
+    expected, begun = launch(8, tmp_path / "one.json", [whole, {**moving, "stop": 2}])
+    assert 0 < len(begun["losses"]) < STEPS - 3
+    jobs = [{**whole, "folder": str(tmp_path / "data")}, {**moving, "stop": STEPS - 3}]
+    divided, middle = launch(4, tmp_path / "two.json", jobs, processes=2)
+    assert len(begun["losses"]) < len(middle["losses"]) < STEPS
+    ended = launch(1, tmp_path / "end.json", [{**moving, "layout": [1, 1, False]}])[0]
+    for found in (divided, ended):
         np.testing.assert_allclose(found["losses"], expected["losses"], rtol=1e-8)
     rows = [json.loads(line) for line in (tmp_path / "data/metrics.jsonl").read_text().splitlines()]
     assert sorted(row["step"] for row in rows if "loss" in row) == [*range(1, STEPS + 1)]
