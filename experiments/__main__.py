@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -177,7 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: errors are one line on standard error and a non-zero status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    sys.excepthook = _without_late_callbacks
     try:
         dispatch(arguments)
     except ExperimentError as error:
@@ -201,12 +202,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kexue-jax: {reason} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
-
-
-def _without_late_callbacks(kind: Any, error: Any, trace: Any) -> None:
-    """A save that has failed, and is reported, leaves writers whose callbacks come too late."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
 
 
 def _suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -260,12 +255,32 @@ def _configure_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def quieten() -> None:
+    """Tell errors of other libraries' threads and callbacks in a line each, not as tracebacks.
+
+    A save that has failed, and is reported, leaves writers whose callbacks come too late.
+    """
+    if "--debug" in sys.argv:
+        return
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+    def tell(error: BaseException | None, *_: Any) -> None:
+        if error is not None and "Event loop is closed" not in str(error):
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"note: in the background, {reason}", file=sys.stderr, flush=True)
+
+    sys.excepthook = lambda kind, error, trace: tell(error)
+    sys.unraisablehook = lambda raised: tell(raised.exc_value)
+    threading.excepthook = lambda raised: tell(raised.exc_value)
+
+
 def entry() -> Never:
     """The console script: `main`, then the end of the process.
 
     After an error it does not wait: not for threads of a save that failed, nor for other hosts,
     which get two seconds to say what they have to say.
     """
+    quieten()
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

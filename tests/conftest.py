@@ -21,9 +21,13 @@ _limit = [MOST_BYTES]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "kexue-jax" / "xla"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+for name, value in (
+    ("jax_compilation_cache_dir", str(CACHE)),
+    ("jax_persistent_cache_min_compile_time_secs", 0.0),
+    ("jax_persistent_cache_min_entry_size_bytes", -1),
+):
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)  # for processes that tests start
 
 # Compiling takes most of the suite's time; LLVM's optimisations do not pay for tiny programs, nor
 # do the newer emitters of fusions. XLA reads its flags when first used, which is later than this;

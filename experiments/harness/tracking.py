@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,26 @@ class Tracker:
             file.write(f"{line}\n".encode())
         scalars = {k: v for k, v in values.items() if isinstance(v, int | float)}
         for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+            self._on_board(lambda board, *one: board.add_scalar(*one), name, value, step)
         if self._wandb is not None:
             self._wandb.log(scalars, step=step)
 
     def close(self) -> None:
         """Flush everything."""
-        if self._board is not None:
-            self._board.close()
+        self._on_board(lambda board: board.close())
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _on_board(self, function: Callable[..., None], *arguments: Any) -> None:
+        """The board shows what metrics.jsonl holds: a run goes on without it."""
+        if self._board is None:
+            return
+        try:
+            function(self._board, *arguments)
+        except OSError as error:
+            folder = self.path.parent / "tensorboard"
+            print(f"note: {folder}: {error.strerror or error}; not written on", file=sys.stderr)
+            self._board = None
 
 
 class Progress:

@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -191,44 +187,6 @@ def test_training_stops_and_goes_on_bit_exactly(tmp_path):
     parts = train(tmp_path / "parts")
     assert int(parts.step) == 4
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
-
-
-DEVICES = """
-import jax, jax.numpy as jnp, numpy as np, sys
-sys.path.insert(0, {root!r})
-from tests.experiments.test_distill import NOTHING, SETTINGS, setup
-from experiments.diffusion import distilling
-from experiments.harness import sharding
-*_, how = setup()
-mesh = sharding.make_mesh()
-state = how.init_state(NOTHING, SETTINGS, *how.given)
-state = jax.device_put(state, sharding.replicated(mesh))
-step, losses = jax.jit(how.make_step(NOTHING, SETTINGS)), []
-for _ in range(3):
-    state, found = step(state, sharding.put_batch(distilling.indices(SETTINGS), mesh))
-    losses += [float(found["loss"]), float(found["fake_loss"])]
-leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]
-print(len(jax.devices()), *losses, *map(float, np.concatenate(leaves)))
-"""
-
-
-def test_eight_devices_are_one():
-    root = str(Path(__file__).resolve().parents[2])
-    results = []
-    for count in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={count}"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        out = subprocess.run(
-            [sys.executable, "-c", DEVICES.format(root=root)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        results.append([float(part) for part in out.stdout.split()])
-    assert (results[0][0], results[1][0]) == (1, 8)
-    np.testing.assert_allclose(results[1][1:7], results[0][1:7], rtol=1e-6)
-    np.testing.assert_allclose(results[1][7:], results[0][7:], rtol=1e-6, atol=1e-6)
 
 
 TINY = ["--start.steps", "20", "--start.batch_size", "64", "--samples", "500"]

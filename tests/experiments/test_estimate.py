@@ -116,13 +116,13 @@ def test_the_estimate_is_within_a_fifth_of_what_a_step_takes():
     assert 0.8 < float(out.stdout) < 1.2
 
 
-@pytest.mark.parametrize("name", ["attention/language_model", "diffusion/train"])
-def test_a_layout_divides_what_a_device_needs(cli, name):
+def test_a_layout_divides_what_a_device_needs(cli):
     """On devices that are not there."""
+    name, less = "attention/language_model", ("--model.n_layers", "1")
     root = Path(__file__).resolve().parents[2]
     rows = []
     for layout in ([], ["--mesh.data", "4", "--mesh.model", "2", "--mesh.fsdp"]):
-        command = [sys.executable, "-m", "experiments", "estimate", name, *layout]
+        command = [sys.executable, "-m", "experiments", "estimate", name, *layout, *less]
         env = {**os.environ, "JAX_NUM_CPU_DEVICES": "8" if layout else "1", "XLA_FLAGS": ""}
         out = subprocess.run(command, capture_output=True, text=True, env=env, cwd=root, check=True)
         rows.append([cell.strip() for cell in out.stdout.splitlines()[-1].split("|")[2:-1]])

@@ -78,3 +78,25 @@ def test_an_error_is_told_though_the_disk_is_full(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="the cause"), start(tmp_path / "run"):
         monkeypatch.setattr(runs.manifest, "replace", full)
         raise ValueError("the cause")
+
+
+def test_a_board_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsys):
+    with start(tmp_path / "run") as current:
+        current.tracker.log(0, value=1.0)
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(current.tracker._board, "add_scalar", full)
+        current.tracker.log(1, value=2.0)
+        current.tracker.log(2, value=3.0)
+        current.finish({})
+    assert [row["value"] for row in runs.load(tmp_path / "run").rows] == [1.0, 2.0, 3.0]
+    assert capsys.readouterr().err.count("tensorboard: No space left on device") == 1
+
+
+def test_metrics_that_cannot_be_written_name_the_file(tmp_path):
+    with start(tmp_path / "run") as current:
+        current.tracker.path.mkdir()
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            current.tracker.log(0, value=1.0)

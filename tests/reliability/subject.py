@@ -53,8 +53,9 @@ def context() -> Any:
 
 def work(directory: str, errors: str, blind: bool) -> None:
     """One run, with its errors in a file; a blind one takes all disks for large ones."""
-    from experiments.__main__ import main
+    from experiments.__main__ import main, quieten
 
+    quieten()
     if blind:
         usage = shutil.disk_usage("/")._replace(free=2**40)
         shutil.disk_usage = lambda path: usage
