@@ -62,6 +62,8 @@ class ExpertsConfig:
         checks.sizes(self, "n_experts", "chosen", "d_ff", "shared_d_ff", "groups", "chosen_groups")
         if self.scoring not in SCORING:
             raise ValueError(f"scoring: expected one of {SCORING}, got {self.scoring!r}")
+        if not self.scale > 0:
+            raise ValueError(f"scale: expected more than 0, got {self.scale}")
         if (self.groups is None) != (self.chosen_groups is None):
             raise ValueError("groups, chosen_groups: expected both or neither")
         groups, kept = self.groups or 1, self.chosen_groups or 1

@@ -13,6 +13,7 @@ import numpy as np
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
+MOST_JSON = 1 << 28  # bytes; an index of 100 000 tensors has some 1 << 23
 MAPPED = 1 << 24  # bytes read of a file before its pages are given back
 
 
@@ -23,6 +24,9 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: no such file, no JSON, something else than an object.
     """
     try:
+        size = path.stat().st_size
+        if size > MOST_JSON:
+            raise ValueError(f"{size} bytes, more than {MOST_JSON}")
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path.parent}: expected {path.name}, found none") from None

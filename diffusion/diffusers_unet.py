@@ -87,10 +87,18 @@ def load_diffusers_unet(directory: str | Path) -> DiffusersUNet:
             f"; {pickles[0]} is a pickle, which can run code: convert it first" if pickles else ""
         )
         raise ValueError(f"{folder}: expected config.json and {FILES[0]}{also}")
-    config = checked_config(json.loads((folder / "config.json").read_text()))
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    arrays = {_renamed(name): value for name, value in load_file(path).items()}
+    try:
+        config = checked_config(json.loads((folder / "config.json").read_text()))
+    except RecursionError:
+        raise ValueError(f"{folder / 'config.json'}: expected JSON, got it too deep") from None
+    try:
+        arrays = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a whole safetensors file, got {error}") from None
+    arrays = {_renamed(name): value for name, value in arrays.items()}
     _check_arrays(config, arrays, path)
     return DiffusersUNet(config, {name: _turned(name, value) for name, value in arrays.items()})
 

@@ -142,7 +142,7 @@ def _opened(source: Path) -> Archive:
         raise UsageError(f"{source}: expected an archive of this command, version 1")
     body = data[len(MAGIC) : -DIGEST]
     if _digest(body) != data[-DIGEST:]:
-        raise UsageError(f"{source}: the archive was cut or changed")
+        raise UsageError(f"{source}: expected a whole archive, it was cut or changed")
     try:
         return msgspec.msgpack.decode(body, type=Archive)
     except msgspec.MsgspecError as error:

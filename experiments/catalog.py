@@ -1,8 +1,10 @@
 """Finds experiments: modules below this package, and files of the user's own."""
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -82,7 +84,7 @@ def get(name: str) -> Experiment:
     if name in names():
         return Experiment(name, importlib.import_module("experiments." + name.replace("/", ".")))
     path = Path(name)
-    if path.suffix == ".py" or path.with_suffix(".py").is_file():
+    if path.name and (path.suffix == ".py" or path.with_suffix(".py").is_file()):
         return _load_file(path.with_suffix(".py"))
     near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
     raise UsageError(f"no experiment {name!r}; nearest: {near[0]} (all: kexue-jax list)")
@@ -98,10 +100,18 @@ def _load_file(path: Path) -> Experiment:
     sys.modules[spec.name] = module  # where docstrings and dataclasses look for their source
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
     missing = [name for name in ("Config", "PRESETS", "main") if not hasattr(module, name)]
     if missing:
         raise UsageError(f"{path}: expected an experiment, but it lacks {', '.join(missing)}")
+    presets = module.PRESETS
+    if not isinstance(presets, dict) or not presets:
+        raise UsageError(f"{path}: PRESETS: expected a dict of configurations by name")
+    for preset, config in presets.items():
+        if not isinstance(config, module.Config) or not dataclasses.is_dataclass(config):
+            raise UsageError(f"{path}: PRESETS[{preset!r}]: expected a Config, a dataclass")
+    if not callable(module.main) or len(inspect.signature(module.main).parameters) != 2:
+        raise UsageError(f"{path}: main: expected a function of (config, run)")
     return Experiment(path.as_posix(), module)

@@ -59,13 +59,22 @@ def run(
             print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
             record = current.record()
         else:
-            record = current.finish(experiment.module.main(config, current))
+            record = current.finish(_result(experiment, config, current))
             if layout != DEFAULT and not current.divided and hosts.first():
                 print(f"note: {name} runs on one device; --mesh.* was not used", file=sys.stderr)
     if hosts.first():
         present(experiment, record)
         print(summary(record))
     return record
+
+
+def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[str, Any]:
+    try:
+        return experiment.module.main(config, current)
+    except SystemExit as error:  # of a user's file
+        raise ExperimentError(
+            f"{experiment.name}: expected main to return its result, it left with {error.code}"
+        ) from None
 
 
 def default_directory(name: str, preset: str, config: Any, default: Any) -> Path:
@@ -213,6 +222,8 @@ def new(path: Path) -> None:
     Raises:
         ExperimentError: the file exists or cannot be written.
     """
+    if path.suffix not in ("", ".py") or not path.stem:
+        raise ExperimentError(f"{path}: expected a name that ends in .py")
     path = path.with_suffix(".py")
     if path.exists():
         raise ExperimentError(f"{path}: expected a new file, but it exists")

@@ -222,7 +222,7 @@ def _unframed(data: bytes, fingerprint: bytes, most: int) -> tuple[Any, ...]:
     if version != VERSION:
         raise StreamError(f"data: expected version {VERSION}, got {version}")
     if _digest(data[:-DIGEST]) != data[-DIGEST:]:
-        raise StreamError("data: the stream was cut or changed")
+        raise StreamError("data: expected a whole stream, it was cut or changed")
     end = HEAD.size + 8 * (dimensions + 2)
     if dimensions > MOST_DIMENSIONS or len(data) < end + 2 * DIGEST:
         raise StreamError(f"data: expected at most {MOST_DIMENSIONS} axes, got {dimensions}")

@@ -6,7 +6,6 @@ runs are those of the same features.
 
 import functools
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -93,15 +92,12 @@ def train(data: ImageConfig = image_sets.DIGITS, hidden: int = 32, seed: int = 0
         raise UsageError("data: expected images of at least two classes for a classifier")
     digest = _digest(images, hidden, seed)
     path = datasets.cache_folder() / "classifiers" / f"{digest}.npz"
-    if not path.exists():
-        found = _fit(images, hidden, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.npz")
-        np.savez(temporary, **found)  # pyright: ignore[reportArgumentType]
-        temporary.replace(path)
-    with np.load(path) as kept:
-        weights = tuple((kept[f"matrix_{i}"], kept[f"vector_{i}"]) for i in range(2))
-        return Classifier((weights[0], weights[1]), seed, float(kept["accuracy"]), digest)
+    kept = datasets.read_cached(path)
+    if kept is None:
+        kept = _fit(images, hidden, seed)
+        datasets.write_cached(path, kept)
+    weights = tuple((kept[f"matrix_{i}"], kept[f"vector_{i}"]) for i in range(2))
+    return Classifier((weights[0], weights[1]), seed, float(kept["accuracy"]), digest)
 
 
 def _digest(images: Images, hidden: int, seed: int) -> str:
@@ -132,4 +128,4 @@ def _fit(images: Images, hidden: int, seed: int) -> dict[str, Any]:
     found = {f"matrix_{i}": matrix for i, (matrix, _) in enumerate(layers)}
     found |= {f"vector_{i}": vector for i, (_, vector) in enumerate(layers)}
     accuracy = model.score(flat(images.test[:EXAMPLES]), images.test_labels[:EXAMPLES])
-    return {**found, "accuracy": accuracy}
+    return {**found, "accuracy": np.asarray(accuracy)}

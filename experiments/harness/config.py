@@ -17,8 +17,15 @@ from experiments.harness.errors import UsageError
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The configuration as plain JSON types.
+
+    Raises:
+        UsageError: it is no dataclass of such.
+    """
+    try:
+        return json.loads(json.dumps(dataclasses.asdict(config)))
+    except TypeError as error:
+        raise UsageError(f"config: expected a dataclass of plain types, {error}") from None
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:

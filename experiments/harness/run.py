@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import msgspec
 
 from experiments.harness import config as configs
 from experiments.harness import hosts, manifest
@@ -51,6 +52,16 @@ class Record:
         return self.data["config"]
 
 
+class Contents(msgspec.Struct):
+    """What has to stand in run.json, among other things."""
+
+    experiment: str
+    preset: str
+    config: dict[str, Any]
+    status: str
+    result: dict[str, Any] | None = None
+
+
 def load(directory: Path) -> Record:
     """Read a run's directory.
 
@@ -60,12 +71,13 @@ def load(directory: Path) -> Record:
     path = directory / "run.json"
     try:
         data = json.loads(path.read_text())
-    except FileNotFoundError:
+        msgspec.convert(data, Contents)
+    except (FileNotFoundError, NotADirectoryError):
         raise ExperimentError(
             f"{directory}: expected a run directory with run.json, found none"
         ) from None
-    except (json.JSONDecodeError, OSError) as error:
-        raise ExperimentError(f"{path}: expected readable JSON, got: {error}") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise ExperimentError(f"{path}: expected readable JSON of a run, got: {error}") from None
     return Record(directory, data, read_rows(directory / "metrics.jsonl"))
 
 
@@ -181,8 +193,22 @@ class Run:
             )
         self._write(pinned={**pinned, name: value})
 
-    def finish(self, result: dict[str, Any]) -> Record:
-        """Write the result."""
+    def finish(self, result: dict[str, Any] | None) -> Record:
+        """Write the result, which is of plain JSON types.
+
+        Raises:
+            ExperimentError: it is not.
+        """
+        try:
+            json.dumps(result)
+            plain = result is None or isinstance(result, dict)
+        except (TypeError, ValueError, RecursionError):
+            plain = False
+        if not plain:
+            raise ExperimentError(
+                f"{self.experiment}: expected main to return a dict of plain JSON types, got "
+                f"{str(result)[:80]}"
+            )
         self._write(status="done", result=result)
         return self.record()
 

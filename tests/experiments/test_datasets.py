@@ -142,3 +142,17 @@ def test_real_cifar10_jpeg():
     images, labels = columns["image"], columns["label"]
     assert images.shape == (10_000, 32, 32, 3)
     assert np.bincount(labels).tolist() == [1000] * 10
+
+
+def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, capsys):
+    path, arrays = tmp_path / "a.npz", {"x": np.arange(100)}
+    assert datasets.read_cached(path) is None
+    datasets.write_cached(path, arrays)
+    np.testing.assert_array_equal(datasets.read_cached(path)["x"], arrays["x"])
+    data = path.read_bytes()
+    for at in (3, 200, len(data) - 5):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        datasets.read_cached(path)
+    path.write_bytes(data[:300] + bytes([data[300] ^ 4]) + data[301:])
+    assert datasets.read_cached(path) is None
+    assert "a.npz" in capsys.readouterr().err

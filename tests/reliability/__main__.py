@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.reliability import faults, kills, storage, topology
+from tests.reliability import faults, inputs, kills, storage, topology
 from tests.reliability.subject import Outcome
 
 CAMPAIGNS: dict[str, Callable[[Path], Outcome]] = {
@@ -25,6 +25,7 @@ CAMPAIGNS: dict[str, Callable[[Path], Outcome]] = {
     "finite": lambda folder: faults.not_finite(folder, [0, 6, 7, 20, 49]),
     "topology": lambda folder: topology.campaign(folder, 8),
     "writers": lambda folder: faults.writers(folder, 8),
+    "inputs": inputs.campaign,
 }
 
 

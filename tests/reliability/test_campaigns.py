@@ -1,0 +1,59 @@
+"""A small part of every campaign; `make reliability` runs them whole."""
+
+import pytest
+
+from tests.reliability import faults, inputs, kills, storage, topology
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path, monkeypatch):
+    """Caches and relative paths below the test's own folder."""
+    monkeypatch.setenv("KEXUE_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def holds(outcome, least):
+    assert not outcome.wrong, "\n".join(outcome.wrong)
+    assert outcome.cases >= least
+
+
+def test_damaged_checkpoints_are_set_aside(tmp_path):
+    holds(faults.corruptions(tmp_path, 2, seed=1), 80)
+
+
+def test_bad_input_is_refused_by_name(tmp_path):
+    holds(inputs.campaign(tmp_path, every=8), 500)
+
+
+def test_nan_anywhere_ends_a_run_and_is_never_saved(tmp_path):
+    holds(faults.not_finite(tmp_path, [6]), 5)
+
+
+def test_a_signal_in_any_step_loses_nothing(tmp_path):
+    holds(faults.signals(tmp_path, [0, 6, 49]), 3)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_lose_nothing(tmp_path):
+    holds(kills.campaign(tmp_path, 4, seed=1), 4)
+
+
+@pytest.mark.slow
+def test_one_of_several_writers_goes_on(tmp_path):
+    holds(faults.writers(tmp_path, 3), 3)
+
+
+@pytest.mark.slow
+def test_storage_that_vanishes_or_fills_up_loses_nothing(tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "full").mkdir()
+    holds(storage.broken(tmp_path / "broken", 1), 1)
+    outcome = storage.full(tmp_path / "full", 2)
+    if "not permitted" in outcome.notes:
+        pytest.skip(outcome.notes)
+    holds(outcome, 2)
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_elsewhere(tmp_path):
+    holds(topology.campaign(tmp_path, 4, ["2 devices"]), 3)
