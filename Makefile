@@ -10,7 +10,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint format docs bench ci lock clean help
+.PHONY: demo test lint format docs bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## fit densities, train a small language model, draw the figures, print the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO)
@@ -39,7 +39,13 @@ bench: $(STAMP) ## speed of densities, memories, state spaces and of the trainin
 	$(BIN)/python benchmarks/unet.py $(if $(TORCH),--torch $(TORCH))
 	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
 
+reliability: $(STAMP) ## all campaigns of faults, some two hours; tables into results/reliability
+	$(BIN)/python -m tests.reliability --output results/reliability
+
 ci: lint test docs ## what continuous integration runs
+
+audit: $(STAMP) ## known vulnerabilities of the locked packages; needs a network
+	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 lock: ## resolve requirements.lock again for all supported Pythons
 	$(BIN)/uv pip compile --universal setup.cfg --extra dev --extra docs -o requirements.lock -q

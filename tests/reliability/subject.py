@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "--model.d_model 32 --model.n_layers 2 --model.n_heads 2 --model.context 32"
-TRAINING = "--training.steps 200 --training.checkpoint_every 4 --training.ema 0.9"
+TRAINING = "--training.checkpoint_every 4 --training.ema 0.9"
 REST = "--training.eval_every 50 --training.log_every 1 --windows 8 --new_bytes 8"
 COMMAND = f"run attention/language_model {MODEL} {TRAINING} {REST} --model.n_kv_heads 1".split()
-LAST = 200
+STEPS = 200  # of a training; tests take fewer
 
 
 @dataclass
@@ -51,7 +51,7 @@ def context() -> Any:
     return made
 
 
-def work(directory: str, errors: str, blind: bool) -> None:
+def work(directory: str, errors: str, blind: bool, steps: int) -> None:
     """One run, with its errors in a file; a blind one takes all disks for large ones."""
     from experiments.__main__ import main, quieten
 
@@ -61,12 +61,12 @@ def work(directory: str, errors: str, blind: bool) -> None:
         shutil.disk_usage = lambda path: usage
     sys.stderr = open(errors, "a", buffering=1)  # noqa: SIM115
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    os._exit(main([*COMMAND, "--workdir", directory]))
+    os._exit(main([*COMMAND, "--training.steps", str(steps), "--workdir", directory]))
 
 
 def start(directory: Path, errors: Path, *, blind: bool = False) -> Any:
     """A process that runs or resumes; `blind` as of `work`."""
-    process = context().Process(target=work, args=(str(directory), str(errors), blind))
+    process = context().Process(target=work, args=(str(directory), str(errors), blind, STEPS))
     process.start()
     return process
 
@@ -94,7 +94,7 @@ def arrays(directory: Path) -> list[bytes]:
     import jax
     import orbax.checkpoint as ocp
 
-    step = directory / "checkpoints" / str(LAST)
+    step = directory / "checkpoints" / str(STEPS)
     return [leaf.tobytes() for leaf in jax.tree.leaves(ocp.PyTreeCheckpointer().restore(step))]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reliability import faults, inputs, kills, storage, topology
+from tests.reliability import faults, inputs, kills, storage, subject, topology
 
 
 @pytest.fixture(autouse=True)
@@ -10,6 +10,7 @@ def own_folders(tmp_path, monkeypatch):
     """Caches and relative paths below the test's own folder."""
     monkeypatch.setenv("KEXUE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subject, "STEPS", 40)
 
 
 def holds(outcome, least):
