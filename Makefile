@@ -10,13 +10,16 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint format docs bench reliability audit ci lock clean help
+.PHONY: demo test devices lint format docs bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## fit densities, train a small language model, draw the figures, print the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+devices: $(STAMP) ## the paper presets' steps at reduced width on eight virtual devices
+	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m pytest -n 2 tests/experiments -k "two_steps or reduced_width"
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
@@ -42,7 +45,7 @@ bench: $(STAMP) ## speed of densities, memories, state spaces and of the trainin
 reliability: $(STAMP) ## all campaigns of faults, some two hours; tables into results/reliability
 	$(BIN)/python -m tests.reliability --output results/reliability
 
-ci: lint test docs ## what continuous integration runs
+ci: lint test devices docs ## what continuous integration runs
 
 audit: $(STAMP) ## known vulnerabilities of the locked packages; needs a network
 	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip

@@ -45,3 +45,8 @@ def test_workflows_may_read_only():
         text = path.read_text()
         assert "permissions:\n  contents: read\n" in text, path
         assert "write" not in text and "pull_request_target" not in text, path
+
+
+def test_the_page_of_reliability_holds_the_published_table():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    assert (ROOT / "results" / "reliability" / "table.md").read_text() in page
