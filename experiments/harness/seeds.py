@@ -51,12 +51,16 @@ def _stacked(problems: Sequence[Problem], seeds: Sequence[int]) -> Problem:
         parts = [problem.batch(step) for problem in problems]
         return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
 
+    def part(step: int, rows: slice) -> Any:
+        parts = [problem.part(step, rows) for problem in problems if problem.part is not None]
+        return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+
     def evaluate(params: Any) -> Any:
         each = _evaluate(problems, params)
         return {name: [row[name] for row in each] for name in each[0]} | {"seeds": [*seeds]}
 
     first = problems[0]
-    return replace(first, batch=batch, evaluate=evaluate, part=None)
+    return replace(first, batch=batch, evaluate=evaluate, part=first.part and part)
 
 
 def _evaluate(problems: Sequence[Problem], params: Any) -> list[dict[str, float]]:

@@ -226,12 +226,12 @@ def make_task(config: Config) -> Task:
         x, lengths = pack([texts[number] for number in chosen], data.longest)
         return {"x": x, "lengths": lengths, "label": labels[chosen]}
 
-    def epochs(seed: int, size: int, step: int) -> Batch:
+    def epochs(seed: int, size: int, step: int, rows: slice = slice(None)) -> Batch:
         texts, labels = splits[0]
-        return batch(texts, labels, datasets.shuffled(len(texts), size, seed, step))
+        return batch(texts, labels, datasets.shuffled(len(texts), size, seed, step)[rows])
 
     held_out = batch(*splits[1], range(len(splits[1][0])))
-    return Task(epochs, held_out, learning.classified, config.training.batch_size)
+    return Task(epochs, held_out, learning.classified, config.training.batch_size, part=epochs)
 
 
 def _read(config: Config, split: str) -> tuple[list[Any], np.ndarray]:

@@ -64,6 +64,8 @@ class Task:
         score: (outputs, batch) -> measures of each example, [B] arrays, "loss" among them.
         evaluated: examples at once.
         tuning: other such arrays, on which learning rates are chosen; None takes `held_out`.
+        part: (seed, examples, step, rows) -> those rows of a batch, where a host should not read
+            them all.
     """
 
     batch: Callable[[int, int, int], dict[str, np.ndarray]]
@@ -71,6 +73,7 @@ class Task:
     score: Callable[[jax.Array, dict[str, jax.Array]], dict[str, jax.Array]]
     evaluated: int = 100
     tuning: dict[str, np.ndarray] | None = None
+    part: Callable[[int, int, int, slice], dict[str, np.ndarray]] | None = None
 
 
 def classified(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -142,10 +145,12 @@ def problems(
             means = {name: value.mean() for name, value in measures.items()}
             return means.pop("loss"), means
 
+        place = (settings.seed, settings.batch_size)
         return Problem(
             init=made.init,
             loss=loss,
-            batch=functools.partial(task.batch, settings.seed, settings.batch_size),
+            batch=functools.partial(task.batch, *place),
+            part=None if task.part is None else functools.partial(task.part, *place),
             evaluate=functools.partial(
                 evaluate, score=scored(arm), held_out=held_out, size=task.evaluated
             ),

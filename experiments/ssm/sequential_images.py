@@ -230,13 +230,13 @@ def load(config: Config) -> Images:
 def make_task(config: Config, images: Images) -> Task:
     """Training images in shuffled epochs, and the held-out ones."""
 
-    def batch(seed: int, size: int, step: int) -> dict[str, np.ndarray]:
-        found = images.part(seed, size, step)
+    def batch(seed: int, size: int, step: int, rows: slice | None = None) -> dict[str, np.ndarray]:
+        found = images.part(seed, size, step, rows)
         return {"x": pixels(found["x"], config), "label": found["label"]}
 
     chosen = slice(config.tests)
     held_out = {"x": pixels(images.test[chosen], config), "label": images.test_labels[chosen]}
-    return Task(batch, held_out, learning.classified)
+    return Task(batch, held_out, learning.classified, part=batch)
 
 
 def make_network(config: Config, arm: Arm) -> Network:

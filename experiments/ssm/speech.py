@@ -250,11 +250,11 @@ def make_task(config: Config) -> Task:
         waves = packed([read(number) for number in chosen], data.length)
         return {"x": scale * waves, "label": labels[chosen]}
 
-    def epochs(seed: int, size: int, step: int) -> dict[str, np.ndarray]:
-        return batch(read, labels, datasets.shuffled(len(labels), size, seed, step))
+    def epochs(seed: int, size: int, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
+        return batch(read, labels, datasets.shuffled(len(labels), size, seed, step)[rows])
 
     held_out = batch(read_test, test_labels, range(len(test_labels)))
-    return Task(epochs, held_out, learning.classified, config.training.batch_size)
+    return Task(epochs, held_out, learning.classified, config.training.batch_size, part=epochs)
 
 
 def _sets(data: SpeechConfig) -> list[tuple[Any, np.ndarray]]:

@@ -52,6 +52,21 @@ def test_together_is_one_by_one(run, vectorised):
     assert len([row for row in rows if "loss" in row]) == 6
 
 
+def test_hosts_read_their_rows_of_all_seeds():
+    def problem(seed, part=True):
+        def batch(step, rows=slice(None)):
+            return {"x": (100 * seed + 10 * step + np.arange(6))[rows]}
+
+        made = dataclasses.replace(make(SETTINGS), batch=batch)
+        return dataclasses.replace(made, part=batch if part else None)
+
+    stacked = seeds._stacked([problem(3), problem(7)], (3, 7))
+    whole, rows = stacked.batch(2)["x"], stacked.part(2, slice(1, 4))["x"]
+    assert whole.shape == (6, 2)
+    np.testing.assert_array_equal(rows, whole[1:4])
+    assert seeds._stacked([problem(3, False)], (3,)).part is None
+
+
 def test_another_order_of_seeds_changes_nothing(run):
     one = seeds.train(make, SETTINGS, (3, 7), run.part("one"))
     two = seeds.train(make, SETTINGS, (7, 3), run.part("two"))

@@ -112,6 +112,10 @@ def test_pairs_of_lra_are_read_and_learnt_from(tmp_path):
         (tmp_path / f"new_aan_pairs.{split}.tsv").write_text("\n".join(lines) + "\n")
     texts, labels = long_range.pairs(str(tmp_path), "train")
     assert texts[3] == (b"text 3", b"more 3") and labels.tolist() == [0, 1] * 6
+    config = documents.Config("retrieval", data=documents.DocumentsConfig(path=str(tmp_path)))
+    task = documents.make_task(config)
+    whole, part = task.batch(0, 6, 1), task.part(0, 6, 1, slice(1, 4))
+    assert all(np.array_equal(part[name], whole[name][1:4]) for name in whole)
     options = ["--task", "retrieval", "--data.path", str(tmp_path), "--data.longest", "8", *SHORT]
     record = commands.run("ssm/documents", "quick", options, tmp_path / "run")
     assert record.rows[0]["parameters"] > 0 and record.result["majority"] == 50.0
@@ -151,6 +155,7 @@ def test_a_folder_of_sounds_is_read_split_and_scaled(sounds, tmp_path):
     assert ratio == pytest.approx(2.0, rel=0.01)
     assert 0.3 < batch["x"].std() < 3.0
     np.testing.assert_array_equal(batch["x"][:, -1] == 0, (batch["x"] == 0).sum(1) > 0)
+    np.testing.assert_array_equal(task.part(0, 6, 0, slice(2, 5))["x"], batch["x"][2:5])
     options = ["--data.path", str(sounds), "--data.classes", "2", "--data.length", "24"]
     record = commands.run("ssm/speech", "quick", [*options, *SHORT], tmp_path / "run")
     assert 0 <= record.rows[0]["error"] <= 1
