@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.reliability import faults, inputs, kills, storage, topology
+from tests.reliability import data, faults, inputs, kills, storage, topology
 from tests.reliability.subject import Outcome
 
 CAMPAIGNS: dict[str, Callable[[Path], Outcome]] = {
@@ -26,6 +26,7 @@ CAMPAIGNS: dict[str, Callable[[Path], Outcome]] = {
     "topology": lambda folder: topology.campaign(folder, 8),
     "writers": lambda folder: faults.writers(folder, 8),
     "inputs": inputs.campaign,
+    "data": lambda folder: data.campaign(folder, 100),
 }
 
 

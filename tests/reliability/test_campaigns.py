@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reliability import faults, inputs, kills, storage, subject, topology
+from tests.reliability import data, faults, inputs, kills, storage, subject, topology
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,10 @@ def holds(outcome, least):
 
 def test_damaged_checkpoints_are_set_aside(tmp_path):
     holds(faults.corruptions(tmp_path, 2, seed=1), 80)
+
+
+def test_damaged_data_sets_are_refused_or_read_as_they_were(tmp_path):
+    holds(data.campaign(tmp_path, 8), 50)
 
 
 def test_bad_input_is_refused_by_name(tmp_path):
