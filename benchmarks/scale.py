@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.experiments import meshed
-
 KINDS = ("language", "denoiser", "classifier", "distilled")
 LAYOUTS = {
     "data 8": (8, 1, False),
@@ -28,6 +26,8 @@ LAYOUTS = {
 
 def train(kind: str, steps: int, layout: Any, processes: int, double: bool) -> dict[str, Any]:
     """Losses and what the script finds besides."""
+    from tests.experiments import meshed  # found from the root, not by this file's path
+
     devices = (1 if layout is None else 8) // processes
     with tempfile.TemporaryDirectory() as folder:
         job = {"kind": kind, "folder": f"{folder}/run", "steps": steps}
