@@ -217,7 +217,9 @@ def _rope(one: _Settings, ignore: Collection[str]) -> tuple[float, rope.Scaling 
         if name in known or value is None:
             continue
         if (name, value) != ("partial_rotary_factor", 1.0):
-            raise ValueError(f"rope_parameters: {name} is not known for {kind}, got {value!r}")
+            raise ValueError(
+                f"rope_parameters: expected those of {kind}, {name} is not known, got {value!r}"
+            )
     if kind == "default":
         return base, None
     if kind == "linear":

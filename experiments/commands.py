@@ -333,7 +333,13 @@ def _redact(text: str) -> str:
 
 
 def _all_records(root: Path) -> list[Record]:
-    """Runs below `root`, and published ones of experiments that have none there."""
+    """Runs below `root`, and published ones of experiments that have none there.
+
+    Raises:
+        ExperimentError: `root` is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
     mine = runs.find(root)
     have = {record.data["experiment"] for record in mine if record.data.get("status") == "done"}
     published = [r for r in runs.find(Path("results")) if r.data["experiment"] not in have]

@@ -181,7 +181,10 @@ BAD = {
     "size of text": (setting("hidden_size", "16"), r"hidden_size: expected int, got '16'"),
     "heads": (setting("num_key_value_heads", 3), r"n_kv_heads: expected a divisor"),
     "rope type": (rotary(rope_type="longrope"), r"rope_type: expected one of .*, got 'longrope'"),
-    "rope setting": (rotary(short_factor=[1.0]), r"short_factor is not known for yarn"),
+    "rope setting": (
+        rotary(short_factor=[1.0]),
+        r"expected those of yarn, short_factor is not known",
+    ),
     "rope truncate": (rotary(truncate=False), r"truncate: expected true for yarn"),
     "rope factor": (rotary(attention_factor=2.0), r"attention_factor: expected 1.13863"),
     "rope scores": (rotary(mscale_all_dim=1.0), r"mscale_all_dim: expected none for llama"),

@@ -276,11 +276,12 @@ def campaign(folder: Path, every: int = 1) -> Outcome:
         "library": library(),
     }
     counts = {}
-    for kind, cases in kinds.items():
-        before = outcome.cases
-        for name, check in cases:
-            wrong = check()
-            outcome.check(wrong is None, f"{kind}: {name}: {wrong}")
-        counts[kind] = outcome.cases - before
+    with contextlib.chdir(folder):  # commands write there
+        for kind, cases in kinds.items():
+            before = outcome.cases
+            for name, check in cases:
+                wrong = check()
+                outcome.check(wrong is None, f"{kind}: {name}: {wrong}")
+            counts[kind] = outcome.cases - before
     outcome.notes = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     return outcome
