@@ -258,9 +258,7 @@ def user_files(folder: Path) -> Iterator[Case]:
 
 def campaign(folder: Path, every: int = 1) -> Outcome:
     """All of them; every few of the long lists for a short run."""
-    outcome = Outcome(
-        "bad input", "one line by name; the library: ValueError with what it expected"
-    )
+    outcome = Outcome("bad input", "one line by name; of the library, a ValueError that says why")
     finished = folder / "finished"
     small = ["run", "fourier_density/mixtures", "--workdir", str(finished), "--orders", "2"]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
