@@ -156,7 +156,8 @@ def _digest(body: bytes) -> bytes:
 def _read(source: Path) -> tuple[np.ndarray, str]:
     try:
         if source.suffix == ".npy":
-            values, kind = np.load(source, allow_pickle=False), "npy"
+            # Mapped, so that a size which the header makes up is refused before memory is taken.
+            values, kind = np.array(np.load(source, "r", allow_pickle=False)), "npy"
         else:
             values, kind = np.array(source.read_text().split(), np.float64), "text"
     except OSError as error:

@@ -63,11 +63,16 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
     np.save(tmp_path / "none.npy", np.zeros(0))
     np.save(tmp_path / "good.npy", heavy(200))
     (tmp_path / "words.txt").write_text("1.0 two")
+    head = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000,), }"
+    (tmp_path / "huge.npy").write_bytes(
+        b"\x93NUMPY\x01\x00v\x00" + head.ljust(117).encode() + b"\n"
+    )
     for name, said in (
         ("nan.npy", "finite values, got 2 with 1 not"),
         ("int.npy", "expected floats"),
         ("none.npy", "finite values, got 0"),
         ("words.txt", "expected floats"),
+        ("huge.npy", "expected floats"),
         ("missing.npy", "No such file"),
     ):
         assert run("compress", tmp_path / name) == 2
