@@ -106,10 +106,10 @@ class Checkpoints:
             CheckpointError: it belongs to another configuration, holds other arrays, or cannot be
                 read for reasons that are not its contents.
         """
-        step = hosts.told(self._newest)
-        if step is None:
+        facts = hosts.told(self._newest)
+        if facts is None:
             return None
-        facts = hosts.told(lambda: manifest.read(self._at(step)))
+        step = facts["step"]
         if facts["config_hash"] != self._hash:
             raise CheckpointError(
                 self._at(step),
@@ -205,22 +205,21 @@ class Checkpoints:
         _say(f"checkpoint {self._at(step)}: {cause}; trying again")
         time.sleep(PAUSE * 2 ** (self._failures - 1))
 
-    def _newest(self) -> int | None:
-        """The newest step that agrees with its manifest; others before it are moved aside."""
-        good = None
+    def _newest(self) -> dict[str, Any] | None:
+        """The manifest of the newest step that agrees with it; newer ones are moved aside."""
+        facts = None
         for step in _steps(self._folder):
-            if good is not None:
+            if facts is not None:
                 if not self._read_only and not self._at(step, manifest.NAME).exists():
                     _remove(self._at(step))  # what a removal that was cut off has left
                 continue
             try:
-                manifest.check(self._at(step))
-                good = step
+                facts = manifest.check(self._at(step))
             except manifest.Damaged as reason:
                 self._set_aside(step, str(reason))
             except OSError as error:
                 raise CheckpointError(self._at(step), f"cannot be read, {_said(error)}") from None
-        return good
+        return facts
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Move a damaged step to quarantine, with the reason."""

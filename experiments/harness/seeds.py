@@ -47,13 +47,14 @@ def train(
 def _stacked(problems: Sequence[Problem], seeds: Sequence[int]) -> Problem:
     """Batches [batch, seeds, ...], weights [seeds, ...]; evaluated seed by seed."""
 
-    def batch(step: int) -> Any:
-        parts = [problem.batch(step) for problem in problems]
+    def stacked(parts: Sequence[Any]) -> Any:
         return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
 
+    def batch(step: int) -> Any:
+        return stacked([problem.batch(step) for problem in problems])
+
     def part(step: int, rows: slice) -> Any:
-        parts = [problem.part(step, rows) for problem in problems if problem.part is not None]
-        return jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+        return stacked([problem.part(step, rows) for problem in problems if problem.part])
 
     def evaluate(params: Any) -> Any:
         each = _evaluate(problems, params)

@@ -49,14 +49,15 @@ def test_one_of_several_writers_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_storage_that_vanishes_or_fills_up_loses_nothing(tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "full").mkdir()
-    holds(storage.broken(tmp_path / "broken", 1), 1)
-    outcome = storage.full(tmp_path / "full", 2)
-    if "not permitted" in outcome.notes:
-        pytest.skip(outcome.notes)
-    holds(outcome, 2)
+def test_storage_that_vanishes_loses_nothing(tmp_path):
+    holds(storage.broken(tmp_path, 1), 1)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing(tmp_path):
+    if not storage.possible(tmp_path / "may"):
+        pytest.skip("mounting is not permitted; test_checkpoint has saves without room")
+    holds(storage.full(tmp_path, 2), 2)
 
 
 @pytest.mark.slow
