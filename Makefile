@@ -5,15 +5,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PRESET ?= quick
-DEMO := fourier_density/mixtures attention/language_model
+JOBS ?= 2
+# One experiment of each theory, the main ones of their posts.
+DEMO := fourier_density/mixtures attention/language_model diffusion/snr diffusion/upsample_exact \
+    diffusion/distill_mixture ssm/memory ssm/structure ssm/transfer
 export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test devices lint format docs bench reliability audit ci lock clean help
 
-demo: $(STAMP) ## fit densities, train a small language model, draw the figures, print the report
-	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO)
+demo: $(STAMP) ## one small experiment of each theory, their figures on a sheet, the report
+	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO) --jobs $(JOBS)
 
 test: $(STAMP) ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope

@@ -25,6 +25,8 @@ def cache_bytes(
         batch: B.
         length: slots of an example; a sliding window needs no more than its size.
         dtype: of the cache.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), table 1, in bytes.
     """
     make = functools.partial(transformer.init_state, config, batch, length, dtype)
     states = jax.eval_shape(make)
@@ -63,6 +65,8 @@ def operations(
 
     Raises:
         ValueError: tokens < 1, context < 0, an unknown form.
+
+    Source: derived from https://kexue.fm/archives/10091, equations 1 to 3, 10 and 12.
     """
     if tokens < 1 or context < 0:
         raise ValueError(f"tokens, context: expected >= 1 and >= 0, got {tokens} and {context}")

@@ -77,7 +77,12 @@ def empty(batch: int, heads: int, capacity: int, width: int, dtype: Any) -> KVCa
 
 
 def positions(length: Int[Array, "B"], capacity: int) -> Int[Array, "B S"]:
-    """Positions in the slots, those never written below zero."""
+    """Positions in the slots, those never written below zero.
+
+    The largest p < n with p = j modulo S, for slot j.
+
+    Source: Jiang et al., Mistral 7B (arXiv 2310.06825), the rolling buffer.
+    """
     newest = length[:, None] - 1
     return newest - (newest - jnp.arange(capacity)) % capacity
 
@@ -205,8 +210,12 @@ def turn(buffer: Array, entries: Array, length: Int[Array, "B"], added: Int[Arra
 def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
     """Int8 entries and their scales, [..., 2], for two groups of entries of the last axis.
 
+    round(127 x / max |x|), of each group by its own maximum.
+
     The error of an entry is at most half a scale: 1/254 of the largest entry of its group. Scales
     are float32 at least. Derivatives see the scales only.
+
+    Source: symmetric rounding by the largest entry (absmax), a standard scheme.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     groups = jnp.split(x, [parts[0]], axis=-1)

@@ -12,7 +12,7 @@ mean over what the layer reads, |C^(1/2) (M - M_r)|, are M Q Q^T, Q the first r 
 vectors of C^(1/2) M: D becomes D U Q and U becomes Q^T (`truncate`). With C = 1 this is the plain
 joint SVD of keys and values.
 
-Source: Meng et al., TransMLA (arXiv 2502.07864), sections 3 and 4: this is its step without rotary
+Source: Meng et al., TransMLA (arXiv 2502.07864): this is its step without rotary
 dimensions; https://kexue.fm/archives/10091 for MLA as a generalisation.
 """
 
@@ -37,6 +37,10 @@ def to_latent(params: Params, config: TransformerConfig) -> tuple[Params, Transf
 
     Raises:
         ValueError: attention that is not grouped-query, has rotary embedding or biases.
+
+    Source: https://kexue.fm/archives/10091, equations 4 and 5, with maps of zeros and ones;
+    https://kexue.fm/archives/11111, equation 1; Meng et al. (arXiv 2502.07864), section 4.1,
+    without RoPE.
     """
     mixer = config.mixer
     if not isinstance(mixer, GroupedConfig):
@@ -88,6 +92,9 @@ def truncate(
 
     Raises:
         ValueError: attention that is not MLA without norms; a rank or moments outside their range.
+
+    Source: the theorem of Eckart & Young, weighted; Meng et al. (arXiv 2502.07864), section 4,
+    compress keys and values together too.
     """
     mixer = config.mixer
     if not isinstance(mixer, LatentConfig) or mixer.latent_norm:
@@ -132,7 +139,10 @@ def _root(moment: Array) -> Array:
 def moments(
     params: Params, tokens: Int[Array, "B T"], config: TransformerConfig
 ) -> Float[Array, "L d d"]:
-    """Mean of h h^T over what each attention layer reads of a text, for `truncate`."""
+    """Mean of h h^T over what each attention layer reads of a text, for `truncate`.
+
+    Source: Meng et al. (arXiv 2502.07864), section 4: directions of activations, not of weights.
+    """
     mixer = transformer.make_mixer(config.mixer)
     x, found = transformer.embed(params, tokens, config), []
     for weights in transformer.layers_of(params, config):
@@ -152,6 +162,8 @@ def change_layout(
 
     Raises:
         ValueError: attention that is neither grouped-query nor MLA.
+
+    Source: derived from Su et al. (arXiv 2104.09864), equation 15: the same pairs at other places.
     """
     mixer = config.mixer
     if not isinstance(mixer, GroupedConfig | LatentConfig):

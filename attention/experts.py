@@ -109,7 +109,13 @@ def init(key: Array, d_model: int, config: ExpertsConfig) -> dict[str, Any]:
 def route(
     params: dict[str, Any], x: Float[Array, "N d"], config: ExpertsConfig
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """Weights of the chosen experts, and which they are."""
+    """Weights of the chosen experts, and which they are.
+
+    Softmax or sigmoid of x W; the k best of the g best groups, weighted by their scores.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equations 21 and 22 and section 2.2.2; DeepSeek-V3
+    (arXiv 2412.19437), equations 13 to 16 and section 2.1.2.
+    """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     logits = linear(wide, params["router"])
     if config.scoring == "softmax":
@@ -136,7 +142,12 @@ def mix(
     weights: Float[Array, "N k"],
     chosen: Int[Array, "N k"],
 ) -> Float[Array, "N d"]:
-    """Weighted sum over the chosen experts."""
+    """Weighted sum over the chosen experts.
+
+    sum_e p_e (silu(x gate_e) * x up_e) down_e.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equation 20, its second sum.
+    """
     gate, up, down = (params[name].astype(x.dtype) for name in ("gate", "up", "down"))
     weights = weights.astype(x.dtype)
     if chosen.size <= len(gate):
@@ -155,6 +166,9 @@ def mix(
 def apply(
     params: dict[str, Any], x: Float[Array, "*batch d"], config: ExpertsConfig
 ) -> Float[Array, "*batch d"]:
-    """The routed experts' sum of every token; without the shared ones."""
+    """The routed experts' sum of every token; without the shared ones.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equation 20, its second sum.
+    """
     flat = x.reshape(-1, x.shape[-1])
     return mix(params, flat, *route(params, flat, config)).reshape(x.shape)

@@ -12,7 +12,10 @@ from attention.norm import rms_norm
 
 
 def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-    """(silu(x W_gate) * x W_up) W_down."""
+    """(silu(x W_gate) * x W_up) W_down.
+
+    Source: Shazeer (arXiv 2002.05202).
+    """
     gate = linear(x, params["gate"], params.get("gate_bias"))
     hidden = jax.nn.silu(gate) * linear(x, params["up"], params.get("up_bias"))
     return linear(hidden, params["down"], params.get("down_bias"))

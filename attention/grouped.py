@@ -105,7 +105,11 @@ class GroupedConfig:
 
     @property
     def cache_elements(self) -> int:
-        """Elements cached per token and layer, 2 K d_h (DeepSeek-V2, Table 1)."""
+        """Elements cached per token and layer, 2 K d_h.
+
+        Source: DeepSeek-V2 (arXiv 2405.04434), table 1; https://kexue.fm/archives/10091,
+        equation 4.
+        """
         return 2 * self.kv_heads * self.width
 
 
@@ -131,7 +135,13 @@ def project(
     positions: Int[Array, "B T"],
     config: GroupedConfig,
 ) -> tuple[Array, Array, Array]:
-    """Queries [B,H,T,d_h], keys and values [B,K,T,d_h]; queries and keys rotated."""
+    """Queries [B,H,T,d_h], keys and values [B,K,T,d_h]; queries and keys rotated.
+
+    q_t = x_t W_q R_t, k_i = x_i W_k R_i, v_i = x_i W_v.
+
+    Source: https://kexue.fm/archives/10091, equations 3 and 11; Hu et al. (arXiv 2412.19255) for
+    latent queries.
+    """
 
     def heads(name: str, x: Array = x) -> Array:
         y = linear(x, params[name], params.get(f"{name}_bias"))
@@ -154,7 +164,13 @@ def project(
 
 
 def merge(params: dict[str, Array], heads: Float[Array, "B H T d_h"]) -> Float[Array, "B T d"]:
-    """Concatenate the heads and project back to the model dimension."""
+    """Concatenate the heads and project back to the model dimension.
+
+    [o^1, ..., o^H] W_o.
+
+    Source: https://kexue.fm/archives/10091, equation 1; DeepSeek-V2 (arXiv 2405.04434), equation 8,
+    for the matrix behind it.
+    """
     batch, _, time, _ = heads.shape
     joined = heads.swapaxes(1, 2).reshape(batch, time, -1)
     return linear(joined, params["output"], params.get("output_bias"))
@@ -173,6 +189,9 @@ def apply(
         positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
         mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
             causal one.
+
+    Source: https://kexue.fm/archives/10091, equations 1 (K = H), 2 (K = 1), 3 and 11 (rotated);
+    Shazeer (arXiv 1911.02150), section 3; Ainslie et al. (arXiv 2305.13245), section 2.2.
     """
     plain = positions is None and mask is None
     if positions is None:
@@ -203,7 +222,10 @@ def prefill(
     *,
     config: GroupedConfig,
 ) -> tuple[cache.KVCache, Float[Array, "B T d"]]:
-    """Attend over a right-padded prompt and store its keys and values, from position 0."""
+    """Attend over a right-padded prompt and store its keys and values, from position 0.
+
+    Source: https://kexue.fm/archives/10091, equations 1 to 3, and its key/value cache.
+    """
     batch, time, _ = x.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     checks.batches(x, state.length)
@@ -227,6 +249,9 @@ def step(
     """One token per example: append it to the cache, attend to what is live.
 
     A cache that is full refuses it by name, or gives NaN where its length is traced.
+
+    Source: Shazeer (arXiv 1911.02150), sections 2.4 and 3, the incremental programs, with a cache
+    that does not grow; https://kexue.fm/archives/10091, equations 1 to 3.
     """
     checks.batches(x, state.length)
     cache.check_room(state.length, 1, state.capacity, config.window)

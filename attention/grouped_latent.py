@@ -69,7 +69,10 @@ class GroupedLatentConfig:
 
     @property
     def cache_elements(self) -> int:
-        """Elements cached per token and layer, G d_c + d_r."""
+        """Elements cached per token and layer, G d_c + d_r.
+
+        Source: Zadouri et al. (arXiv 2505.21487), section 3.3.2, with one rotated key.
+        """
         return self.n_latents * self.latent_dim + self.rope_dim
 
     @property
@@ -98,7 +101,11 @@ def rows(
     positions: Int[Array, "B T"],
     config: GroupedLatentConfig,
 ) -> Float[Array, "B T w"]:
-    """What is cached: the normalised latents, then the rotated key of all heads."""
+    """What is cached: the normalised latents, then the rotated key of all heads.
+
+    Source: Zadouri et al. (arXiv 2505.21487), section 3.3.2; https://kexue.fm/archives/10091,
+    equation 9, for each group.
+    """
     c = config
     latents, key = jnp.split(linear(x, params["down"]), [c.n_latents * c.latent_dim], axis=-1)
     parts = latents.reshape(*x.shape[:2], c.n_latents, c.latent_dim)
@@ -124,7 +131,11 @@ def _with(key: Array, plain: Array) -> Array:
 def expand(
     params: Params, found: Float[Array, "B S w"], config: GroupedLatentConfig
 ) -> tuple[Array, Array]:
-    """Keys [B, H, S, d_n + d_r] and values [B, H, S, d_v] of all heads."""
+    """Keys [B, H, S, d_n + d_r] and values [B, H, S, d_v] of all heads.
+
+    Source: Zadouri et al. (arXiv 2505.21487), section 3.3.2; https://kexue.fm/archives/10091,
+    equation 9, for each group.
+    """
     latents, key = _split(found, config)
     both = jnp.einsum("bgsc,gce->bsge", latents, params["up"].astype(found.dtype))
     both = both.reshape(*found.shape[:2], config.n_heads, -1).swapaxes(1, 2)
@@ -145,7 +156,11 @@ def absorbed_queries(
     positions: Int[Array, "B T"],
     config: GroupedLatentConfig,
 ) -> Float[Array, "B H T d_c_and_d_r"]:
-    """Queries for the latents themselves."""
+    """Queries for the latents themselves.
+
+    Source: Zadouri et al. (arXiv 2505.21487), section 3.3.2; https://kexue.fm/archives/10091,
+    equation 12, for each group.
+    """
     q = entries.queries(params, x, positions, config)
     plain, rotated = jnp.split(q, [config.nope_dim], axis=-1)
     grouped = plain.reshape(len(x), config.n_latents, -1, *plain.shape[2:])
@@ -169,7 +184,11 @@ def release(
     positions: Int[Array, "B T"],
     config: GroupedLatentConfig,
 ) -> Float[Array, "B H T d_v"]:
-    """Sums of latents as sums of values."""
+    """Sums of latents as sums of values.
+
+    Source: Zadouri et al. (arXiv 2505.21487), section 3.3.2; https://kexue.fm/archives/10091,
+    equation 12, for each group.
+    """
     values = _halves(params, config)[1].astype(sums.dtype)
     grouped = sums.reshape(len(sums), config.n_latents, -1, *sums.shape[2:])
     found = jnp.einsum("bghtc,gchv->bghtv", grouped, values)

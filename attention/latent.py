@@ -70,7 +70,13 @@ def queries(
     positions: Int[Array, "B T"],
     config: LatentConfig,
 ) -> tuple[Array, Array]:
-    """Plain and rotated parts, [B, H, T, d_n] and [B, H, T, d_r]."""
+    """Plain and rotated parts, [B, H, T, d_n] and [B, H, T, d_r].
+
+    norm(x W_DQ) W_UQ, of each head the last d_r dimensions rotated.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equations 12 to 14, and section 3.1.2 for the norm;
+    https://kexue.fm/archives/10091, equation 10, and 9 without `query_dim`.
+    """
     if config.query_dim is not None:
         x = linear(x, params["query_down"], params.get("query_down_bias"))
         x = rms_norm(x, params["query_norm"], config.norm_eps) if config.latent_norm else x
@@ -86,7 +92,11 @@ def latents(
     positions: Int[Array, "B T"],
     config: LatentConfig,
 ) -> Float[Array, "B T w"]:
-    """What is cached of each token: the normalised latent, then the rotated key."""
+    """What is cached of each token: the normalised latent, then the rotated key.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equations 9 and 15, and section 3.1.2 for the norm;
+    https://kexue.fm/archives/10091, equation 9.
+    """
     both = linear(x, params["down"], params.get("down_bias"))
     c, k = jnp.split(both, [config.latent_dim], axis=-1)
     c = rms_norm(c, params["norm"], config.norm_eps) if config.latent_norm else c
@@ -96,7 +106,13 @@ def latents(
 def expand(
     params: dict[str, Array], entries: Float[Array, "B S w"], config: LatentConfig
 ) -> tuple[Array, Array]:
-    """Keys [B, H, S, d_n + d_r] and values [B, H, S, d_v] of all heads."""
+    """Keys [B, H, S, d_n + d_r] and values [B, H, S, d_v] of all heads.
+
+    k_i = [c_i W_UK, k^R_i], v_i = c_i W_UV.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equations 10, 11 and 17;
+    https://kexue.fm/archives/10091, equation 9.
+    """
     c, k = jnp.split(entries, [config.latent_dim], axis=-1)
     both = linear(c, params["up"]).reshape(*c.shape[:2], config.n_heads, -1).swapaxes(1, 2)
     plain, values = jnp.split(both, [config.nope_dim], axis=-1)
@@ -112,13 +128,25 @@ def halves(params: dict[str, Array], config: LatentConfig) -> tuple[Array, Array
 
 
 def absorb(q: tuple[Array, Array], keys: Float[Array, "H d_n d_c"]) -> Array:
-    """Queries for the latents themselves, [B, H, T, d_c + d_r]."""
+    """Queries for the latents themselves, [B, H, T, d_c + d_r].
+
+    [W_UK q^C, q^R].
+
+    Source: https://kexue.fm/archives/10091, equations 6 and 12; DeepSeek-V2 (arXiv 2405.04434),
+    appendix C.
+    """
     plain = jnp.einsum("bhtn,hnc->bhtc", q[0], keys.astype(q[0].dtype))
     return jnp.concatenate([plain, q[1]], axis=-1)
 
 
 def release(o: Float[Array, "B H T d_c"], values: Float[Array, "H d_c d_v"]) -> Array:
-    """Sums of latents as sums of values, [B, H, T, d_v]."""
+    """Sums of latents as sums of values, [B, H, T, d_v].
+
+    W_UV^T sum_j p_j c_j.
+
+    Source: https://kexue.fm/archives/10091, equation 12; DeepSeek-V2 (arXiv 2405.04434),
+    appendix C.
+    """
     return jnp.einsum("bhtc,hcv->bhtv", o, values.astype(o.dtype))
 
 
@@ -136,6 +164,8 @@ def attend(
         keep: True where a query may attend to a token, broadcast to [B, T, S]; None for a
             sequence itself, causally.
         form: "materialised" (of a cache: re-expanded) or "absorbed".
+
+    Source: https://kexue.fm/archives/10091, equations 10 (materialised) and 12 (absorbed).
     """
     if form == "materialised":
         keys, values = expand(params, entries, config)
@@ -165,6 +195,9 @@ def apply(
         positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
         mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
             causal one.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), equations 9 to 19; https://kexue.fm/archives/10091,
+    equation 10.
     """
     plain = positions is None and mask is None
     if positions is None:
@@ -195,7 +228,10 @@ def prefill(
     *,
     config: LatentConfig,
 ) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
-    """Attend over a right-padded prompt and store its latents, from position 0."""
+    """Attend over a right-padded prompt and store its latents, from position 0.
+
+    Source: https://kexue.fm/archives/10091, equation 10 (part 3: prompts as MHA).
+    """
     batch, time, _ = x.shape
     positions = jnp.broadcast_to(jnp.arange(time), (batch, time))
     checks.batches(x, state.length)
@@ -225,6 +261,8 @@ def step(
     """One token per example, absorbed: append its latent, attend to those that are live.
 
     A cache that is full refuses it by name, or gives NaN where its length is traced.
+
+    Source: https://kexue.fm/archives/10091, equation 12 (part 3: single tokens as MQA).
     """
     if "up" in prepared:
         prepared = prepare(prepared, config)
@@ -257,6 +295,8 @@ def extend(
         lengths: tokens of the chunk that count, all T by default; all T need room.
 
     A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
+
+    Source: derived from https://kexue.fm/archives/10091, equations 10 and 12.
     """
     time, old = x.shape[1], state.length
     checks.batches(x, old)

@@ -73,20 +73,30 @@ class LatentConfig:
 
     @property
     def cache_elements(self) -> int:
-        """Elements cached per token and layer, d_c + d_r (DeepSeek-V2, table 1)."""
+        """Elements cached per token and layer, d_c + d_r.
+
+        Source: DeepSeek-V2 (arXiv 2405.04434), table 1.
+        """
         return sum(self.parts)
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by: (d_n + d_r)^(-1/2), also absorbed, and YaRN's factor."""
+        """What scores are multiplied by: (d_n + d_r)^(-1/2), also absorbed, and YaRN's factor.
+
+        Source: DeepSeek-V2 (arXiv 2405.04434), equation 18, and section 3.1.4 for the factor.
+        """
         return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
 
     @property
     def crossover(self) -> float:
         """Query tokens above which expanding the cached latents costs less than absorbing.
 
+        d_c (d_n + d_v) / (2 d_c - d_n - d_v).
+
         Expanding costs 2 d_c (d_n + d_v) operations for a head and a cached token, once; a query
         token then saves 2 (2 d_c - d_n - d_v) for each. Infinite if it saves nothing.
+
+        Source: derived from https://kexue.fm/archives/10091, equations 10 and 12.
         """
         saved = 2 * self.latent_dim - self.nope_dim - self.value_dim
         full = self.latent_dim * (self.nope_dim + self.value_dim)

@@ -57,6 +57,8 @@ def attend(
 
     Raises:
         ValueError: shapes that do not fit, block < 1.
+
+    Source: https://kexue.fm/archives/10091, equations 1 to 3; equation 12 without `values`.
     """
     batch, heads, _, width = q.shape
     if keys.shape[0] != batch or keys.shape[3] != width or heads % keys.shape[1]:
@@ -116,6 +118,9 @@ def over_blocks(
         place: K, S and the window.
         positions: of the queries, [B, T]; that of the newest token by default.
         whole: whether all slots may be read at once.
+
+    Source: Milakov & Gimelshein (arXiv 1805.02867), algorithm 3, block by block and with sums of
+    values, as FlashAttention (arXiv 2205.14135).
     """
     positions = length[:, None] - 1 if positions is None else positions
     factor = q.shape[-1] ** -0.5 if scale is None else scale

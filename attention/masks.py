@@ -15,6 +15,9 @@ def causal(
 
     Raises:
         ValueError: window < 1.
+
+    Source: https://kexue.fm/archives/10091, equation 1 (i <= t); Jiang et al., Mistral 7B
+    (arXiv 2310.06825), for the window.
     """
     if window is not None and window < 1:
         raise ValueError(f"window: expected at least 1 key, got {window}")

@@ -33,6 +33,8 @@ def rules(config: TransformerConfig, size: int) -> Rules:
 
     Raises:
         ValueError: it does not divide the heads.
+
+    Source: Shoeybi et al., Megatron-LM (arXiv 1909.08053), section 3.
     """
     heads = config.mixer.n_heads
     if heads % size:

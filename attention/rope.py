@@ -31,6 +31,8 @@ class Linear:
 
     Attributes:
         factor: s.
+
+    Source: Peng et al., YaRN (arXiv 2309.00071), equation 10.
     """
 
     factor: float
@@ -48,6 +50,9 @@ class Llama3:
         low, high: turns within `original_length` below which a frequency is divided, and above
             which it is kept.
         original_length: L_0.
+
+    Source: the reference code of Llama 3.1; the same as Peng et al. (arXiv 2309.00071),
+    definition 2, with alpha = low and beta = high.
     """
 
     factor: float = 8.0
@@ -72,6 +77,10 @@ class Yarn:
         mscale, mscale_all_dim: DeepSeek's a of two factors: cos and sin are multiplied by
             m(s, mscale) / m(s, mscale_all_dim), scores by m(s, mscale_all_dim)^2. Without
             both, cos and sin are multiplied by m(s, 1); without the second, scores are left alone.
+
+    Source: Peng et al. (arXiv 2309.00071), definitions 2 and 3, with a ramp over the index as in
+    public code instead of over the turns; DeepSeek-V2 (arXiv 2405.04434), section 3.1.4, for the
+    factors.
     """
 
     factor: float
@@ -121,6 +130,8 @@ def frequencies(
 
     Raises:
         ValueError: dim is odd or not positive, unknown scaling.
+
+    Source: Su et al. (arXiv 2104.09864), equation 15.
     """
     check(dim, "half", scaling)
     theta = base ** (-jnp.arange(0, dim, 2, dtype=dtype) / dim)
@@ -157,7 +168,12 @@ def _factor(scale: float, a: float) -> float:
 
 
 def amplitude(scaling: Scaling | None) -> float:
-    """What cos and sin are multiplied by."""
+    """What cos and sin are multiplied by.
+
+    m(s, mscale) / m(s, mscale_all_dim) if both are given, else m(s, 1); 1 but for YaRN.
+
+    Source: Peng et al. (arXiv 2309.00071), section 3.4: sqrt(1/t) = 0.1 ln s + 1.
+    """
     if not isinstance(scaling, Yarn):
         return 1.0
     if scaling.mscale and scaling.mscale_all_dim:
@@ -167,7 +183,10 @@ def amplitude(scaling: Scaling | None) -> float:
 
 
 def score_factor(scaling: Scaling | None) -> float:
-    """What scores are multiplied by, beside d^(-1/2): m(s, mscale_all_dim)^2."""
+    """What scores are multiplied by, beside d^(-1/2): m(s, mscale_all_dim)^2.
+
+    Source: DeepSeek-V2 (arXiv 2405.04434), section 3.1.4: 0.0707 ln s + 1, squared.
+    """
     if not isinstance(scaling, Yarn) or not scaling.mscale_all_dim:
         return 1.0
     return _factor(scaling.factor, scaling.mscale_all_dim) ** 2
@@ -180,7 +199,10 @@ def tables(
     dtype: Any = jnp.float32,
     scaling: Scaling | None = None,
 ) -> tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]:
-    """Cos and sin of position * theta_k, in float32 (bfloat16 breaks beyond position 256)."""
+    """Cos and sin of position * theta_k, in float32 (bfloat16 breaks beyond position 256).
+
+    Source: Su et al. (arXiv 2104.09864), equation 34, its factors.
+    """
     angles = positions[..., None].astype(dtype) * frequencies(dim, base, dtype, scaling)
     size = amplitude(scaling)
     return size * jnp.cos(angles), size * jnp.sin(angles)
@@ -191,10 +213,15 @@ def rotate(
 ) -> Float[Array, "... dim"]:
     """Rotate the pairs of the last axis by the angles behind `cos` and `sin`.
 
+    (a, b) -> (a cos - b sin, b cos + a sin) for every pair.
+
     Args:
         x: [..., d_r].
         cos, sin: [..., d_r/2], broadcast against the leading axes of x.
         layout: which dimensions form a pair.
+
+    Source: Su et al. (arXiv 2104.09864), equations 15 and 34, in the layout "interleaved";
+    https://kexue.fm/archives/10091, the rotation of equation 7.
     """
     if layout not in get_args(Layout):
         raise ValueError(f"rope_layout: expected one of {get_args(Layout)}, got {layout!r}")
@@ -222,7 +249,11 @@ def rotated(x: Float[Array, "... T dim"], positions: Int[Array, "..."], config: 
 def rotate_part(
     x: Float[Array, "... dim"], cos: Array, sin: Array, layout: Layout = "half"
 ) -> Float[Array, "... dim"]:
-    """Rotate the first dimensions, twice as many as the tables have, and leave the others."""
+    """Rotate the first dimensions, twice as many as the tables have, and leave the others.
+
+    Source: https://kexue.fm/archives/10907, part I (partial RoPE: 64 of 256 dimensions; here the
+    first ones).
+    """
     count = 2 * cos.shape[-1]
     if count == x.shape[-1]:
         return rotate(x, cos, sin, layout)
@@ -248,6 +279,8 @@ def convert(
     Raises:
         ValueError: unknown layouts, an odd number of rotated dimensions, a width that does not
             divide the columns.
+
+    Source: derived from Su et al. (arXiv 2104.09864), equation 15: the same pairs at other places.
     """
     stop = width if stop is None else stop
     for layout in (source, target):

@@ -53,7 +53,11 @@ def choose(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Array
 
 
 def keep(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
-    """Tokens that may be drawn, of tempered logits; among ties the first ones."""
+    """Tokens that may be drawn, of tempered logits; among ties the first ones.
+
+    Source: Fan et al. (arXiv 1805.04833) for top_k; Holtzman et al. (arXiv 1904.09751) for top_p;
+    Nguyen et al. (arXiv 2407.01082) for min_p.
+    """
     if sampling.top_k is None and sampling.top_p is None and sampling.min_p is None:
         return jnp.ones(logits.shape, bool)
     falling, order = jax.lax.top_k(logits, sampling.top_k or logits.shape[-1])

@@ -39,7 +39,8 @@ def attend(
     Raises:
         ValueError: H is not a multiple of K, shapes do not fit, a mask that is not bool.
 
-    Source: Vaswani et al. (arXiv 1706.03762), eq. 1; GQA (arXiv 2305.13245).
+    Source: Vaswani et al. (arXiv 1706.03762), eq. 1; GQA (arXiv 2305.13245), section 2.2;
+    https://kexue.fm/archives/10091, equations 1 to 3, which leave out the scale.
     """
     batch, heads, queries, width = q.shape
     groups = k.shape[1]
@@ -85,6 +86,8 @@ def causal(
     Args:
         window: number of keys a query sees, itself included.
         scale, block: as in `attend`; queries at once.
+
+    Source: https://kexue.fm/archives/10091, equations 1 to 3, whose sums are over i <= t.
     """
     time = q.shape[2]
     if k.shape[2] != time:

@@ -81,7 +81,11 @@ class TiedConfig:
 
     @property
     def cache_elements(self) -> int:
-        """Elements cached per token and layer, w."""
+        """Elements cached per token and layer, w.
+
+        Source: https://kexue.fm/archives/10907, parts III to V; Zadouri et al. (arXiv 2505.21487),
+        section 3.3.1, for gta.
+        """
         shared = self.rope_dim if self.kind == "gta" else 0
         return self.n_kv_heads * self.group_width + shared
 
@@ -108,7 +112,11 @@ def rows(
     positions: Int[Array, "B T"],
     config: TiedConfig,
 ) -> Float[Array, "B T w"]:
-    """What is cached: of every group n, r and v as the kind has them; r last if it is shared."""
+    """What is cached: of every group n, r and v as the kind has them; r last if it is shared.
+
+    Source: https://kexue.fm/archives/10907, parts III (s1), IV (s2) and V (s3); Zadouri et al.
+    (arXiv 2505.21487), section 3.3.1 (gta).
+    """
     row, c = linear(x, params["entry"]), config
     grouped, shared = jnp.split(row, [c.n_kv_heads * c.group_width], axis=-1)
     if c.kind == "gta":
@@ -122,7 +130,11 @@ def rows(
 def expand(
     params: dict[str, Array], found: Float[Array, "B S w"], config: TiedConfig
 ) -> tuple[Array, Array]:
-    """Keys [B, K, S, d_n + d_r] and values [B, K, S, d_v] of all groups."""
+    """Keys [B, K, S, d_n + d_r] and values [B, K, S, d_v] of all groups.
+
+    Source: https://kexue.fm/archives/10907, parts III (s1), IV (s2) and V (s3); Zadouri et al.
+    (arXiv 2505.21487), section 3.3.1 (gta).
+    """
     c = config
     grouped, shared = jnp.split(found, [c.n_kv_heads * c.group_width], axis=-1)
     parts = grouped.reshape(*found.shape[:2], c.n_kv_heads, -1).swapaxes(1, 2)
@@ -140,7 +152,12 @@ def finish(
     positions: Int[Array, "B T"],
     config: TiedConfig,
 ) -> Float[Array, "B H T d_v"]:
-    """Sums as they are, or rotated back by the position of their query."""
+    """Sums as they are, or rotated back by the position of their query.
+
+    (sum_i a_ti r_i R_i) R_t^T = sum_i a_ti r_i R_(i-t).
+
+    Source: https://kexue.fm/archives/10907, part IV, and https://kexue.fm/archives/10862 (s2).
+    """
     if config.kind != "s2":
         return sums
     plain, rotated = jnp.split(sums, [config.nope_dim], axis=-1)

@@ -64,14 +64,18 @@ def build() -> Parser:
     one.add_argument("--cluster", help=text)
     text = "of submitit's executor, such as timeout_min=240 slurm_partition=gpu"
     one.add_argument("--submit", nargs="+", default=[], metavar="KEY=VALUE", help=text)
-    one = add("reproduce", "run all experiments, then report")
-    one.add_argument("--preset", default="quick")
-    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN")
-    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("reproduce", "run all experiments that are not finished, then report")
+    text = "quick, cpu or paper, with all of that scale, such as cpu_32 (default: quick)"
+    one.add_argument("--preset", default="quick", help=text)
+    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names")
+    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
+    text = "at once, each on its share of the cores (default: 1)"
+    one.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     one = add("figures", "redraw all figures from recorded numbers")
     one.add_argument("--workdir", type=Path, default=Path("runs"))
     one = add("report", "claims against results")
     one.add_argument("--json", action="store_true")
+    one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
     one.add_argument("--workdir", type=Path, default=Path("runs"))
     one = add("estimate", "memory and arithmetic before any training")
     one.add_argument("name")
@@ -150,11 +154,11 @@ def dispatch(arguments: Sequence[str]) -> None:
         case "sweep":
             commands.sweep(options, rest)
         case "reproduce":
-            commands.reproduce(options.preset, options.only, options.workdir)
+            commands.reproduce(options.preset, options.only, options.workdir, options.jobs)
         case "figures":
             commands.redraw(options.workdir)
         case "report":
-            commands.report(options.workdir, options.json)
+            commands.report(options.workdir, options.json, options.brief)
         case "estimate":
             commands.show_estimate(options.name, options.preset, rest, _layout(options))
         case "costs":

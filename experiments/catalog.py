@@ -27,7 +27,7 @@ class Experiment:
     Attributes:
         name: "<package>/<experiment>", or the path of a user's file.
         module: what it defines: Config, PRESETS, main; optionally CLAIMS, draw, table,
-            programs, describe.
+            programs, describe, and TIMED where it measures times.
     """
 
     name: str

@@ -1,6 +1,5 @@
 """What the subcommands of the command line do."""
 
-import fnmatch
 import json
 import shutil
 import sys
@@ -10,7 +9,8 @@ from typing import Any
 
 import jax
 
-from experiments import archive, catalog, costs, sweeps, writing
+from experiments import archive, catalog, costs, reproduction, sweeps, writing
+from experiments import report as reports
 from experiments.harness import config as configs
 from experiments.harness import datasets, estimate, figures, hosts, ledger
 from experiments.harness import run as runs
@@ -18,7 +18,14 @@ from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
 from experiments.harness.sharding import DEFAULT, Layout, make_mesh
 
-SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
+NEXT = """
+Next:  source .venv/bin/activate
+       python -m experiments list                        every experiment, with its presets
+       python -m experiments run NAME --help             all that can be set
+       python -m experiments run NAME --preset cpu       minutes, not seconds
+       python -m experiments report                      the claims, with the published results
+       python -m experiments new my/experiment           one of your own
+       README.md, docs/index.md (make docs builds the site)"""
 
 
 def list_experiments(as_json: bool) -> None:
@@ -108,30 +115,34 @@ def summary(record: Record) -> str:
     return f"{name}  {'  '.join(scalars)}  -> {record.directory}"
 
 
-def reproduce(preset: str, patterns: list[str], root: Path) -> None:
-    """Run all experiments that match a pattern at a preset, then print the report.
+def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> None:
+    """Run all experiments that match a pattern at a scale; then their report, on one sheet.
 
     Raises:
         UsageError: the pattern matches nothing.
         ExperimentError: some failed; the others ran all the same.
     """
-    for pattern in patterns:
-        if not fnmatch.filter(catalog.names(), pattern):
-            raise UsageError(f"--only: {pattern!r} matches none of {', '.join(catalog.names())}")
-    chosen = [n for n in catalog.names() if any(fnmatch.fnmatch(n, p) for p in patterns)]
-    failed = []
-    for name in chosen:
-        try:
-            run(name, preset, [], root / name / preset)
-        except Interrupted:
-            raise
-        except ExperimentError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            failed.append(name)
-    print()
-    report(root, as_json=False)
-    if failed:
-        raise ExperimentError(f"failed: {', '.join(failed)}")
+    jobs = reproduction.plan(preset, patterns)
+    failure = None
+    try:
+        reproduction.reproduce(jobs, root, at_once)
+    except Interrupted:
+        raise
+    except ExperimentError as error:  # told behind the report of the others
+        failure = error
+    mine = [root / job.name / job.preset for job in jobs]
+    found = [record for record in reports.finished(root) if record.directory in mine]
+    rows = reports.rows(found, list(dict.fromkeys(job.name for job in jobs)))
+    (root / "report.md").write_text(f"{ledger.markdown(rows)}\n{reports.summary(rows)}")
+    pictures = [(r.data["experiment"], r.directory / "figure.png") for r in found]
+    drawn = [(name, picture) for name, picture in pictures if picture.exists()]
+    print(f"{ledger.brief(rows)}\n{reports.summary(rows)}")
+    print(f"what the claims say: {root / 'report.md'}")
+    if drawn:
+        print(f"all figures:         {reports.contact_sheet(drawn, root / 'figures.png')}")
+    if failure is not None:
+        raise failure
+    print(NEXT)
 
 
 def sweep(options: Any, fields: list[str]) -> None:
@@ -144,7 +155,7 @@ def sweep(options: Any, fields: list[str]) -> None:
 
 def redraw(root: Path) -> None:
     """Draw every figure again from its recorded numbers."""
-    found = [record for record in _all_records(root) if record.data.get("status") == "done"]
+    found = reports.finished(root)
     if not found:
         raise ExperimentError(f"{root}, results: expected finished runs, found none; run one first")
     for record in found:
@@ -152,30 +163,15 @@ def redraw(root: Path) -> None:
         print(record.directory / "figure.png")
 
 
-def report(root: Path, as_json: bool) -> list[dict[str, Any]]:
+def report(root: Path, as_json: bool, brief: bool = False) -> None:
     """Claims of all experiments, each against the largest finished run that covers it."""
-    records = [record for record in _all_records(root) if record.data.get("status") == "done"]
-    table: list[dict[str, Any]] = []
-    known = catalog.names()
-    extra = {record.data["experiment"] for record in records} - set(known)
-    for name in [*known, *sorted(extra)]:
-        experiment = catalog.get(name)
-        mine = [record for record in records if record.data["experiment"] == name]
-        mine.sort(key=lambda r: -_scale(r.data["preset"]))
-        for claim in experiment.claims:
-            covering = (record for record in mine if claim.measure(record) is not None)
-            best = next(covering, mine[0] if mine else None)
-            command = runs.command(name, "quick" if best is None else best.data["preset"])
-            table += ledger.rows([claim], best, command)
-    print(json.dumps(table, indent=1) if as_json else ledger.markdown(table), end="")
-    for directory in [] if as_json else sweeps.found(root):
+    rows = reports.rows(reports.finished(root))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(reports.summary(rows) if brief else f"{ledger.markdown(rows)}\n{reports.summary(rows)}")
+    for directory in [] if brief else sweeps.found(root):
         print(f"\n{sweeps.table(directory)}", end="")
-    return table
-
-
-def _scale(preset: str) -> int:
-    """Rank of a preset: "paper_256" is as large as "paper"."""
-    return SCALES.get(preset.partition("_")[0], -1)
 
 
 def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout = DEFAULT) -> None:
@@ -330,20 +326,6 @@ def _redact(text: str) -> str:
         text = text.replace(private, public)
     folder = datasets.tfds_folder()
     return text.replace(str(folder), "$TFDS_DATA_DIR") if folder else text
-
-
-def _all_records(root: Path) -> list[Record]:
-    """Runs below `root`, and published ones of experiments that have none there.
-
-    Raises:
-        ExperimentError: `root` is a file.
-    """
-    if root.exists() and not root.is_dir():
-        raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
-    mine = runs.find(root)
-    have = {record.data["experiment"] for record in mine if record.data.get("status") == "done"}
-    published = [r for r in runs.find(Path("results")) if r.data["experiment"] not in have]
-    return mine + published
 
 
 def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout: Layout) -> None:

@@ -2,22 +2,19 @@
 
 import itertools
 import json
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import catalog
+from experiments import catalog, processes
 from experiments.harness import config as configs
 from experiments.harness import paired
 from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError, Interrupted, UsageError
+from experiments.harness.errors import ExperimentError, UsageError
 
 RECORD = "sweep.json"
 
@@ -194,38 +191,20 @@ def _done(directory: Path) -> bool:
 
 
 def _local(sweep: Sweep, cells: list[Cell], root: Path, jobs: int, *_: Any) -> list[str]:
-    """Processes of this machine; a signal is passed on to them, once."""
-    started: list[subprocess.Popen[bytes]] = []
-    stopped: list[int] = []
+    """Processes of this machine."""
 
-    def stop(number: int, _: Any) -> None:
-        stopped.append(number)
-        for process in started:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+    def told(event: processes.Event) -> None:
+        if event.code is not None:
+            text = "done" if event.code == 0 else f"exit status {event.code}"
+            print(f"{event.task.name}: {text}", flush=True)
 
-    def one(cell: Cell) -> str | None:
-        if stopped:
-            return None
-        with (root / "logs" / f"{cell.directory}.txt").open("ab") as log:
-            process = subprocess.Popen(
-                sweep.command(cell, root), stdout=log, stderr=log, start_new_session=True
-            )
-            started.append(process)
-            code = process.wait()
-        print(f"{cell.directory}: {'done' if code == 0 else f'exit status {code}'}", flush=True)
-        return None if code == 0 else f"{cell.directory} (exit status {code})"
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with ThreadPoolExecutor(jobs) as pool:
-            failed = [name for name in pool.map(one, cells) if name]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if stopped:
-        raise Interrupted(f"stopped by a signal; {root} is kept, the same command resumes it")
-    return failed
+    tasks = [
+        processes.Task(
+            cell.directory, sweep.command(cell, root), root / "logs" / f"{cell.directory}.txt"
+        )
+        for cell in cells
+    ]
+    return processes.run(tasks, jobs, told, root)
 
 
 def _submitted(

@@ -51,7 +51,7 @@ class Model(NamedTuple):
 
 
 def model(network: Network, head: Head | Sequence[Head]) -> Model:
-    """A density of D dimensions.
+    """A density of D dimensions: log p(x) = sum_d log p(x_d | x_1, .., x_{d-1}).
 
     Args:
         network: autoregressive, with the outputs of the head, or of the largest of several heads.
@@ -60,6 +60,8 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
     Raises:
         ValueError: another number of heads than of coordinates, another number of outputs than the
             heads want; x of another width.
+
+    Source: Bengio and Bengio (NeurIPS 1999); https://kexue.fm/archives/10007, below equation 17.
     """
     size = network.dimensions
     each = list(head) if isinstance(head, Sequence) else [head]

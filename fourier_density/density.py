@@ -43,7 +43,7 @@ class PeriodicDensity:
         ValueError: no coefficients, all-zero or non-finite coefficients, floor outside
             [0, 1). Traced values are not checked: zero coefficients then give NaN.
 
-    Source: arXiv 2402.15345, section 2; https://kexue.fm/archives/10007.
+    Source: arXiv 2402.15345, section 2; https://kexue.fm/archives/10007, equation 14, conjugated.
 
     >>> density = PeriodicDensity([1.0, 0.5])
     >>> round(float(density.prob(0.0)), 3)
@@ -125,12 +125,18 @@ class PeriodicDensity:
 
     @jax.jit
     def moments(self) -> Array:
-        """Circular moments E[exp(-i pi n X)], n = 1..N, complex [..., N]."""
+        """Circular moments (1 - floor) c_n / c_0 = E[exp(-i pi n X)], n = 1..N, complex [..., N].
+
+        Source: https://kexue.fm/archives/10007, equation 14; twice the c_n of equation 5.
+        """
         return jax.lax.complex(*self.moment_parts())
 
     @jax.jit
     def prob(self, x: Any) -> Array:
-        """Density at x, per unit of x; never negative."""
+        """Density |A(x)|^2 / (2 c_0) at x, mixed with the floor, per unit of x; never negative.
+
+        Source: https://kexue.fm/archives/10007, equation 14, evaluated as |A|^2 / (2 c_0).
+        """
         u, v = series.evaluate(*self._unit_coefficients(), jnp.asarray(x, self.re.dtype))
         return (1.0 - self.floor) * 0.5 * (u**2 + v**2) + 0.5 * self.floor
 
@@ -141,7 +147,10 @@ class PeriodicDensity:
 
     @jax.jit
     def cdf(self, x: Any) -> Array:
-        """P(X <= x) = (x+1)/2 + sum_n Re[gamma_n (exp(i pi n x) - (-1)^n) / (i pi n)]."""
+        """P(X <= x) = (x+1)/2 + sum_n Re[gamma_n (exp(i pi n x) - (-1)^n) / (i pi n)].
+
+        Source: https://kexue.fm/archives/10007, equation 17, with two slips corrected.
+        """
         x = jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0)
         gamma = self.moments()
         # gamma_n / (i pi n) = (Im gamma_n - i Re gamma_n) / (pi n)
@@ -175,6 +184,8 @@ class PeriodicDensity:
         Args:
             lower, upper: ends with lower <= upper <= lower + 2, as points of the circle: the
                 interval may cross 1. NaN where upper < lower.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14, integrated over a bin.
         """
         lower, upper = jnp.asarray(lower, self.re.dtype), jnp.asarray(upper, self.re.dtype)
         half = 0.5 * (upper - lower)
@@ -190,7 +201,10 @@ class PeriodicDensity:
 
     @jax.jit
     def characteristic_function(self, t: Any) -> Array:
-        """E[exp(i t X)] for X in [-1, 1): sum_{|n|<=N} gamma_n sin(t + n pi) / (t + n pi)."""
+        """E[exp(i t X)] for X in [-1, 1): sum_{|n|<=N} gamma_n sin(t + n pi) / (t + n pi).
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
         t = jnp.asarray(t, self.re.dtype)[..., None]
         re, im = self.moment_parts()
         n = jnp.arange(1, self.order + 1)
@@ -200,12 +214,18 @@ class PeriodicDensity:
 
     @jax.jit
     def entropy(self) -> Array:
-        """Differential entropy -E[log p(X)] in nats, in closed form (see `information`)."""
+        """Differential entropy -E[log p(X)] in nats, in closed form (see `information`).
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14, by Parseval's identity.
+        """
         return -information.expected_log(self, self)
 
     @jax.jit
     def kl_divergence(self, other: "PeriodicDensity") -> Array:
-        """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form."""
+        """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14, by Parseval's identity.
+        """
         if not isinstance(other, PeriodicDensity):
             raise ValueError(f"other: expected a PeriodicDensity, got {type(other).__name__}")
         return information.expected_log(self, self) - information.expected_log(self, other)
@@ -269,6 +289,8 @@ class PeriodicDensity:
         Many levels of one density share a table (see `sampling`); otherwise each is found by a
         bracketed Newton iteration. Gradients are implicit: dx/dtheta = -(dP/dtheta) / p and
         dx/du = 1 / p.
+
+        Source: https://kexue.fm/archives/10007, below equation 17.
         """
         u = jnp.asarray(probability, self.re.dtype)
         u = jnp.broadcast_to(u, jnp.broadcast_shapes(u.shape, self.batch_shape))
@@ -276,7 +298,10 @@ class PeriodicDensity:
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
-        """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
+        """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
+
+        Source: https://kexue.fm/archives/10007, below equation 17.
+        """
         shape = (*sample_shape, *self.batch_shape)
         return self.quantile(jax.random.uniform(seed, shape, self.re.dtype))
 
@@ -289,13 +314,19 @@ class PeriodicDensity:
 
     @jax.jit
     def mean(self) -> Float[Array, "..."]:
-        """E[X] = sum_n 2 (-1)^n / (n pi) Im gamma_n, for X in [-1, 1)."""
+        """E[X] = sum_n 2 (-1)^n / (n pi) Im gamma_n, for X in [-1, 1).
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
         n = jnp.arange(1, self.order + 1)
         return jnp.sum(2.0 * _sign(n) / (n * jnp.pi) * self.moments().imag, axis=-1)
 
     @jax.jit
     def variance(self) -> Float[Array, "..."]:
-        """E[X^2] - E[X]^2, with E[X^2] = 1/3 + sum_n 4 (-1)^n / (n pi)^2 Re gamma_n."""
+        """E[X^2] - E[X]^2, with E[X^2] = 1/3 + sum_n 4 (-1)^n / (n pi)^2 Re gamma_n.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
         n = jnp.arange(1, self.order + 1)
         series_sum = jnp.sum(4.0 * _sign(n) / (n * jnp.pi) ** 2 * self.moments().real, axis=-1)
         return 1.0 / 3.0 + series_sum - self.mean() ** 2
@@ -305,6 +336,9 @@ class PeriodicDensity:
         """Roughness of the normalised density: integral of p'(x)^2 = pi^2 sum_n n^2 |gamma_n|^2.
 
         The paper penalises the *unnormalised* f, which shrinking all coefficients defeats.
+
+        Source: https://kexue.fm/archives/10007, equation 16, and arXiv 2402.15345, equation 10,
+        without gamma and for p in place of f.
         """
         n = jnp.arange(1, self.order + 1)
         return jnp.pi**2 * jnp.sum(n**2 * jnp.abs(self.moments()) ** 2, axis=-1)

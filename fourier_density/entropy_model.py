@@ -49,6 +49,9 @@ def log_bin_prob(
         alpha: of the soft rounding that came before the noise; None for none.
         low, high: least and largest value there is, for data of few levels on the line: their bins
             reach to infinity.
+
+    Source: Balle, Laparra, Simoncelli (arXiv 1611.01704); with alpha Agustsson, Theis
+    (arXiv 2006.09952).
     """
     v, half = jnp.asarray(v, jnp.result_type(float)), 0.5 * step
     lower, upper = v - half, v + half
@@ -62,12 +65,19 @@ def log_bin_prob(
 
 
 def bits(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array:
-    """-log2 of the probability of the bin around v. Arguments as `log_bin_prob`."""
+    """-log2 of the probability of the bin around v. Arguments as `log_bin_prob`.
+
+    Source: Balle, Laparra, Simoncelli (arXiv 1611.01704).
+    """
     return -log_bin_prob(density, v, step=step, alpha=alpha) / np.log(2.0)
 
 
 def add_noise(key: Key[Array, ""], y: Array, *, step: float = 1.0, alpha: Any = None) -> Array:
-    """s_alpha(y) + u: what stands for the rounded value in training."""
+    """s_alpha(y) + u: what stands for the rounded value in training.
+
+    Source: Balle, Laparra, Simoncelli (arXiv 1611.01704); with alpha Agustsson, Theis
+    (arXiv 2006.09952).
+    """
     if alpha is not None:
         y = step * soft_round(y / step, alpha)
     return y + step * jax.random.uniform(key, y.shape, y.dtype, -0.5, 0.5)
@@ -84,6 +94,8 @@ def soft_round(y: Array, alpha: Any) -> Array:
     Args:
         y: any shape.
         alpha: sharpness >= 0, broadcast against y.
+
+    Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """
     sharp, alpha = _sharp(alpha)
     middle = jnp.floor(y) + 0.5
@@ -92,7 +104,10 @@ def soft_round(y: Array, alpha: Any) -> Array:
 
 
 def soft_round_inverse(v: Array, alpha: Any) -> Array:
-    """The y with s_alpha(y) = v."""
+    """The y with s_alpha(y) = v.
+
+    Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
+    """
     sharp, alpha = _sharp(alpha)
     middle = jnp.floor(v) + 0.5
     # At whole numbers the argument is -tanh(alpha / 2), which rounds to -1 for large alpha.
@@ -106,6 +121,8 @@ def soft_round_mean(v: Array, alpha: Any) -> Array:
     """E[y | v = s_alpha(y) + u] for y uniform where it can be: s_alpha^{-1}(v - 1/2) + 1/2.
 
     What a decoder reads in place of v, as Agustsson and Theis have it.
+
+    Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """
     return soft_round_inverse(v - 0.5, alpha) + 0.5
 

@@ -36,6 +36,8 @@ def spectral_factor(re: Array, im: Array) -> Pair:
 
     Returns:
         Parts of b, [..., N+1]; NaN where c is not non-negative.
+
+    Source: Fejer and Riesz; Wilson (SIAM J. Numer. Anal. 6, 1969).
     """
     return _factors(re, im, settled(re.dtype) ** 0.5)
 
@@ -117,6 +119,8 @@ def cepstrum(re: Array, im: Array, count: int) -> Pair:
     Args:
         re, im: parts of b, [..., N+1], with b_0 real.
         count: terms wanted, beyond N too.
+
+    Source: Newton's identities between coefficients and power sums of the roots.
     """
     size = max(count + 1, re.shape[-1])
     padding = [(0, 0)] * (re.ndim - 1) + [(0, size - re.shape[-1])]

@@ -103,6 +103,8 @@ def fit(
     Warns:
         UserWarning: fewer than five samples for each degree of freedom, and no floor.
 
+    Source: https://kexue.fm/archives/10007, equation 2, for the densities of equations 14, 15.
+
     >>> result = fit(np.array([-0.5, 0.1, 0.2, 0.3, 0.6] * 2), order=1)
     >>> result.certificate < 1e-4
     True
@@ -148,6 +150,8 @@ def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
 
     Raises:
         ValueError: order < 1, too few nodes, negative masses, zero sum.
+
+    Source: derived from https://kexue.fm/archives/10007, equation 2, the sum as an expectation.
     """
     _check_order(order)
     _check_iterations(max_iterations)

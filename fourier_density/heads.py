@@ -53,6 +53,9 @@ class Fourier:
             series then corrects.
         loc, scale: where location and scale start, on the real line; of the base if that is a head.
         floor: weight of the base itself, or on the circle of the uniform density.
+
+    Source: https://kexue.fm/archives/10007, equations 14 and 15, with coefficients from a
+    network; arXiv 2402.15345, section 2.
     """
 
     order: int
@@ -101,6 +104,9 @@ class Mixture:
     Attributes:
         components: K >= 1.
         loc, scale: means start at normal quantiles of this location and scale.
+
+    Source: https://kexue.fm/archives/10007, equation 3, with weights in place of 1 / K;
+    Bishop, "Mixture density networks" (1994).
     """
 
     components: int
@@ -137,6 +143,8 @@ class SplineFlow:
         bins: K >= 2.
         bound: where the spline becomes the identity, in scales.
         loc, scale: where location and scale start.
+
+    Source: Durkan et al., "Neural Spline Flows" (arXiv 1906.04032).
     """
 
     bins: int

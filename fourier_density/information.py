@@ -32,6 +32,8 @@ def expected_log(density: Any, other: Any) -> Array:
     Exact to rounding where the roots of p' are simple. At roots of A' of multiplicity m > 1
     the error is about 2 m p(root) / 8192, and far smaller where p has the same root, as in an
     entropy.
+
+    Source: derived from https://kexue.fm/archives/10007, equation 14, by Parseval's identity.
     """
     moments = density.moment_parts()
     b = factorisation.factor_of_moments(*other.moment_parts(), exact=True)

@@ -77,6 +77,8 @@ class FourierHead(nn.Module):
             divided by the sum of all, as arXiv 2410.22269 does.
         floor: weight of the uniform distribution, which keeps logarithms finite.
         init_scale: of the weights, next to the usual ones; the density starts nearly uniform.
+
+    Source: Gillman et al., "Fourier Head" (arXiv 2410.22269); masses and floor are this library's.
     """
 
     categories: int
@@ -117,6 +119,8 @@ def bin_masses(re: Array, im: Array, bins: int) -> Array:
     Args:
         re, im: parts of the coefficients a, [..., N + 1].
         bins: m.
+
+    Source: derived from https://kexue.fm/archives/10007, equation 14.
     """
     power = jnp.sum(re**2 + im**2, axis=-1, keepdims=True)
     c, s = series.autocorrelation(re, im)

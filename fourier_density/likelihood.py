@@ -72,7 +72,11 @@ def on_one_thread() -> AbstractContextManager[Any]:
 def assess(
     a: np.ndarray, iterations: int, x: np.ndarray, w: np.ndarray, floor: float, even: bool = False
 ) -> Maximum:
-    """Loss and certificate of coefficients with |a| = 1."""
+    """Loss and certificate of coefficients with |a| = 1.
+
+    Source: derived from https://kexue.fm/archives/10007, equations 2 and 14, by Jensen's
+    inequality.
+    """
     power = np.abs(polynomial(a, x)) ** 2
     q = (1.0 - floor) * power + floor
     with np.errstate(divide="ignore"):
@@ -171,6 +175,8 @@ def losses(
     Returns:
         Loss, r_j and s such that the gradient by (Re a_k, Im a_k) is the real and imaginary
         part of s a_k - sum_j r_j conj(z_j^k).
+
+    Source: https://kexue.fm/archives/10007, equation 2: minus the mean of log 2 p.
     """
     power = np.abs(values) ** 2
     q = np.maximum((1.0 - floor) / total * power + floor, TINY)
@@ -186,6 +192,8 @@ def newton(
     Returns:
         Coefficients, steps, and whether the last step promised less than 1e-12 nats. At a root
         on a data point the Hessian overflows, and there is no step.
+
+    Source: Newton's method with Levenberg's damping.
     """
     loss, gradient, hessian = derivatives(w, a, floor, even)
     damping = 0.0
@@ -229,6 +237,8 @@ def derivatives(
         + 4 e Re <g - h, d> + e^2 (sum_j s^2 r P^2/q - 2 S) + 2 S |d|^2
 
     with g_k = sum_j s r A conj(z^k), h_k the same of s^2 r P A/q, and S = sum_j s r P.
+
+    Source: derived from https://kexue.fm/archives/10007, equations 2 and 14.
     """
     nodes, order = w.size, a.size - 1
     sign = (-1.0) ** np.arange(2 * order + 1)
@@ -276,6 +286,8 @@ def minimum_phase(c: np.ndarray, nodes: int) -> np.ndarray:
     Args:
         c: complex [N+1], N >= 1, with a positive sum c_0 + 2 Re sum_n c_n z^n.
         nodes: FFT length; the error decays like (largest root modulus inside the disc)^nodes.
+
+    Source: Kolmogorov's cepstral method for the factor of Fejer and Riesz.
     """
     spectrum = np.zeros(nodes, complex)
     spectrum[: c.size] = c

@@ -73,6 +73,8 @@ def masked_mlp(
 
     Raises:
         ValueError: sizes out of range.
+
+    Source: Germain et al., "MADE" (arXiv 1502.03509), for the masks.
     """
     _check_sizes(dimensions, outputs, hidden, layers, dropout)
     if hidden < dimensions - 1:
@@ -126,6 +128,8 @@ def window_mlp(
 
     Raises:
         ValueError: sizes out of range.
+
+    Source: van den Oord et al. (arXiv 1601.06759), for weights shared by all pixels.
     """
     height, width = shape
     _check_sizes(height * width, outputs, hidden, layers, dropout)

@@ -27,7 +27,7 @@ class RealLineDensity:
     """q(y) = 2 p(2 B(u) - 1) b(u) / scale with u = (y - loc) / scale.
 
     With the base of the paper, "tanh", that is p(tanh(u)) sech(u)^2 / scale. The tails of q are
-    those of the base times p(1) = p(-1). All methods stay accurate there: points near the ends
+    those of the base times 2 p(1) = 2 p(-1). All methods stay accurate there: points near the ends
     of the circle are kept as distances from the end.
 
     Args:
@@ -44,7 +44,7 @@ class RealLineDensity:
         ValueError: as `PeriodicDensity`; scale not positive, an unknown name of a base. Traced
             values are not checked: a negative scale then gives NaN.
 
-    Source: arXiv 2402.15345, section 2; https://kexue.fm/archives/10007.
+    Source: https://kexue.fm/archives/10007, equation 15; arXiv 2402.15345, equations 6 and 7.
 
     >>> density = RealLineDensity([1.0, 0.5], loc=0.0, scale=1.0)
     >>> round(float(density.prob(0.0)), 3)
@@ -152,7 +152,10 @@ class RealLineDensity:
 
     @jax.jit
     def log_prob(self, y: Any) -> Array:
-        """Natural logarithm of the density at y: log 2 p(v) + log b(u) - log scale."""
+        """Natural logarithm of the density at y: log 2 p(v) + log b(u) - log scale.
+
+        Source: https://kexue.fm/archives/10007, equation 15, its logarithm, with any base.
+        """
         u = self._standardise(y)
         below = jnp.exp(self.base.log_cdf(jnp.minimum(u, 0.0)))
         above = jnp.exp(self.base.log_survival_function(jnp.maximum(u, 0.0)))
@@ -290,7 +293,10 @@ class RealLineDensity:
 
     @jax.jit
     def entropy(self) -> Array:
-        """Differential entropy in nats: of the circle in closed form, E[log b] by quadrature."""
+        """Differential entropy in nats: of the circle in closed form, E[log b] by quadrature.
+
+        Source: derived from https://kexue.fm/archives/10007, equations 14 and 15.
+        """
         log_base = self._expectation(self.base.log_prob)
         return self.circle.entropy() - jnp.log(2.0) - log_base + jnp.log(self._positive_scale())
 

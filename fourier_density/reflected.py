@@ -35,6 +35,9 @@ class ReflectedDensity:
     Raises:
         ValueError: as `PeriodicDensity`; complex coefficients.
 
+    Source: derived from https://kexue.fm/archives/10007, equation 14, for real coefficients
+    and twice the period.
+
     >>> density = ReflectedDensity([1.0, 0.5])
     >>> [round(float(density.prob(x)), 2) for x in (-1.0, 1.0)]
     [0.9, 0.1]
@@ -150,7 +153,10 @@ class ReflectedDensity:
 
     @jax.jit
     def mean(self) -> Array:
-        """E[X] = 2 E|T| - 1, with E|T| = 1/2 + 2 sum_n ((-1)^n - 1) / (pi n)^2 gamma_n."""
+        """E[X] = 2 E|T| - 1, with E|T| = 1/2 + 2 sum_n ((-1)^n - 1) / (pi n)^2 gamma_n.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
         n = jnp.arange(1, self.order + 1)
         weights = jnp.where(n % 2, -2.0, 0.0) / (jnp.pi * n) ** 2
         return 4.0 * jnp.sum(weights * self.moments(), axis=-1)
@@ -175,7 +181,10 @@ class ReflectedDensity:
 
     @jax.jit
     def characteristic_function(self, s: Any) -> Array:
-        """E[exp(i s X)], s in radians per unit of x: a sum of sinc functions at s +- pi n / 2."""
+        """E[exp(i s X)], s in radians per unit of x: a sum of sinc functions at s +- pi n / 2.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
         s = jnp.asarray(s, self.even.re.dtype)[..., None]
         n = jnp.arange(1, self.order + 1)
         turn = jax.lax.complex(*(jnp.asarray(p, s.dtype) for p in _quarter_turns(self.order)))
@@ -203,7 +212,11 @@ class ReflectedDensity:
 
     @jax.jit
     def regulariser(self) -> Array:
-        """Roughness of the density: integral of p'(x)^2 over [-1, 1]."""
+        """Roughness of the density: integral of p'(x)^2 = (pi/2)^2 sum_n n^2 gamma_n^2.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 16, without gamma and for p
+        in place of f.
+        """
         return 0.25 * self.even.regulariser()
 
 

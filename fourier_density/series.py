@@ -115,7 +115,7 @@ def _polynomial(x: Array, coefficients: list[float]) -> Array:
 
 @jax.custom_jvp
 def evaluate(re: Array, im: Array, x: Array) -> Pair:
-    """A(x).
+    """A(x) = sum_k a_k exp(i pi k x).
 
     Args:
         re, im: parts of the coefficients, shape [..., N+1].
@@ -124,6 +124,8 @@ def evaluate(re: Array, im: Array, x: Array) -> Pair:
     Returns:
         Real and imaginary part of A(x). Differentiable any number of times, forwards and
         backwards; neither direction stores the powers of z.
+
+    Source: derived from https://kexue.fm/archives/10007, equations 6 and 12: the series f is |A|^2.
     """
     return _linear(re, im, x)
 
@@ -232,6 +234,8 @@ def autocorrelation(re: Array, im: Array) -> Pair:
     """c_n = sum_k a_{k+n} conj(a_k) for n = 0..N, summed directly.
 
     A direct sum keeps the relative accuracy of small c_n that an FFT would lose.
+
+    Source: https://kexue.fm/archives/10007, equation 12, conjugated; arXiv 2402.15345, section 2.
     """
     size = re.shape[-1]
     lag, k = jnp.arange(size)[:, None], jnp.arange(size)[None, :]

@@ -32,6 +32,8 @@ class Spline:
         widths, heights: logits of the bins' sizes, [..., K].
         slopes: of the K - 1 inner knots before a softplus, [..., K - 1]; 0 stands for slope 1.
         bound: where the identity begins.
+
+    Source: Durkan et al. (arXiv 1906.04032), after Gregory and Delbourgo.
     """
 
     widths: Any
@@ -62,7 +64,13 @@ class Spline:
         return tuple(take(values) for values in sizes)
 
     def forward(self, u: Array) -> tuple[Array, Array]:
-        """g(u), and log g'(u)."""
+        """g(u), and log g'(u).
+
+        With d and d' the slopes at the ends of the bin,
+        g = z + height (s theta^2 + d theta (1 - theta)) / (s + (d + d' - 2 s) theta (1 - theta)).
+
+        Source: Durkan et al. (arXiv 1906.04032), after Gregory and Delbourgo.
+        """
         outside = jnp.abs(u) >= self.bound
         inside = jnp.where(outside, 0.0, u)
         x, width, z, height, d0, d1 = self._bin(self._knots()[0], inside)
@@ -75,7 +83,10 @@ class Spline:
         return jnp.where(outside, u, value), jnp.where(outside, 0.0, log_slope)
 
     def inverse(self, v: Array) -> Array:
-        """The u with g(u) = v."""
+        """The u with g(u) = v: theta = 2 c / (-b - sqrt(b^2 - 4 a c)) in the bin of v.
+
+        Source: Durkan et al. (arXiv 1906.04032), the root of a quadratic equation.
+        """
         outside = jnp.abs(v) >= self.bound
         inside = jnp.where(outside, 0.0, v)
         x, width, z, height, d0, d1 = self._bin(self._knots()[1], inside)

@@ -34,6 +34,8 @@ def clenshaw(coefficients: Array, slope: Array, level: Array, drop: Array, x: Ar
 
     Returns:
         [..., ...points].
+
+    Source: Clenshaw's recurrence for sums over functions with a three-term recurrence.
     """
     batch = coefficients.shape[:-1]
     c = jnp.moveaxis(coefficients, -1, 0).reshape(-1, *batch, *(1,) * x.ndim)
@@ -63,6 +65,9 @@ def evaluate(
 
     Returns:
         [..., ...points].
+
+    Source: https://kexue.fm/archives/10114, equations 7 and 23, in the units of this module;
+    arXiv 2008.07669, appendices D.1 to D.3 (Legendre, Laguerre).
     """
     n = coefficients.shape[-1]
     hippo.check(measure, n)

@@ -49,6 +49,9 @@ def to_transfer_function(A: Any, B: Any, C: Any, D: Any, *, minimal: bool = True
     >>> b, a, d = to_transfer_function([[0.5, 0.0], [0.0, 0.25]], [1.0, 1.0], [2.0, -1.0], 3.0)
     >>> b.round(9).tolist(), a.round(9).tolist(), float(d)
     ([1.0, 0.0], [-0.75, 0.125], 3.0)
+
+    Source: https://kexue.fm/archives/10180, equation 14, for a; b by (1, a) * (K_1, ..., K_N)
+    instead.
     """
     A, B, C, D = _state_space(A, B, C, D)
     if minimal:
@@ -80,6 +83,9 @@ def to_state_space(
     Raises:
         ValueError: another form, shapes that do not fit, values that are not finite, a common
             factor.
+
+    Source: https://kexue.fm/archives/10180, equations 19 and 25; the transpose: Kailath,
+    "Linear Systems" (1980), chapter 2.
     """
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
@@ -104,6 +110,8 @@ def to_modal(*system: Any) -> Coefficients:
     Raises:
         ValueError: neither three nor four arguments, what does not fit, poles that coincide:
             such a system is not a sum of simple fractions.
+
+    Source: partial fractions; Kailath, "Linear Systems" (1980), chapter 2.
     """
     if len(system) == 4:
         A, B, C, D = _state_space(*system)
@@ -128,6 +136,8 @@ def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
 
     Returns:
         numerator [N], denominator [N] and direct.
+
+    Source: partial fractions; Kailath, "Linear Systems" (1980), chapter 2.
     """
     poles, residues = np.atleast_1d(poles).astype(complex), np.atleast_1d(residues).astype(complex)
     _check(("poles", poles), ("residues", residues), ("direct", np.asarray(direct)))
@@ -143,7 +153,11 @@ def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
 
 
 def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int) -> np.ndarray:
-    """K_0..K_{length-1} by the recurrence, step by step."""
+    """K_0..K_{length-1} by the recurrence, step by step.
+
+    Source: https://kexue.fm/archives/10180, the series of equation 8, one step later behind the
+    direct term.
+    """
     b, a, d = _coefficients(numerator, denominator, direct)
     if length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
@@ -159,7 +173,11 @@ def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int)
 def frequency_response(
     numerator: Any, denominator: Any, direct: Any, frequencies: Any
 ) -> np.ndarray:
-    """H(e^{i omega}), complex [W], at frequencies [W] in radians per sample."""
+    """H(e^{i omega}), complex [W], at frequencies [W] in radians per sample.
+
+    Source: https://kexue.fm/archives/10180, equation 8 times z, plus the direct term, on the
+    unit circle.
+    """
     b, a, d = _coefficients(numerator, denominator, direct)
     w = np.exp(-1j * np.asarray(frequencies, float))  # z^-1, whose powers stay bounded
     above = np.polyval(np.append(b[::-1], 0.0), w)
@@ -167,13 +185,20 @@ def frequency_response(
 
 
 def zeros(numerator: Any, denominator: Any, direct: Any) -> np.ndarray:
-    """Roots of direct z^N + ... , where H vanishes: complex, at most [N]."""
+    """Roots of direct z^N + ... , where H vanishes: complex, at most [N].
+
+    Source: Kailath, "Linear Systems" (1980), chapter 2.
+    """
     b, a, d = _coefficients(numerator, denominator, direct)
     return np.roots(np.concatenate([[d], d * a + b])).astype(complex)
 
 
 def numerator(K: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """The b of K_1..K_N: the product of that series with the denominator ends there."""
+    """The b of K_1..K_N: the product of that series with the denominator ends there.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 8: coefficients of both sides
+    times the denominator.
+    """
     return np.convolve(np.append(1.0, a), K[: len(a)])[: len(a)]
 
 

@@ -38,6 +38,9 @@ def causal(u: Any, kernel: Any) -> Array:
 
     >>> causal(jnp.array([1.0, 0.0, 2.0]), jnp.array([1.0, 0.5])).round(3).tolist()
     [1.0, 0.5, 2.0]
+
+    Source: https://kexue.fm/archives/10180, equation 2, by https://kexue.fm/archives/10162,
+    equations 14 and 17.
     """
     u, kernel = _real("u", u), _real("kernel", kernel)
     length = u.shape[-1]
@@ -51,6 +54,9 @@ def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
     Args:
         u: real [..., L].
         forward, backward: real [..., K] each; the present sample belongs to `forward`.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 2: the sum of two, one of
+    them backwards.
     """
     u, forward, backward = _real("u", u), _real("forward", forward), _real("backward", backward)
     length = u.shape[-1]
@@ -106,6 +112,8 @@ def blocks(kernel: Any, size: int) -> Array:
 
     Raises:
         ValueError: size < 1; as `causal`.
+
+    Source: Wefers, "Partitioned convolution algorithms" (2015), chapter 5.
     """
     if size < 1:
         raise ValueError(f"size: expected at least 1 sample, got {size}")
@@ -131,6 +139,8 @@ def stream(prepared: Array, tail: Tail, u: Array) -> tuple[Tail, Array]:
     """The next block of the output of `causal` from the next T samples [..., T]: a scan body.
 
     A block costs one transform of 2 T points each way and K/T products of spectra.
+
+    Source: Wefers, "Partitioned convolution algorithms" (2015), chapter 5.
     """
     size = tail.pending.shape[-1]
     if u.shape[-1] != size:

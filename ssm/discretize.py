@@ -69,6 +69,9 @@ def discretize(A: Any, B: Any, dt: Any, method: str, alpha: float | None = None)
     >>> A_bar, B_bar = discretize(np.array([[-1.0]]), np.array([1.0]), 0.5, "bilinear")
     >>> round(float(A_bar[0, 0]), 6), round(float(B_bar[0]), 6)
     (0.6, 0.4)
+
+    Source: https://kexue.fm/archives/10137, equations 6 to 9, where the alpha of gbt is the
+    share of the old point; arXiv 2008.07669, appendix B.3.
     """
     implicit = share(method, alpha)
     if np.ndim(A) != 2 or np.shape(A)[0] != np.shape(A)[1]:
@@ -108,6 +111,8 @@ def discretize_diagonal(
     """(Lambda_bar, B_bar) of a diagonal system; elementwise, so any shapes that broadcast.
 
     The zero-order hold is B dt phi(dt Lambda) with phi(z) = (exp(z) - 1)/z, also at z = 0.
+
+    Source: https://kexue.fm/archives/10137, equations 6 to 9, for a diagonal A.
     """
     Lambda, B, dt = jnp.asarray(Lambda), jnp.asarray(B), jnp.asarray(dt)
     z, implicit = Lambda * dt, share(method, alpha)
@@ -118,7 +123,11 @@ def discretize_diagonal(
 
 
 def phi(z: Any) -> Array:
-    """(exp(z) - 1) / z for real or complex z, accurate near 0 in value and gradient."""
+    """(exp(z) - 1) / z for real or complex z, accurate near 0 in value and gradient.
+
+    Source: derived from https://kexue.fm/archives/10137, equation 9: A^-1 (exp(dt A) - 1) = dt
+    phi(dt A).
+    """
     z = jnp.asarray(z)
     small = jnp.real(z) ** 2 + jnp.imag(z) ** 2 < 0.25
     near, far = jnp.where(small, z, 0.0), jnp.where(small, 1.0, z)

@@ -60,8 +60,14 @@ def flat(rows: Array) -> Array:
 def kernel(system: System, length: int) -> Array:
     """K_0..K_{length-1} of each channel, [H, length], with `direct` in K_0.
 
+    With a length L the inverse transform of FFT(b~) / FFT(1, a) on L points, else the series of
+    b / a by its recurrence.
+
     Raises:
         ValueError: length < 1, or above the stored one.
+
+    Source: https://kexue.fm/archives/10180, equation 18 (with a length) and the series of
+    equation 8 (without), one step later with a delay of 1; arXiv 2405.06147.
     """
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
@@ -92,6 +98,9 @@ def exact(system: System) -> System:
     """The same system with b in the place of b~ and a delay of 1, in O(L log L).
 
     `direct` becomes the kernel's value at 0, what the period puts there included.
+
+    Source: derived from https://kexue.fm/archives/10180, equations 6 and 16: C from C~ = C (I -
+    A^L), without the matrix.
     """
     b, a = grouped(system)
     if system.length is not None:
@@ -106,7 +115,11 @@ def exact(system: System) -> System:
 
 
 def from_values(system: System, whole: Array) -> System:
-    """The exact system of a stored one, from its kernel."""
+    """The exact system of a stored one, from its kernel.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 8: coefficients of both sides
+    times the denominator.
+    """
     b, a = grouped(system)
     first = whole[:, 1 : b.shape[-1] + 1].reshape(b.shape)
     b = rational.multiply(first, rational.with_one(a))[..., : b.shape[-1]]
@@ -115,6 +128,8 @@ def from_values(system: System, whole: Array) -> System:
 
 def truncated(system: System, length: int, radius: float = 1.0, method: str = "steps") -> System:
     """The stored form of an exact system: b~ for kernels up to `length`.
+
+    b~ = b - r^L (z^L b mod a) (see `rational`).
 
     With a delay of 1, `direct` is less by the value that wraps, so that kernels are the same.
 
@@ -127,6 +142,9 @@ def truncated(system: System, length: int, radius: float = 1.0, method: str = "s
     Raises:
         ValueError: a system with a length of its own, length <= N, a radius outside (0, 1],
             another method.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 16: C~ = C (I - A^L) by
+    polynomials; arXiv 2405.06147.
     """
     if system.length is not None:
         raise ValueError(f"system: expected exact coefficients, got those for {system.length}")

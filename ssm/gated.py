@@ -69,6 +69,8 @@ def mixer(config: Config) -> Mixer:
     >>> params = layer.init(jax.random.key(0))
     >>> layer.apply(params, jnp.ones((1, 5, 4))).shape
     (1, 5, 4)
+
+    Source: Hyena (arXiv 2302.10866), order 2; RTF (arXiv 2405.06147), table 4 (Hyena-RTF).
     """
     inner, d = rtf.mixer(config.filter()), config.channels
 

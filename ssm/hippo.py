@@ -62,6 +62,11 @@ def transition(
     >>> A, B = transition("legs", 2)
     >>> A.round(3).tolist(), B.round(3).tolist()
     ([[-1.0, -0.0], [-1.732, -2.0]], [1.0, 1.732])
+
+    Source: https://kexue.fm/archives/10114, equations 9, 26, 28 and 32, and
+    https://kexue.fm/archives/10137, equation 32, in other units: legt and legs with lambda_n =
+    sqrt(2) (equations 27 and 33), lmu times (-1)^n, fout_naive and fous in real coordinates;
+    arXiv 2008.07669, appendices D.1 to D.3; arXiv 2206.12037 (fout).
     """
     check(measure, n, window)
     if not (alpha > -1 and beta > -1):
@@ -91,6 +96,9 @@ def rescale(A: np.ndarray, B: np.ndarray, scale: np.ndarray) -> System:
 
     For instance `rescale(*transition("legs", n), sqrt(2n + 1))` has no square roots: -(2n + 1)
     below the diagonal, -(n + 1) on it, B = 2n + 1 (end of archives/10114).
+
+    Source: https://kexue.fm/archives/10114, equations 27 and 33 with scale = 1/lambda, 28 and
+    34.
     """
     return A * scale[:, None] / scale, B * scale
 
@@ -168,7 +176,12 @@ def _fous(n: int) -> System:
 
 
 def fous_complex(n: int) -> tuple[Complex[np.ndarray, "n n"], Complex[np.ndarray, "n"]]:
-    """The post's own form of "fous": frequencies -M..M with n = 2M + 1."""
+    """The post's own form of "fous": frequencies -M..M with n = 2M + 1.
+
+    A_mk = -m/(m - k) off the diagonal, i pi m - 1 on it; B = 1.
+
+    Source: https://kexue.fm/archives/10137, equation 32.
+    """
     check("fous", n)
     m = np.arange(n) - n // 2
     gap = np.subtract.outer(m, m)
@@ -177,7 +190,11 @@ def fous_complex(n: int) -> tuple[Complex[np.ndarray, "n n"], Complex[np.ndarray
 
 
 def real_from_complex(n: int) -> Complex[np.ndarray, "n n"]:
-    """Unitary: coefficients of exp(2 pi i m s), m = -M..M, to those of 1, cos 1, sin 1, ..."""
+    """Unitary: coefficients of exp(2 pi i m s), m = -M..M, to those of 1, cos 1, sin 1, ...
+
+    Source: derived from https://kexue.fm/archives/10137, equation 26: cos and sin as sums of
+    its two exponentials.
+    """
     U = np.zeros((n, n), complex)
     middle, half = n // 2, np.sqrt(0.5)
     U[0, middle] = 1.0
@@ -263,6 +280,8 @@ def dplr(measure: str, n: int, *, window: float = 1.0) -> DPLR:
     """Diagonalise the normal part by a Hermitian eigenproblem in double precision.
 
     The real part of Lambda is exact; frequencies come in exact pairs of opposite sign.
+
+    Source: arXiv 2111.00396, theorem 1; https://kexue.fm/archives/10162, equation 31, for LegS.
     """
     _, B = transition(measure, n, window=window)
     normal, P = nplr(measure, n, window=window)

@@ -57,7 +57,10 @@ def system(measure: str, n: int, dtype: jnp.dtype) -> System:
 
 
 def dense(A: np.ndarray, B: np.ndarray, dtype: jnp.dtype) -> System:
-    """Any system; a step costs O(N^3), since A/k is another matrix at every sample."""
+    """Any system; a step costs O(N^3), since A/k is another matrix at every sample.
+
+    Source: https://kexue.fm/archives/10137, equation 16 (`read`).
+    """
     matrix, vector = jnp.asarray(A, dtype), jnp.asarray(B, dtype)
 
     def solve(h: Array, f: Array) -> Array:
@@ -72,7 +75,12 @@ def dense(A: np.ndarray, B: np.ndarray, dtype: jnp.dtype) -> System:
 
 
 def step(system: System, method: str, k: Array, c: Array, before: Array, u: Array) -> Array:
-    """The state after the k-th sample u; `before` is the sample before it, c the state then."""
+    """The state after the k-th sample u; `before` is the sample before it, c the state then.
+
+    Source: https://kexue.fm/archives/10137, equations 15 ("trapezoid"; there the input is B u_k
+    / (k - 1)) and 16 ("exact"), with samples counted from 1; arXiv 2008.07669, section 3.3 and
+    appendix B.3 (the other methods).
+    """
     B = system.B
     if method == "forward":
         return c + (system.multiply(c) + B * u) / k

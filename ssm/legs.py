@@ -23,7 +23,10 @@ def roots(n: int, dtype: jnp.dtype) -> Array:
 
 
 def multiply(c: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
-    """A c: (A c)_n = n c_n - r_n sum_{k <= n} r_k c_k, a cumulative sum."""
+    """A c: (A c)_n = n c_n - r_n sum_{k <= n} r_k c_k, a cumulative sum.
+
+    Source: https://kexue.fm/archives/10137, equation 22.
+    """
     n = jnp.arange(c.shape[-1], dtype=c.dtype)
     r = roots(c.shape[-1], c.dtype)
     return n * c - r * jnp.cumsum(r * c, axis=-1)
@@ -37,6 +40,8 @@ def solve(h: Array | float, f: Float[Array, "*batch n"]) -> Float[Array, "*batch
         S_{n+1} = ((1 - n h) S_n + r_n f_n) / (1 + (n + 1) h)
 
     is a recurrence of scalars.
+
+    Source: https://kexue.fm/archives/10137, equations 23 to 25; its S_n is S_{n+1} here.
     """
     n = jnp.arange(f.shape[-1], dtype=f.dtype)
     r, left = roots(f.shape[-1], f.dtype), 1.0 + (n + 1.0) * h
@@ -56,7 +61,10 @@ def _exclusive(keep: Array, add: Array) -> Array:
 
 
 def legendre(n: int, s: Array) -> Array:
-    """r_m P_m(2s - 1) for m < n, [n, ...]."""
+    """r_m P_m(2s - 1) for m < n, [n, ...].
+
+    Source: Bonnet's recurrence for Legendre polynomials.
+    """
     x = 2.0 * s - 1.0
 
     def body(carry: tuple[Array, Array], m: Array):
@@ -74,6 +82,9 @@ def stretch(c: Float[Array, " n"], ratio: Array) -> Float[Array, " n"]:
 
     What c stands for moves to [0, ratio] and zero follows. Projecting that again is a
     Gauss-Legendre quadrature with N nodes, exact for the polynomials it meets.
+
+    Source: derived from https://kexue.fm/archives/10137, equation 18, with the meaning of the
+    coefficients.
     """
     nodes, weights = _gauss(c.shape[-1], c.dtype)
     values = legendre(c.shape[-1], nodes).T @ c
@@ -84,6 +95,9 @@ def recent(n: int, ratio: Array) -> Float[Array, " n"]:
     """Coefficients of a signal that is 0 up to the share `ratio` of the history, then 1.
 
     int_ratio^1 r_n P_n(2s - 1) ds in closed form by P_n = (P_{n+1} - P_{n-1})' / (2n + 1).
+
+    Source: derived from https://kexue.fm/archives/10114, equation 17, for the second term of
+    https://kexue.fm/archives/10137, equation 16.
     """
     r = roots(n + 1, ratio.dtype)
     P = legendre(n + 1, ratio) / r
@@ -97,7 +111,13 @@ def _gauss(n: int, dtype: jnp.dtype) -> tuple[Array, Array]:
 
 
 def read(k: Array, c: Float[Array, " n"], u: Array) -> Float[Array, " n"]:
-    """The state after the k-th sample, if the signal is constant from sample to sample: exact."""
+    """The state after the k-th sample, if the signal is constant from sample to sample: exact.
+
+    stretch(c, q) + recent(N, q) u with q = (k - 1)/k.
+
+    Source: https://kexue.fm/archives/10137, equation 16, without a matrix exponential; its
+    x_{k+1} is the k-th state here.
+    """
     ratio = (k - 1.0) / k
     return stretch(c, ratio) + recent(c.shape[-1], ratio) * u
 
@@ -110,6 +130,8 @@ def forgetting(n: int, m: int, k: int) -> Float[np.ndarray, "n n"]:
 
     Raises:
         ValueError: unless 1 <= m <= k.
+
+    Source: https://kexue.fm/archives/10137, equations 18 and 20.
     """
     if not 1 <= m <= k:
         raise ValueError(f"m, k: expected 1 <= m <= k, got {m}, {k}")

@@ -153,6 +153,9 @@ def project(
     >>> c = project(jnp.ones(8), "legs", 3, "exact")
     >>> c[-1].round(3).tolist()
     [1.0, 0.0, 0.0]
+
+    Source: https://kexue.fm/archives/10114, equation 14, kept up to date by the steps of
+    https://kexue.fm/archives/10137, equations 6 to 9, 15 and 16; arXiv 2008.07669, section 3.3.
     """
     signal = jnp.asarray(signal)
     signal = signal.astype(jnp.result_type(signal, float))
@@ -204,6 +207,8 @@ def reconstruct(
 
     Returns:
         [..., ...points].
+
+    Source: https://kexue.fm/archives/10114, equations 7 and 23.
     """
     c = jnp.asarray(coefficients)
     alpha, beta = laguerre

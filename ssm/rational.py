@@ -32,7 +32,11 @@ from ssm.convolution import fast
 
 
 def multiply(p: Array, q: Array) -> Array:
-    """The product of two polynomials, [..., N] and [..., M] to [..., N + M - 1]."""
+    """The product of two polynomials, [..., N] and [..., M] to [..., N + M - 1].
+
+    Source: https://kexue.fm/archives/10162, equation 14, by transforms with room for the result
+    (equation 17).
+    """
     terms = p.shape[-1] + q.shape[-1] - 1
     size = fast(terms)
     return jnp.fft.irfft(jnp.fft.rfft(p, size) * jnp.fft.rfft(q, size), size)[..., :terms]
@@ -44,7 +48,10 @@ def with_one(a: Array) -> Array:
 
 
 def reciprocal(a: Array, terms: int) -> Array:
-    """The first terms of 1 / (1 + a_1 w + ...), [..., terms], by Newton's iteration."""
+    """The first terms of 1 / (1 + a_1 w + ...), [..., terms], by Newton's iteration.
+
+    Source: Newton's iteration for the reciprocal of a power series.
+    """
     whole = with_one(a)[..., :terms]
     g = jnp.ones_like(whole[..., :1])
     while g.shape[-1] < terms:
@@ -60,7 +67,10 @@ def times_z(p: Array, a: Array) -> Array:
 
 
 def remainder(p: Array, a: Array) -> Array:
-    """P of 2 N - 1 coefficients, highest power first, modulo a, [..., N]."""
+    """P of 2 N - 1 coefficients, highest power first, modulo a, [..., N].
+
+    Source: division with remainder by the reciprocal of the divisor.
+    """
     size = a.shape[-1]
     if size == 1:
         return p
@@ -69,7 +79,10 @@ def remainder(p: Array, a: Array) -> Array:
 
 
 def power(a: Array, exponent: int) -> Array:
-    """z^exponent modulo a, [..., N]."""
+    """z^exponent modulo a, [..., N].
+
+    Source: binary powering modulo the characteristic polynomial (Fiduccia, 1985).
+    """
     size, digits = a.shape[-1], 0
     while exponent >> digits >= size:
         digits += 1
@@ -88,6 +101,9 @@ def after(b: Array, a: Array, terms: int) -> Array:
 
     Squares amplify rounding by the square of the largest power: fit for poles that are spread over
     angles, worthless for poles that stand together (see `steps`).
+
+    Source: derived from https://kexue.fm/archives/10180, equation 5: the numerator of its part
+    with z^L A^L.
     """
     return remainder(multiply(b, power(a, terms)), a)
 
@@ -97,12 +113,17 @@ def periodic(b: Array, a: Array, length: int) -> Array:
 
     Args:
         b: [..., up to length], a: [..., N], N < length.
+
+    Source: https://kexue.fm/archives/10180, equation 18.
     """
     return fourier.irfft(ratio(b, with_one(a), length), length)
 
 
 def ratio(b: Array, a: Array, length: int) -> Array:
-    """Spectra of b over those of a, on `length` points: [..., length // 2 + 1]."""
+    """Spectra of b over those of a, on `length` points: [..., length // 2 + 1].
+
+    Source: https://kexue.fm/archives/10180, equations 17 and 18, before the inverse transform.
+    """
     above, below = fourier.rfft(b, length), fourier.rfft(a, length)
     return above * (below.conj() / (below.real**2 + below.imag**2))
 
@@ -113,7 +134,10 @@ def scale(r: float, count: int, dtype: jnp.dtype, first: int = 0) -> Array:
 
 
 def response(b: Array, a: Array, length: int) -> Array:
-    """The first terms t_0..t_(length-1) of b / a, [..., length], for poles in any place."""
+    """The first terms t_0..t_(length-1) of b / a, [..., length], for poles in any place.
+
+    Source: https://kexue.fm/archives/10180, the series of equation 8.
+    """
     return steps(b, a, length)[0]
 
 
@@ -126,6 +150,9 @@ def steps(b: Array, a: Array, length: int) -> tuple[Array, Array]:
 
     Returns:
         t [..., length] and s [..., N] after them.
+
+    Source: https://kexue.fm/archives/10180, the series of equation 8; the state: its equation
+    26 in the transposed form.
     """
     dtype = jnp.result_type(a, b)
     a, b = a.astype(dtype), b.astype(dtype)

@@ -73,6 +73,9 @@ def states(
 
     >>> states(jnp.array([0.5]), jnp.ones((3, 1))).ravel().tolist()
     [1.0, 1.5, 1.75]
+
+    Source: S5 (arXiv 2208.04933), section 3.2 and appendix H; https://kexue.fm/archives/10162,
+    equation 10, for a diagonal matrix.
     """
     a, b = (a if isinstance(a, Modes) else jnp.asarray(a)), jnp.asarray(b)
     start = jnp.zeros((), b.dtype) if start is None else jnp.asarray(start)

@@ -85,7 +85,10 @@ def _channels(system: Any) -> int:
 
 
 def impulse_responses(system: Any, length: int) -> np.ndarray:
-    """K_0..K_{length-1}, [H, length], or [H_out, H_in, length] for S5, in float64."""
+    """K_0..K_{length-1}, [H, length], or [H_out, H_in, length] for S5, in float64.
+
+    Source: https://kexue.fm/archives/10180, equation 3, one step later behind the direct term.
+    """
     if length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
     A, B, C, D = state_space(system)
@@ -130,6 +133,9 @@ def to_rtf(
 
     Raises:
         ValueError: what does not fit; a reduction without stable poles.
+
+    Source: Kung (1978), as in `reduce`; the aim, small RTFs: arXiv 2405.06147, table 3, which
+    fits them by gradients.
     """
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -182,6 +188,8 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
     """Numerator and denominator for an impulse response K [L], K_0 the direct term.
 
     Of `order` entries, or fewer where the Hankel matrix has no more singular values.
+
+    Source: Ho, Kalman (1966) and Kung (1978); Pade's approximants.
     """
     K = np.asarray(K)
     if np.iscomplexobj(K) or not np.isfinite(K).all():

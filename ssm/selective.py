@@ -65,6 +65,9 @@ def scan(
 
     Raises:
         ValueError: shapes that do not fit, complex values, unknown method, chunk < 1.
+
+    Source: Mamba (arXiv 2312.00752), algorithm 2 and equation 2, A by equation 4 and B by
+    Euler's step; chunks and recomputation: section 3.3.
     """
     u, dt, A, B, C = (diagonal.real(part) for part in (u, dt, A, B, C))
     _check(u, dt, A, B, C, method, chunk)
@@ -255,6 +258,9 @@ def mixer(config: Config) -> Mixer:
     >>> params = layer.init(jax.random.key(0))
     >>> layer.apply(params, jnp.ones((1, 5, 4))).shape
     (1, 5, 4)
+
+    Source: Mamba (arXiv 2312.00752), figure 3 and sections 3.4 and 3.6 (low rank of the steps,
+    initial values).
     """
     return over_blocks(
         channels=config.channels,

@@ -34,6 +34,8 @@ def apply(params: dict[str, Array], u: Array, before: Array | None = None) -> Ar
 
     Args:
         before: the W - 1 inputs before it [..., W - 1, H]; None for zeros.
+
+    Source: Fu et al., H3 (arXiv 2212.14052); Mamba (arXiv 2312.00752).
     """
     width, length = params["weight"].shape[0], u.shape[-2]
     every = _joined(u, before, width)
@@ -53,7 +55,10 @@ def prefill(
 
 
 def step(params: dict[str, Array], state: Array, u: Array) -> tuple[Array, Array]:
-    """One step [B, H]: the last inputs, and the output."""
+    """One step [B, H]: the last inputs, and the output.
+
+    Source: Fu et al., H3 (arXiv 2212.14052); Mamba (arXiv 2312.00752).
+    """
     every = jnp.concatenate([state, u[:, None].astype(state.dtype)], axis=1)
     y = jnp.sum(every.astype(u.dtype) * params["weight"].astype(u.dtype), axis=1)
     return every[:, 1:], y + params["bias"].astype(u.dtype)

@@ -60,6 +60,8 @@ def scan(
 
     Raises:
         ValueError: shapes that do not fit, complex values, chunk < 1.
+
+    Source: Mamba-2 (arXiv 2405.21060), section 6 and listing 1.
     """
     x, dt, A, B, C = (diagonal.real(part) for part in (x, dt, A, B, C))
     _check(x, dt, A, B, C, chunk)
@@ -256,6 +258,8 @@ def mixer(config: Config) -> Mixer:
     >>> params = layer.init(jax.random.key(0))
     >>> layer.apply(params, jnp.ones((1, 5, 4))).shape
     (1, 5, 4)
+
+    Source: Mamba-2 (arXiv 2405.21060).
     """
     return over_blocks(
         channels=config.channels,

@@ -22,6 +22,9 @@ def spectral_margin(system: System, length: int | None = None) -> tuple[np.ndarr
 
     Returns:
         The least modulus over the sum of those of its coefficients, and the bin, both [G].
+
+    Source: derived from https://kexue.fm/archives/10180, equation 17: the denominator at the
+    points of the kernel.
     """
     count = system.length or length
     if count is None or count < 1:
@@ -43,7 +46,10 @@ def _fold(a: np.ndarray, count: int) -> np.ndarray:
 
 
 def poles(system: System) -> np.ndarray:
-    """Roots of the denominators, complex [G, N], on the host in double precision."""
+    """Roots of the denominators, complex [G, N], on the host in double precision.
+
+    Source: https://kexue.fm/archives/10180, equations 19 and 20.
+    """
     a = np.asarray(system.denominator, np.float64)
     companion = np.zeros((*a.shape, a.shape[1]))
     companion[:, 0] = -a
@@ -58,6 +64,8 @@ def check_stable(system: System) -> None:
 
     Raises:
         ValueError: naming the first such row, its largest pole and what to do.
+
+    Source: the step-down recursion of Schur and Cohn; Kailath, "Linear Systems" (1980).
     """
     known = diagonal.concrete(system.denominator)
     if known is None:
@@ -80,7 +88,10 @@ def check_stable(system: System) -> None:
 
 
 def damped(system: System, factor: float) -> System:
-    """The system whose exact kernel is multiplied by factor^l, its poles by factor."""
+    """The system whose exact kernel is multiplied by factor^l, its poles by factor.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 8, at z times the factor.
+    """
     if system.length is not None:
         raise ValueError("system: expected exact coefficients, see `exact`")
     weights = rational.scale(factor, system.numerator.shape[1], system.numerator.dtype, 1)
@@ -116,6 +127,9 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
 
     Args:
         length: L for a system without one of its own.
+
+    Source: derived from https://kexue.fm/archives/10180, equations 15 and 16: what is left of
+    the infinite response at L points.
     """
     if system.length is not None and length not in (None, system.length):
         raise ValueError(f"length: the system has its own, {system.length}, got {length}")

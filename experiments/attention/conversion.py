@@ -353,7 +353,7 @@ CLAIMS = (
     Claim(
         id="conversion.exact",
         statement="largest difference of logits after conversion to MLA, of the largest logit",
-        source="https://kexue.fm/archives/10091; TransMLA (arXiv 2502.07864), section 3",
+        source="https://kexue.fm/archives/10091; TransMLA (arXiv 2502.07864)",
         measure=lambda record: record.result["exact"],
         paper=0.0,
         tolerance=1e-12,

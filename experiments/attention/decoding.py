@@ -93,6 +93,7 @@ class Config:
         return LatentConfig(*sizes, value_dim=width, form=form)
 
 
+TIMED = True  # nothing may run beside it
 PRESETS = {
     "quick": Config(),
     "cpu": Config(

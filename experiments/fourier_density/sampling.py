@@ -46,6 +46,7 @@ class Config:
             raise ValueError(f"cells: expected sizes of at least 2, got {self.cells}")
 
 
+TIMED = True  # nothing may run beside it
 PRESETS = {
     "quick": Config(),
     "cpu": Config(order=31, cells=(64, 128, 256, 512, 1024, 2048, 4096, 8192), samples=2_000_000),

@@ -1,15 +1,17 @@
 """Claims against results: four verdicts, never blank, never rounded in our favour."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from experiments.harness import config as configs
 from experiments.harness.run import Record
 
 Verdict = Literal["matches", "differs", "inconclusive", "not comparable at this scale"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
@@ -90,43 +92,72 @@ def judge(claim: Claim, measured: Measurement | None, scale: str | None) -> Verd
     return "differs" if measured.high < low or measured.low > high else "inconclusive"
 
 
-def rows(claims: Iterable[Claim], record: Record | None, command: str) -> list[dict[str, Any]]:
-    """One row of the report a claim."""
-    table = []
-    for claim in claims:
-        measured = None if record is None else claim.measure(record)
-        if isinstance(measured, int | float):
-            measured = Measurement(float(measured), float(measured), float(measured))
-        scale = None if record is None else record.data["preset"]
-        table.append(
-            {
-                "id": claim.id,
-                "statement": claim.statement,
-                "paper": claim.paper,
-                "source": claim.source,
-                "ours": measured and measured.value,
-                "interval": measured and [measured.low, measured.high],
-                "tolerance": claim.tolerance,
-                "scale": scale,
-                "verdict": judge(claim, measured, scale),
-                "command": command,
-            }
-        )
-    return table
+def row(experiment: str, claim: Claim, record: Record | None, command: str) -> dict[str, Any]:
+    """A claim's row of the report, in plain types."""
+    measured = None if record is None else claim.measure(record)
+    if isinstance(measured, int | float):
+        measured = Measurement(float(measured), float(measured), float(measured))
+    scale = None if record is None else record.data["preset"]
+    return {
+        "id": claim.id,
+        "experiment": experiment,
+        "kind": claim.kind,
+        "statement": claim.statement,
+        "paper": claim.paper,
+        "source": claim.source,
+        "ours": measured and measured.value,
+        "interval": measured and [measured.low, measured.high],
+        "tolerance": claim.tolerance,
+        "scale": scale,
+        "seeds": None if record is None else _seeds(record.config),
+        "verdict": judge(claim, measured, scale),
+        "command": command,
+    }
 
 
-def markdown(table: list[dict[str, Any]]) -> str:
-    """The report as a Markdown table."""
+def _seeds(config: dict[str, Any]) -> int | None:
+    """How many seeds a run has; None if nothing in it is random."""
+    fields = {
+        name: value
+        for name, value in configs.flatten(config).items()
+        if name.rpartition(".")[2] in ("seed", "seeds")
+    }
+    several = [value for name, value in fields.items() if name.rpartition(".")[2] == "seeds"]
+    counts = [len(value) if isinstance(value, list) else int(value) for value in several]
+    return max(counts) if counts else (1 if fields else None)
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> str:
+    """The report as a Markdown table; brackets hold intervals."""
     lines = [
-        "| claim | statement | paper | ours | tolerance | scale | verdict |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| claim | statement | paper | ours | tolerance | scale | seeds | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in table:
-        ours = "not run" if row["ours"] is None else f"{row['ours']:.5g}"
-        if row["interval"] and row["interval"][0] != row["interval"][1]:
-            ours += " [{:.4g}, {:.4g}]".format(*row["interval"])
-        lines.append(
-            f"| {row['id']} | {row['statement']} ({row['source']}) | {row['paper']:.5g} | {ours} "
-            f"| {row['tolerance']:.2g} | {row['scale'] or '-'} | {row['verdict']} |"
-        )
+        cells = [row["id"], f"{row['statement']} ({row['source']})", stated(row), measured(row)]
+        cells += [f"{row['tolerance']:.2g}", row["scale"] or "-", str(row["seeds"] or "-")]
+        lines.append(f"| {' | '.join([*cells, row['verdict']])} |")
     return "\n".join(lines) + "\n"
+
+
+def brief(table: Sequence[dict[str, Any]]) -> str:
+    """Names, values and verdicts alone, in aligned columns for a terminal."""
+    cells = [("claim", "source says", "measured", "verdict")]
+    cells += [(row["id"], stated(row), measured(row), row["verdict"]) for row in table]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return "\n".join(lines) + "\n"
+
+
+def stated(row: dict[str, Any]) -> str:
+    """The source's value in short; of an ordering, what has to be exceeded."""
+    return f"{'> ' if row['kind'] == 'ordering' else ''}{row['paper']:.5g}"
+
+
+def measured(row: dict[str, Any]) -> str:
+    """Our value in short, with its interval where it has one."""
+    if row["ours"] is None:
+        return "not run"
+    low, high = row["interval"]
+    interval = "" if low == high else f" [{low:.4g}, {high:.4g}]"
+    return f"{row['ours']:.5g}{interval}"

@@ -56,6 +56,7 @@ class Config:
             raise ValueError("channels, rounds: expected at least 1")
 
 
+TIMED = True  # nothing may run beside it
 PRESETS = {
     "quick": Config(),
     "cpu": Config(lengths=tuple(2**k for k in range(10, 17)), sizes=(4, 16, 64, 256), channels=128),

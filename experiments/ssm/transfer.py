@@ -35,11 +35,11 @@ class Config:
         seed: of the systems.
     """
 
-    sizes: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 12)
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 12)
     draws: int = 3
     length: int = 128
     steps: tuple[float, ...] = (0.3, 0.1, 0.03)
-    orders: tuple[int, ...] = (1, 2, 4, 6, 8, 12, 16, 24)
+    orders: tuple[int, ...] = (1, 2, 4, 8, 16, 24)
     reduced_length: int = 256
     seed: int = 0
 
@@ -54,16 +54,22 @@ class Config:
             raise ValueError(f"orders: expected less than half of {self.reduced_length}")
 
 
+ORDERS = (1, 2, 4, 6, 8, 12, 16, 24)
 PRESETS = {
     "quick": Config(),
     "cpu": Config(
         sizes=(1, 2, 3, 4, 6, 8, 10, 12, 16, 24, 32, 48, 64),
         draws=20,
         length=1024,
+        orders=ORDERS,
         reduced_length=512,
     ),
     "paper": Config(
-        sizes=(1, 2, 4, 8, 12, 16, 32, 64, 128), draws=100, length=4096, reduced_length=1024
+        sizes=(1, 2, 4, 8, 12, 16, 32, 64, 128),
+        draws=100,
+        length=4096,
+        orders=ORDERS,
+        reduced_length=1024,
     ),
 }
 

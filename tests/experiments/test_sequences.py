@@ -80,7 +80,7 @@ def test_the_report_takes_the_largest_run_that_covers_a_claim(tmp_path, capsys):
     commands.run("ssm/delay", "cpu", [*few, "--sizes", "2"], tmp_path / "large")
     commands.run("ssm/delay", "quick", [*few, "--sizes", "2", "6"], tmp_path / "small")
     capsys.readouterr()
-    rows = {row["id"]: row for row in commands.report(tmp_path, as_json=True)}
+    rows = {row["id"]: row for row in reports.rows(reports.finished(tmp_path))}
     assert rows["delay.exact"]["scale"] == "quick"  # the larger run has no size of the delay
     assert rows["delay.exact"]["command"].endswith("--preset quick")
     assert rows["delay.below"]["scale"] == "cpu" and rows["delay.below"]["ours"] is None

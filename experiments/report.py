@@ -1,0 +1,91 @@
+"""Claims against results, their summary, and all figures on one sheet."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from experiments import catalog
+from experiments.harness import ledger
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError
+from experiments.harness.run import Record
+
+WIDTH, TITLE, MARGIN = 640, 32, 24  # pixels of the sheet
+SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
+
+
+def records(root: Path) -> list[Record]:
+    """Runs below `root`, and published ones of experiments that have none finished there.
+
+    Raises:
+        ExperimentError: `root` is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
+    mine = runs.find(root)
+    have = {record.data["experiment"] for record in mine if record.data.get("status") == "done"}
+    published = [r for r in runs.find(Path("results")) if r.data["experiment"] not in have]
+    return mine + published
+
+
+def finished(root: Path) -> list[Record]:
+    """Those of `records` that came to their end."""
+    return [record for record in records(root) if record.data.get("status") == "done"]
+
+
+def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Claims, each against the largest run that covers it; of all experiments, or of some."""
+    known = catalog.names()
+    extra = {record.data["experiment"] for record in found} - set(known)
+    table: list[dict[str, Any]] = []
+    for name in [*known, *sorted(extra)] if only is None else only:
+        mine = [record for record in found if record.data["experiment"] == name]
+        mine.sort(key=lambda r: -_scale(r.data["preset"]))
+        for claim in catalog.get(name).claims:
+            covering = (record for record in mine if claim.measure(record) is not None)
+            best = next(covering, mine[0] if mine else None)
+            command = runs.command(name, "quick" if best is None else best.data["preset"])
+            table.append(ledger.row(name, claim, best, command))
+    return table
+
+
+def summary(table: Sequence[dict[str, Any]]) -> str:
+    """How many claims have which verdict, by package, as a Markdown table."""
+    verdicts = ledger.VERDICTS
+    packages = list(dict.fromkeys(row["experiment"].partition("/")[0] for row in table))
+    lines = [f"| | claims | {' | '.join(verdicts)} |", f"|{' --- |' * (len(verdicts) + 2)}"]
+    for package in [*packages, ""]:
+        mine = [row for row in table if row["experiment"].startswith(package)]
+        count = Counter(row["verdict"] for row in mine)
+        cells = [str(count[verdict]) for verdict in verdicts]
+        lines.append(f"| {package or 'all'} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Path]], path: Path) -> Path:
+    """Every figure, small, under its name, on one page: columns of equal width."""
+    columns = min(3, max(len(pictures), 1))
+    heights = [MARGIN] * columns
+    placed = []
+    for name, picture in pictures:
+        with Image.open(picture) as opened:
+            height = round(opened.height * WIDTH / opened.width)
+            small = opened.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
+        column = heights.index(min(heights))
+        placed.append((name, small, (MARGIN + column * (WIDTH + MARGIN), heights[column])))
+        heights[column] += TITLE + height + MARGIN
+    sheet = Image.new("RGB", (MARGIN + columns * (WIDTH + MARGIN), max(heights)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for name, small, (x, y) in placed:
+        pen.text((x, y), name, fill="black", font=ImageFont.load_default(size=20))
+        sheet.paste(small, (x, y + TITLE))
+    sheet.save(path)
+    return path
+
+
+def _scale(preset: str) -> int:
+    """Rank of a preset: "paper_256" is as large as "paper"."""
+    return SCALES.get(preset.partition("_")[0], -1)

@@ -1,0 +1,95 @@
+"""Reproducing a scale: what runs, in which order, what a second time leaves out, and the sheet."""
+
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments import catalog, commands, processes, report, reproduction
+from experiments.harness.errors import ExperimentError, UsageError
+
+PAIR = ["fourier_density/mix*", "attention/cache"]
+
+
+def test_a_scale_has_all_presets_that_begin_with_it():
+    jobs = reproduction.plan("cpu", ["*"])
+    found = {(job.name, job.preset) for job in jobs}
+    assert ("diffusion/upsample", "cpu_32") in found and len(found) == len(jobs)
+    assert {name for name, _ in found} == set(catalog.names())
+    assert all(preset.startswith("cpu") for _, preset in found)
+
+
+def test_the_longest_come_first_and_clocks_last(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])  # where the published results lie
+    jobs = reproduction.plan("cpu", ["*"])
+    free = [job.expected or 0.0 for job in jobs if not job.timed]
+    assert free == sorted(free, reverse=True)
+    assert jobs[0].expected and jobs[0].expected > 1000
+    assert [job.timed for job in jobs] == sorted(job.timed for job in jobs)
+    assert {job.name for job in jobs if job.timed} >= {"attention/decoding", "ssm/kernel_cost"}
+
+
+@pytest.mark.parametrize("preset", ["quik", "cp"])
+def test_an_unknown_scale_is_refused(preset):
+    with pytest.raises(UsageError, match="nearest"):
+        reproduction.plan(preset, ["*"])
+
+
+def test_runs_report_and_sheet_and_nothing_twice(tmp_path, capsys):
+    commands.reproduce("quick", PAIR, tmp_path, 2)
+    out, err = capsys.readouterr()
+    assert "0 of them finished" in err and "2 of 2 runs finished" in err
+    assert "mixtures.tut10.kl_8" in out and "Next:" in out
+    assert "(certified population optimum" in (tmp_path / "report.md").read_text()
+    with Image.open(tmp_path / "figures.png") as sheet:
+        assert sheet.width > 2 * report.WIDTH
+    commands.reproduce("quick", PAIR, tmp_path, 1)
+    assert "2 runs, 2 of them finished" in capsys.readouterr().err
+
+
+def test_a_run_of_another_configuration_is_not_taken_for_finished(tmp_path, capsys):
+    commands.reproduce("quick", ["attention/cache"], tmp_path, 1)
+    jobs = [replace(job, digest="x") for job in reproduction.plan("quick", ["attention/cache"])]
+    capsys.readouterr()
+    reproduction.reproduce(jobs, tmp_path, 1)
+    assert "0 of them finished" in capsys.readouterr().err
+
+
+def test_what_fails_is_named_behind_the_report_of_the_rest(tmp_path, capsys):
+    (tmp_path / "attention" / "cache" / "quick").mkdir(parents=True)
+    (tmp_path / "attention" / "cache" / "quick" / "foreign.txt").write_text("not a run")
+    with pytest.raises(ExperimentError, match=r"failed: attention/cache \[quick\]"):
+        commands.reproduce("quick", PAIR, tmp_path, 1)
+    out, err = capsys.readouterr()
+    assert "FAILED, exit status 1" in err and "mixtures.tut10.kl_8" in out
+    assert (
+        "expected an empty directory" in (tmp_path / "logs/attention-cache-quick.txt").read_text()
+    )
+
+
+def test_time_left_counts_what_runs_and_what_waits(tmp_path):
+    job = reproduction.Job("a/b", "cpu", "", timed=False, expected=100.0)
+    board = reproduction.Board([job, replace(job, name="a/c")], done=1, at_once=2)
+    assert board.state() == "1 of 3 runs finished, about 1 min 40 s left"
+    task = processes.Task("a/b [cpu]", [], tmp_path / "log")
+    board.told(processes.Event(task))
+    board._running["a/b [cpu]"] = (time.monotonic() - 50.0, task.log)
+    assert board.state().endswith("about 1 min 15 s left")
+    task.log.write_text("first\nstep 3/9 [x]\n")
+    assert board._view().row_count == 1
+    board.told(processes.Event(task, 0, 60.0))
+    assert board.state() == "2 of 3 runs finished, about 0 min 50 s left"
+
+
+@pytest.mark.skipif(len(processes._shares(2)[0]) == 0, reason="one core, or none to choose")
+def test_jobs_have_cores_of_their_own(tmp_path):
+    code = "import os, time; time.sleep(0.3); print(*os.sched_getaffinity(0))"
+    tasks = [
+        processes.Task(str(i), [sys.executable, "-c", code], tmp_path / str(i)) for i in range(4)
+    ]
+    assert processes.run(tasks, 2, lambda event: None, tmp_path) == []
+    cores = [frozenset((tmp_path / str(i)).read_text().split()) for i in range(4)]
+    assert len(set(cores)) == 2 and not set.intersection(*map(set, set(cores)))
