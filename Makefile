@@ -13,7 +13,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test devices lint format docs bench reliability audit ci lock clean help
+.PHONY: demo test devices lint format docs pages bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## one small experiment of each theory, their figures on a sheet, the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO) --jobs $(JOBS)
@@ -33,8 +33,11 @@ format: $(STAMP) ## put the code into house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## build the site into site/
-	$(BIN)/mkdocs build --strict --quiet
+docs: $(STAMP) ## build the site into site/; warnings are errors
+	$(BIN)/python -m mkdocs build --strict
+
+pages: $(STAMP) ## write the generated pages of docs/ and the summary in README.md again
+	$(BIN)/python -m docs.pages
 
 bench: $(STAMP) ## speed of densities, memories, state spaces and of the training step; TORCH=path/to/python adds PyTorch
 	$(BIN)/python benchmarks/fourier_density.py

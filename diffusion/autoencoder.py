@@ -105,6 +105,8 @@ class Autoencoder(nn.Module):
         blocks: of each level, in both directions.
         latent: channels of latents.
         image: channels of images.
+
+    Source: Rombach et al. (arXiv 2112.10752), without attention, norms at one place only.
     """
 
     channels: int = 32

@@ -78,6 +78,9 @@ def generator_loss(
 
     Warns:
         UserWarning: alpha outside of [0, 1.2], with what it does to normal laws.
+
+    Source: Zhou et al. (arXiv 2404.04057), algorithm 1; https://kexue.fm/archives/10085, equations
+    4 and 9, in x instead of eps: L2 - lambda L1 with lambda = alpha; the weight is the paper's.
     """
     _check(x, sigma, noise)
     _check_number("alpha", alpha)
@@ -96,7 +99,11 @@ def naive_loss(
     noise: Array,
     condition: Any = None,
 ) -> Float[Array, "B"]:
-    """W L1, which collapses: the post's first form, for comparison. As `generator_loss`."""
+    """W L1, which collapses: the post's first form, for comparison. As `generator_loss`.
+
+    Source: https://kexue.fm/archives/10085, equation 4, in x instead of eps and weighted; Zhou et
+    al. (arXiv 2404.04057), section 3.
+    """
     return generator_loss(x, teacher, fake, sigma, noise, -1.0, condition, identity=0.0)
 
 
@@ -110,7 +117,7 @@ def fake_score_loss(
 ) -> Float[Array, "B"]:
     """EDM's weighted error of the fake denoiser on generated arrays, summed over each example.
 
-    No gradient flows into x.
+    weight |p(x + sigma noise) - x|^2. No gradient flows into x.
 
     Args:
         x, noise: [B, ...].
@@ -119,6 +126,9 @@ def fake_score_loss(
 
     Raises:
         ValueError: as `generator_loss`.
+
+    Source: https://kexue.fm/archives/10085, equation 3, in x instead of eps; Karras et al. (arXiv
+    2206.00364), table 1, for the weight; Zhou et al. (2404.04057), algorithm 1.
     """
     _check(x, sigma, noise)
     x = jax.lax.stop_gradient(x)
@@ -134,7 +144,10 @@ def fisher_divergence(
     noise: Array,
     condition: Any = None,
 ) -> Float[Array, "B"]:
-    """L1 / sigma^4, squared distances of the scores at y; their mean is the Fisher divergence."""
+    """L1 / sigma^4, squared distances of the scores at y; their mean is the Fisher divergence.
+
+    Source: https://kexue.fm/archives/10567, equation 15, at one noise level each.
+    """
     _check(x, sigma, noise)
     f, p = _answers(x, teacher, fake, sigma, noise, condition)
     return _sum(jnp.square(f - p)) / sigma**4
@@ -156,6 +169,10 @@ def post_loss(
 
     Raises:
         ValueError: shapes that differ.
+
+    Source: https://kexue.fm/archives/10085, equations 4 and 9: L2 - lambda L1;
+    https://kexue.fm/archives/10567, half of equation 14 at lambda = 1/2; at lambda = 1 its
+    gradient is half of that in equation 19.
     """
     z = process.diffuse(x, eps, logsnr)
     f, p = (call(denoiser, z, logsnr, condition) for denoiser in (teacher, fake))
@@ -169,6 +186,8 @@ def generate(
 
     Raises:
         ValueError: z of whole numbers, sigma that is known and not positive.
+
+    Source: Zhou et al. (arXiv 2404.04057), algorithm 1.
     """
     process.floating("z", z)
     _check_number("sigma", sigma)
@@ -197,6 +216,8 @@ def generate_steps(
     Raises:
         ValueError: z of whole numbers; levels that are known and do not fall, or are not positive;
             `last` that is known and no step.
+
+    Source: Zhou et al. (arXiv 2505.12674), who match an even mixture of what all steps make.
     """
     process.floating("z", z)
     levels = jnp.asarray(sigmas, z.dtype)

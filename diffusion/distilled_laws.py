@@ -37,6 +37,9 @@ def generator_sigma(
 
     Raises:
         ValueError: levels that do not rise, t_max outside (0, 1].
+
+    Source: Zhou et al. (arXiv 2404.04057), algorithm 1, with t_max / 1000 for theirs; Karras et al.
+    (2206.00364), equation 5.
     """
     if not (0 < sigma_min < sigma_max and rho > 0 and 0 < t_max <= 1):
         raise ValueError(
@@ -53,6 +56,9 @@ def threshold(alpha: float, sigma: Any = 0.0, tau: float = 1.0) -> float:
     At one noise level sqrt((sigma^2 + alpha tau^2) / (alpha - 1)), least for sigma = 0; infinite
     for alpha <= 1. Of several levels, [n], that of their mean with the loss's weight in many
     dimensions, which is larger: fine levels, where a law runs away first, hardly count.
+
+    Source: derived from https://kexue.fm/archives/10085, equations 4 and 9, for normal laws, with
+    the weight of Zhou et al. (arXiv 2404.04057), algorithm 1.
     """
     if alpha <= 1:
         return math.inf
@@ -132,6 +138,9 @@ def diagnose(
 def gaussian_gradient(theta: Any, tau: Any, sigma: Any, alpha: Any) -> Array:
     """Derivative of E[L2 - alpha L1] by the generator's deviation theta, an element, with p optimal
     and standing still, for normal laws of deviations theta and tau around one mean.
+
+    Source: derived from https://kexue.fm/archives/10085, equations 4 and 9, in x instead of eps,
+    for normal laws.
     """
     theta, tau, sigma = (jnp.asarray(value, float) for value in (theta, tau, sigma))
     gain = tau**2 / (tau**2 + sigma**2)

@@ -98,6 +98,8 @@ def edm_sigmas(
 ) -> np.ndarray:
     """The noise levels that EDM samples at, [steps + 1], the last one 0, in float64.
 
+    The others are (a + i / (steps - 1) (b - a))^rho, a = sigma_max^(1/rho), b = sigma_min^(1/rho).
+
     Raises:
         ValueError: steps < 2, or levels that do not increase.
 
@@ -131,10 +133,15 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Any, sigma_data: float = 0.5) -> Scalings:
-    """Table 1 of EDM.
+    """Table 1 of EDM, with r^2 = sigma^2 + sigma_data^2.
+
+    c_skip = sigma_data^2 / r^2, c_out = sigma sigma_data / r, c_in = 1 / r, c_noise = log(sigma) /
+    4; the weight is 1 / c_out^2.
 
     Raises:
         ValueError: sigma_data that is not positive.
+
+    Source: Karras et al. (arXiv 2206.00364), table 1.
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")
@@ -156,6 +163,8 @@ def precondition(
 
     Args:
         network: reads y [B, ...] and c_noise [B].
+
+    Source: Karras et al. (arXiv 2206.00364), equation 7.
     """
     if not sigma_data > 0:
         raise ValueError(f"sigma_data: expected a positive number, got {sigma_data}")

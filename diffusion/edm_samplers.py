@@ -60,6 +60,8 @@ def sample_edm(
     Raises:
         ValueError: unknown methods, levels that do not fall, churn without a key, a prediction that
             is not finite.
+
+    Source: Karras et al. (arXiv 2206.00364), algorithm 1, and 2 with churn.
     """
     if method not in ("euler", "heun"):
         raise ValueError(f"method: expected 'euler' or 'heun', got {method!r}")

@@ -27,18 +27,18 @@ def classifier_free(
 ) -> Denoiser:
     """Unconditional + scale * (conditional - unconditional).
 
-    A scale of 1 is the conditional prediction, 0 the unconditional one. Others write 1 + w for
-    scale. Both predictions come from one call with a batch of twice the size.
-
     Args:
-        denoiser: with a condition [B, ...], or a pytree of such arrays.
-        scale: a number, or one an example [B].
+        denoiser: with a condition [B, ...], or a pytree of them; called once, on twice the batch.
+        scale: a number, or one an example [B]; 1 is conditional, 0 unconditional.
         unconditional: the condition without an example axis that stands for none, as trained.
         interval: lowest and highest log-SNR between which to guide; outside, the scale is 1. For
             `samplers.sample_edm`, which tells its denoiser sigma, guide before converting.
 
     Raises:
         ValueError: no unconditional branch, an interval that is empty.
+
+    Source: Ho & Salimans (arXiv 2207.12598), equation 6, with scale = 1 + w; Kynkaanniemi et al.
+    (2404.07724), the interval.
     """
     if unconditional is None:
         raise ValueError(

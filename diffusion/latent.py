@@ -42,12 +42,18 @@ class Posterior:
         return self.mean
 
     def sample(self, seed: jax.Array) -> Array:
-        """Latents, [B, h, w, c]."""
+        """Latents, [B, h, w, c].
+
+        Source: Kingma & Welling (arXiv 1312.6114): mean + deviation noise.
+        """
         noise = jax.random.normal(seed, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(0.5 * self.log_variance) * noise
 
     def kl_divergence(self) -> Float[Array, "B"]:
-        """From N(0, 1), nats an example, summed over its latents."""
+        """From N(0, 1), nats an example, summed over its latents.
+
+        Source: Kingma & Welling (arXiv 1312.6114); the divergence of normal laws.
+        """
         excess = jnp.expm1(self.log_variance) - self.log_variance
         wide = jnp.promote_types(self.mean.dtype, jnp.float32)
         each = 0.5 * (jnp.square(self.mean.astype(wide)) + excess)
@@ -78,6 +84,9 @@ def loss(x: Array, x_hat: Array, q: Posterior, beta: Any = 1e-2) -> Float[Array,
 
     Raises:
         ValueError: shapes that differ, whole numbers, a beta that is known and negative.
+
+    Source: Kingma & Welling (arXiv 1312.6114); Rombach et al. (2112.10752), section 3.1, without
+    the perceptual and adversarial terms.
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"x_hat: expected the shape of x, {x.shape}, got {x_hat.shape}")
@@ -123,6 +132,8 @@ def normalisation(z: Float[Array, "B *space c"]) -> Normalisation:
     Raises:
         ValueError: a channel that is the same everywhere but for rounding, or numbers that are not
             finite; where z is traced, deviations are NaN then.
+
+    Source: Rombach et al. (arXiv 2112.10752), appendix G; channel by channel and centred here.
     """
     z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
     axes, rounding = tuple(range(z.ndim - 1)), 100.0 * float(jnp.finfo(z.dtype).eps)

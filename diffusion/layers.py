@@ -28,7 +28,7 @@ def waves(logsnr: Any, count: int = 16) -> Array:
 def octaves(z: Array, exponents: tuple[int, ...]) -> Array:
     """Z beside sin and cos of 2^n pi z for each n, along the last axis: digits of fine levels.
 
-    Source: Kingma et al. (arXiv 2107.00630), appendix C.
+    Source: Kingma et al. (arXiv 2107.00630), equation 34.
     """
     angles = [(2.0**n * jnp.pi) * z for n in exponents]
     return jnp.concatenate([z, *(f(a) for a in angles for f in (jnp.sin, jnp.cos))], axis=-1)

@@ -24,7 +24,7 @@ class Learned(Schedule):
         slope_weight, inner, outer, offset: w, a, b, c before softplus.
         logsnr_min, logsnr_max: bounds, arrays that may be trained as well.
 
-    Source: Kingma et al. (arXiv 2107.00630), appendix H.
+    Source: Kingma et al. (arXiv 2107.00630), appendix H and equation 59.
     """
 
     slope_weight: Array

@@ -34,7 +34,10 @@ SAMPLERS = {
 
 
 class Bound(NamedTuple):
-    """The terms for each example, [B], in nats."""
+    """The terms for each example, [B], in nats.
+
+    Source: Kingma et al. (arXiv 2107.00630), equation 11.
+    """
 
     prior: Any
     reconstruction: Any
@@ -69,6 +72,9 @@ def bound(
 
     Raises:
         ValueError: unknown names, steps < 1.
+
+    Source: Kingma et al. (arXiv 2107.00630), equations 11, 14 (discrete time) and 17 (continuous
+    time).
     """
     process.check("prediction", prediction)
     if times_from not in SAMPLERS:
@@ -98,7 +104,11 @@ def bound(
 
 
 def prior(x: Float[Array, "B ..."], logsnr_min: Any) -> Float[Array, "B"]:
-    """KL of N(alpha x, sigma^2) from N(0, 1), in nats, one an example."""
+    """KL of N(alpha x, sigma^2) from N(0, 1), in nats, one an example.
+
+    Source: Kingma et al. (arXiv 2107.00630), equation 11, first term; the divergence of normal
+    laws.
+    """
     low = jnp.asarray(logsnr_min, x.dtype)
     alpha2, log_sigma2 = jax.nn.sigmoid(low), jax.nn.log_sigmoid(-low)
     # sigma^2 - 1 - log sigma^2, without the cancellation of a sigma near 1
@@ -113,6 +123,9 @@ def reconstruction(
 
     Without bins p is N(z / alpha, exp(-lambda)), whose mean is known; with bins, one draw of z and
     the softmax of its log-density over them.
+
+    Source: Kingma et al. (arXiv 2107.00630), equations 8 and 11, second term; without bins, derived
+    from the density of a normal law.
     """
     high = jnp.asarray(logsnr_max, x.dtype)
     size = math.prod(x.shape[1:])

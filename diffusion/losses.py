@@ -51,6 +51,10 @@ def weight(
 
     Raises:
         ValueError: unknown names, a schedule that is missing.
+
+    Source: Kingma et al. (arXiv 2107.00630), equation 17, a mean over the axes of an example, for
+    elbo; Karras et al. (2206.00364), table 1, for edm; Hang et al. (2303.09556) for min_snr; Kingma
+    & Gao (2303.00848) for sigmoid.
     """
     process.check("prediction", prediction)
     logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
@@ -93,6 +97,8 @@ def target(
 
     Raises:
         ValueError: an unknown prediction.
+
+    Source: as `process.convert`; Karras et al. (arXiv 2206.00364), equation 8, for F.
     """
     process.check("prediction", prediction)
     place = process.spread(logsnr, x)
@@ -146,6 +152,9 @@ def denoising(
 
     Raises:
         ValueError: unknown names, a schedule that is missing, shapes that differ.
+
+    Source: https://kexue.fm/archives/10047, equation 6, for eps and a weight of 1, a mean over
+    channels too; Karras et al. (arXiv 2206.00364), equation 8, for F.
     """
     if not output.shape == x.shape == eps.shape:
         raise ValueError(
@@ -167,7 +176,8 @@ def multi_scale(
     Raises:
         ValueError: no resolution, one that does not divide the size, images that are not square.
 
-    Source: Hoogeboom et al. (arXiv 2301.11093), section 3.2.
+    Source: https://kexue.fm/archives/10047, equation 7, a mean over channels too, weighted and
+    summed as in Hoogeboom et al. (arXiv 2301.11093), section 3.2.
     """
     if eps.shape != eps_hat.shape:
         raise ValueError(f"eps_hat: expected the shape {eps.shape} of eps, got {eps_hat.shape}")

@@ -36,6 +36,8 @@ def rules(heads: int, size: int) -> Rules:
 
     Raises:
         ValueError: it does not divide the heads.
+
+    Source: Megatron-LM (arXiv 1909.08053), section 3.
     """
     if heads % size:
         raise ValueError(f"mesh.model: expected a divisor of {heads} heads, got {size}")

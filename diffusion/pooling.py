@@ -12,6 +12,9 @@ def average(x: Float[Array, "B ..."], factor: int) -> Float[Array, "B ..."]:
 
     Raises:
         ValueError: a size that is not a multiple of factor.
+
+    Source: https://kexue.fm/archives/10047, equation 2; the D of https://kexue.fm/archives/10055,
+    equation 3.
     """
     if factor < 1 or any(size % factor for size in x.shape[1:-1]):
         raise ValueError(
@@ -27,6 +30,8 @@ def nearest(x: Float[Array, "B ..."], factor: int) -> Float[Array, "B ..."]:
 
     Raises:
         ValueError: factor < 1.
+
+    Source: the U of https://kexue.fm/archives/10055, equation 6.
     """
     if factor < 1:
         raise ValueError(f"factor: expected at least 1, got {factor}")

@@ -56,7 +56,13 @@ def spread(logsnr: Any, like: Array) -> Array:
 
 
 def alpha_sigma(logsnr: Any) -> tuple[Array, Array]:
-    """Alpha and sigma, of the shape of logsnr; neither is computed from the other."""
+    """Alpha and sigma, the roots of sigmoid(lambda) and sigmoid(-lambda), of the shape of logsnr.
+
+    Neither is computed from the other.
+
+    Source: Kingma et al. (arXiv 2107.00630), equation 4, with lambda = -gamma; alpha-bar and
+    beta-bar of https://kexue.fm/archives/10047.
+    """
     logsnr = jnp.asarray(logsnr, jnp.result_type(float, logsnr))
     alpha, sigma = (jnp.exp(0.5 * jax.nn.log_sigmoid(sign * logsnr)) for sign in (1.0, -1.0))
     return alpha, sigma
@@ -69,6 +75,9 @@ def diffuse(
 
     Raises:
         ValueError: shapes that differ, whole numbers.
+
+    Source: https://kexue.fm/archives/10047, equation 1; Kingma et al. (arXiv 2107.00630), equation
+    1.
     """
     if x.shape != eps.shape:
         raise ValueError(f"eps: expected the shape {x.shape} of x, got {eps.shape}")
@@ -104,6 +113,9 @@ def convert(
 
     Raises:
         ValueError: unknown kinds, shapes that differ.
+
+    Source: Kingma et al. (arXiv 2107.00630), equations 10 and 30, for eps and the score; Salimans &
+    Ho (2202.00512) for v; Karras et al. (2206.00364), equation 7, for F.
     """
     check("source", source)
     check("target", target)
@@ -155,8 +167,13 @@ def _between(value: Array, z: Array, alpha: Array, sigma: Array, source: str, ta
 def error_factor(logsnr: Any, source: str, target: str, sigma_data: float = 0.5) -> Array:
     """The squared error of `target` over that of `source`, for the same denoiser.
 
+    Over that of eps: exp(-lambda) for x, 1 / alpha^2 for v, 1 / sigma^2 for the score.
+
     Raises:
         ValueError: unknown kinds.
+
+    Source: derived from the formulas of `convert`: x = (z - sigma eps) / alpha, v = alpha eps -
+    sigma x; Karras et al. (arXiv 2206.00364), equation 8, for F.
     """
     check("source", source)
     check("target", target)
@@ -181,6 +198,9 @@ def edm_denoiser(denoiser: Callable[..., Array], prediction: str = "v") -> Calla
 
     Raises:
         ValueError: an unknown prediction.
+
+    Source: derived from Karras et al. (arXiv 2206.00364), equations 4 and 7, whose scale s(t) is
+    alpha.
     """
     check("prediction", prediction)
 
@@ -194,7 +214,10 @@ def edm_denoiser(denoiser: Callable[..., Array], prediction: str = "v") -> Calla
 
 
 def logsnr_denoiser(denoiser: Callable[..., Array]) -> Callable[..., Array]:
-    """EDM's (y, sigma [B][, condition]) -> x as (z, logsnr [B][, condition]) -> x."""
+    """EDM's (y, sigma [B][, condition]) -> x as (z, logsnr [B][, condition]) -> x.
+
+    Source: derived from Karras et al. (arXiv 2206.00364), equation 4, whose scale s(t) is alpha.
+    """
 
     def predict(z: Array, logsnr: Any, *condition: Any) -> Array:
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])

@@ -92,6 +92,11 @@ def sample(
 
     Raises:
         ValueError: unknown names, levels that do not rise, no key, a prediction that is not finite.
+
+    Source: Ho et al. (arXiv 2006.11239) and Kingma et al. (2107.00630), equation 33, for ancestral,
+    between the variances of Ho & Salimans (2207.12598), section 2; Song et al. (2010.02502) for
+    ddim; Karras et al. (2206.00364), algorithm 1, for euler and heun; Lu et al. (2211.01095),
+    algorithm 2, for dpmpp_2m.
     """
     _check(method, prediction, logsnrs, key, variance, clip)
     values = jnp.asarray(logsnrs, jnp.promote_types(z.dtype, jnp.float32))
@@ -185,7 +190,10 @@ def _run(
 
 
 def move(x: Array, eps: Array, logsnr: Array) -> Array:
-    """Z with the same x and eps at another log-SNR: DDIM."""
+    """Z with the same x and eps at another log-SNR, alpha' x + sigma' eps: DDIM.
+
+    Source: Song et al. (arXiv 2010.02502), without noise.
+    """
     alpha, sigma = process.alpha_sigma(logsnr)
     return alpha * x + sigma * eps
 

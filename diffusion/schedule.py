@@ -89,7 +89,11 @@ class Schedule(abc.ABC):
         return jax.jvp(self.logsnr, (t,), (jnp.ones_like(t),))[1]
 
     def density(self, logsnr: Any) -> Array:
-        """Probability density of log-SNR when t is uniform; 0 outside the ends."""
+        """Probability density of log-SNR when t is uniform; 0 outside the ends.
+
+        Source: Kingma & Gao (arXiv 2303.00848), the law of log-SNR of a schedule; change of
+        variables.
+        """
         logsnr = jnp.asarray(logsnr, float)
         low, high = self.ends
         inside = _inside(logsnr, low, high)

@@ -55,8 +55,8 @@ __all__ = [
 class Cosine(Schedule):
     """-2 log tan of an angle that grows evenly between those of both bounds.
 
-    Source: Nichol & Dhariwal (arXiv 2102.09672); in log-SNR, with bounds: Hoogeboom et al. (arXiv
-    2301.11093).
+    Source: Nichol & Dhariwal (arXiv 2102.09672); in log-SNR, with bounds: Ho & Salimans
+    (2207.12598), section 2, and Hoogeboom et al. (2301.11093).
     """
 
     logsnr_min: float = -15.0
@@ -94,7 +94,10 @@ class Cosine(Schedule):
         return jnp.where(logsnr > 0, early, late)
 
     def rate(self, logsnr: Array) -> Array:
-        """The closed form, sech(lambda / 2) / (4 span)."""
+        """The closed form, sech(lambda / 2) / (4 span).
+
+        Source: derived from Nichol & Dhariwal (arXiv 2102.09672), equation 17, without the offset.
+        """
         half = jnp.exp(-jnp.abs(logsnr) / 2)
         return half / (1.0 + half**2) / (2.0 * self.angles[2])
 
@@ -110,7 +113,10 @@ def cosine(logsnr_min: float = -15.0, logsnr_max: float = 15.0) -> Cosine:
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Log-SNR falls evenly. VDM's fixed one: -5 and 13.3 (Kingma et al., arXiv 2107.00630)."""
+    """Log-SNR falls evenly. VDM's fixed one: -5 and 13.3 (Kingma et al., arXiv 2107.00630).
+
+    Source: Kingma et al. (arXiv 2107.00630), equations 4 and 5, with a straight gamma = -lambda.
+    """
 
     logsnr_min: float = -5.0
     logsnr_max: float = 13.3
@@ -145,7 +151,8 @@ def linear(logsnr_min: float = -5.0, logsnr_max: float = 13.3) -> Linear:
 class Shifted(Schedule):
     """Another schedule plus a constant.
 
-    Source: Hoogeboom et al. (arXiv 2301.11093); https://kexue.fm/archives/10047.
+    Source: Hoogeboom et al. (arXiv 2301.11093), equation 5; https://kexue.fm/archives/10047,
+    equation 5, in logarithms.
     """
 
     schedule: Schedule
@@ -182,6 +189,9 @@ def shift_of(base: int | float, size: int | float, dimensions: int = 2) -> float
 
     Raises:
         ValueError: sizes that are not positive, dimensions < 1.
+
+    Source: https://kexue.fm/archives/10047, equations 3 to 5, in logarithms; Hoogeboom et al.
+    (arXiv 2301.11093), equations 4 and 5; other dimensions than two are derived from these.
     """
     if not (base > 0 and size > 0) or dimensions < 1:
         raise ValueError(
@@ -196,6 +206,9 @@ def shifted(schedule: Schedule, base_resolution: int | float, resolution: int | 
 
     Raises:
         ValueError: resolutions that are not positive.
+
+    Source: https://kexue.fm/archives/10047, equation 5, in logarithms; Hoogeboom et al. (arXiv
+    2301.11093), equation 5.
     """
     return Shifted(schedule, shift_of(base_resolution, resolution))
 
@@ -204,8 +217,8 @@ def shifted(schedule: Schedule, base_resolution: int | float, resolution: int | 
 class Interpolated(Schedule):
     """(1 - t) times a schedule shifted for the data, t times it shifted for the noise.
 
-    Source: Hoogeboom et al. (arXiv 2301.11093). Sources disagree which resolution belongs to which
-    end; here the ends are named.
+    Source: Hoogeboom et al. (arXiv 2301.11093), equation 6. Sources disagree which resolution
+    belongs to which end; here the ends are named.
     """
 
     schedule: Schedule
@@ -243,6 +256,8 @@ def interpolated(
 
     Raises:
         ValueError: resolutions so far apart that the result does not fall everywhere.
+
+    Source: Hoogeboom et al. (arXiv 2301.11093), equation 6, with the ends named.
     """
     return Interpolated(schedule, shift_of(at_data, resolution), shift_of(at_noise, resolution))
 

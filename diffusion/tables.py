@@ -87,6 +87,8 @@ def from_betas(betas: Any) -> Table:
 
     Raises:
         ValueError: fewer than two, or any outside (0, 1).
+
+    Source: Ho et al. (arXiv 2006.11239), equation 4: alpha-bar is the product of 1 - beta.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or len(betas) < 2 or not np.all((betas > 0) & (betas < 1)):

@@ -21,7 +21,10 @@ def independent(key: Array, batch: int) -> Float[Array, "B"]:
 
 
 def low_discrepancy(key: Array, batch: int) -> Float[Array, "B"]:
-    """(u + i / B) modulo 1, in random order, so that no place of the batch has times of its own."""
+    """(u + i / B) modulo 1, in random order, so that no place of the batch has times of its own.
+
+    Source: Kingma et al. (arXiv 2107.00630), appendix I.1; the permutation is this library's.
+    """
     first, second = jax.random.split(key)
     even = (jax.random.uniform(first) + jnp.arange(_positive(batch)) / batch) % 1.0
     return jax.random.permutation(second, even)
@@ -32,6 +35,8 @@ def antithetic(key: Array, batch: int) -> Float[Array, "B"]:
 
     Raises:
         ValueError: an odd batch.
+
+    Source: antithetic variates, a standard method.
     """
     if batch % 2:
         raise ValueError(f"batch: expected an even number for pairs, got {batch}")

@@ -4,7 +4,7 @@ A network (z [B, H, W, C], logsnr [B], condition) -> a prediction of the shape o
 start. Each level halves the size; blocks of a level are equal and run in one scan, so that depth
 costs no compile time. Log-SNR and class scale and shift every block.
 
-Source: Hoogeboom et al. (arXiv 2301.11093), section 4 and appendix; Ho et al. (2006.11239).
+Source: Hoogeboom et al. (arXiv 2301.11093), sections 3.3, 3.4 and appendix; Ho et al. (2006.11239).
 """
 
 from collections.abc import Callable
@@ -58,6 +58,8 @@ class Attention(nn.Module):
     Attributes:
         heads: that share the channels.
         dtype: of the computation.
+
+    Source: scaled dot-product attention, Vaswani et al. (arXiv 1706.03762).
     """
 
     heads: int
@@ -87,6 +89,8 @@ class Norm(nn.Module):
 
     Attributes:
         dtype: of the output; moments are float32 at least.
+
+    Source: group normalisation, Wu & He (arXiv 1803.08494).
     """
 
     dtype: Any = None
@@ -167,6 +171,9 @@ class UNet(nn.Module):
         stem, patch: "none"; or "conv" or "dwt" by `patch` a side, with its inverse at the end.
         dtype: of the computation; parameters and the output are float32.
         remat: compute activations again in the backward pass.
+
+    Source: Hoogeboom et al. (arXiv 2301.11093), sections 3.3 (depth, stems) and 3.4 (dropout); the
+    section on architecture of https://kexue.fm/archives/10047.
     """
 
     channels: int = 32

@@ -75,6 +75,9 @@ def upsample(
 
     Warns:
         UserWarning: the denoiser is a network that says it is bound to one size.
+
+    Source: https://kexue.fm/archives/10055, equations 4, 5 and 10, whose w is this less 1, and 11
+    by `interval`; Hwang et al. (arXiv 2404.01709). In x and v: derived from equation 10.
     """
     whole("factor", factor)
     n = factor ** len(spatial_axes)

@@ -1,6 +1,6 @@
 """U-ViT: a U-Net whose bottom is a transformer, without skips inside it.
 
-Source: Hoogeboom et al. (arXiv 2301.11093), section 4 (U-ViT); Peebles & Xie (2212.09748) for
+Source: Hoogeboom et al. (arXiv 2301.11093), section 3.5 (U-ViT); Peebles & Xie (2212.09748) for
 scales, shifts and gates by the context.
 """
 
@@ -38,6 +38,8 @@ class Layer(nn.Module):
         expand: hidden width of the perceptron over the channels.
         dropout: rate within the perceptron.
         dtype: of the computation.
+
+    Source: Peebles & Xie (arXiv 2212.09748), adaLN-Zero.
     """
 
     heads: int
@@ -77,6 +79,8 @@ class UViT(UNet):
 
     Attributes:
         positions: largest number of tokens, each with a learnt vector.
+
+    Source: Hoogeboom et al. (arXiv 2301.11093), section 3.5.
     """
 
     positions: int = 1024

@@ -47,6 +47,8 @@ def forward(x: Float[Array, "B H W C"], levels: int = 1) -> Float[Array, "B h w 
 
     Raises:
         ValueError: a size that cannot be halved so often.
+
+    Source: Le Gall & Tabatabai (1988), by the lifting steps of Sweldens (1998), scaled.
     """
     whole("levels", levels)
     if x.shape[1] % 2**levels or x.shape[2] % 2**levels:
@@ -62,6 +64,8 @@ def inverse(y: Float[Array, "B h w c"], levels: int = 1) -> Float[Array, "B H W 
 
     Raises:
         ValueError: channels that are not a multiple of 4^levels.
+
+    Source: Le Gall & Tabatabai (1988), by the lifting steps of Sweldens (1998) in reverse.
     """
     whole("levels", levels)
     if y.shape[-1] % 4**levels:

@@ -32,7 +32,10 @@ BLOCK = 256
 
 
 def half_angles(length: int, dtype: jnp.dtype) -> Pair:
-    """(s, c) for j = 0..L/2; c from the distance to Nyquist, so that it keeps its digits there."""
+    """(s, c) for j = 0..L/2; c from the distance to Nyquist, so that it keeps its digits there.
+
+    Source: half the angles of the points of https://kexue.fm/archives/10162, equation 15.
+    """
     j = jnp.arange(length // 2 + 1)
     s = jnp.sin(jnp.pi * (j.astype(dtype) / length))
     c = jnp.sin(jnp.pi * ((length - 2 * j).astype(dtype) / (2 * length)))
@@ -62,6 +65,8 @@ def conjugate_sums(
 
     Returns:
         Parts of S [..., K, L/2 + 1], or of what `then` makes.
+
+    Source: derived from arXiv 2111.00396, theorem 3 and appendix C.3 (Cauchy's matrix).
     """
     x = 2.0 * v[0]
     y = 2.0 * (v[0] * w[0][..., None, :] + v[1] * w[1][..., None, :])

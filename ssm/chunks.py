@@ -26,6 +26,8 @@ def run(
 ) -> tuple[Array, Array]:
     """States after the first steps of each example, and all outputs.
 
+    x_k = a x_{k-1} + b u_k,  y_k = Re(c x_k).
+
     Args:
         e: 1 - a, [H, N, N]; powers of a should not grow: T of them are multiplied.
         b, c: [H, N].
@@ -35,6 +37,8 @@ def run(
 
     Returns:
         x [B, H, N] after `lengths` steps and y [B, L, H].
+
+    Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
     length = u.shape[1]
     width = 2 ** ((length - 1).bit_length() + 1 >> 1)
@@ -58,7 +62,10 @@ def run(
 
 
 def kernel(e: Array, b: Array, c: Array, length: int) -> Array:
-    """Re(c a^l b) for l = 0..length-1, [H, length], by rows c a^r and columns a^(T q) b."""
+    """Re(c a^l b) for l = 0..length-1, [H, length], by rows c a^r and columns a^(T q) b.
+
+    Source: https://kexue.fm/archives/10162, equation 12, by powers.
+    """
     width = 2 ** ((length - 1).bit_length() + 1 >> 1)
     rows, _, changes = _tables(e, b, c, width)
     columns, change = b[..., None], changes[-1]

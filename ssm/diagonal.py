@@ -30,12 +30,22 @@ def modes(Lambda: Pair, dt: Array, discretization: str) -> Modes:
 
 
 def multipliers(Lambda: Pair, dt: Array, discretization: str) -> Pair:
-    """The a of a step."""
+    """The a of a step.
+
+    exp(dt lambda) or (1 + dt lambda/2)/(1 - dt lambda/2).
+
+    Source: https://kexue.fm/archives/10162, equations 8, 9 and 20, for a diagonal A.
+    """
     return vandermonde.power(modes(Lambda, dt, discretization), jnp.ones((), jnp.int32))
 
 
 def gains(Lambda: Pair, dt: Array, discretization: str) -> Pair:
-    """The b of a step, accurate near lambda = 0 too."""
+    """The b of a step, accurate near lambda = 0 too.
+
+    (a - 1)/lambda or dt/(1 - dt lambda/2).
+
+    Source: https://kexue.fm/archives/10162, equations 8 and 9, for a diagonal A.
+    """
     re, im = dt * Lambda[0], dt * Lambda[1]
     if discretization == "zoh":
         whole = vandermonde.held(*Lambda, dt)
@@ -76,7 +86,12 @@ def _phi_jvp(primals: Any, tangents: Any) -> tuple[Pair, Pair]:
 
 
 def decaying(log_decay: Array) -> Array:
-    """Real parts of poles from a trained logarithm, never above -`DECAY`; smooth everywhere."""
+    """Real parts of poles from a trained logarithm, never above -`DECAY`; smooth everywhere.
+
+    -(DECAY + exp(log_decay)).
+
+    Source: arXiv 2206.11893; the bound is ours.
+    """
     return -(DECAY + jnp.exp(log_decay))
 
 
@@ -166,7 +181,10 @@ def signal(u: Any, channels: int) -> Array:
 
 
 def filtered(u: Array, kernel: Array, D: Array | None = None) -> Array:
-    """Convolution of each channel of u [..., L, H] with its kernel [H, L], and D u."""
+    """Convolution of each channel of u [..., L, H] with its kernel [H, L], and D u.
+
+    Source: https://kexue.fm/archives/10162, equations 1 and 11.
+    """
     rows = jnp.moveaxis(convolution.causal(jnp.moveaxis(u, -1, -2), kernel), -2, -1)
     return rows if D is None else rows + D * u
 

@@ -41,6 +41,9 @@ def prepare(system: System) -> Step:
 
     Raises:
         ValueError: poles on the unit circle or outside of it, unless traced.
+
+    Source: arXiv 2405.06147, equation 13; https://kexue.fm/archives/10180, the text behind equation
+    25.
     """
     check_stable(system)
     return step_of(exact(system))
@@ -60,12 +63,17 @@ def init_state(system: System, batch: int) -> Array:
 def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
     """One step of the recurrence, a `lax.scan` body: O(N) operations a channel.
 
+    y = s_1 + h u,  s_i <- s_{i+1} + b_i u - a_i s_1.
+
     Args:
         state: [B, H, N].
         u: [B, H].
 
     Returns:
         The next state, and y [B, H].
+
+    Source: Oppenheim and Schafer (2009), section 6.3; arXiv 2405.06147, equation 16, and
+    https://kexue.fm/archives/10180, equation 26, both in the companion's coordinates.
     """
     diagonal.check_step(state, u, prepared.b.shape)
     v, u = state[..., :1], u[..., None]
@@ -89,6 +97,9 @@ def prefill(
 
     Raises:
         ValueError: poles on the unit circle or outside of it, unless traced; what does not fit.
+
+    Source: derived from Oppenheim and Schafer (2009), section 6.3; the state is that of
+    `scipy.signal.lfiltic`.
     """
     check_stable(system)
     u, lengths = diagonal.prefix(u, system.direct.shape[0], lengths)

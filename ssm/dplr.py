@@ -83,6 +83,9 @@ def from_dplr(
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
             finite, length < 1 or for which 1 - a^length is singular (traced: such a length gives
             NaN, in values and gradients).
+
+    Source: arXiv 2111.00396, theorem 1, with Q = P; https://kexue.fm/archives/10162, equations 32
+    and 39.
     """
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, N], got {np.shape(Lambda)}")
@@ -241,7 +244,12 @@ def share(system: System) -> Array:
 
 
 def dense(system: System) -> Array:
-    """The matrix A of all modes, [H, N, N]."""
+    """The matrix A of all modes, [H, N, N].
+
+    diag(Lambda) - sum_r P_r P_r^*.
+
+    Source: https://kexue.fm/archives/10162, equation 32.
+    """
     Lambda, P, _, _ = all_modes(system)
     identity = jnp.eye(Lambda.shape[-1])
     return identity * Lambda[..., None] - matmul(P.swapaxes(-1, -2), P.conj())
@@ -252,6 +260,8 @@ def resolvent(system: System) -> Array:
 
     No batched LU decomposition: two of them in one program can wait for each other's threads
     forever on CPUs (jaxlib 0.10.2).
+
+    Source: Woodbury's identity; https://kexue.fm/archives/10162, equations 27 and 35.
     """
     Lambda, P, _, _ = all_modes(system)
     half = 0.5 * system.dt[:, None]
@@ -266,7 +276,10 @@ def resolvent(system: System) -> Array:
 
 
 def discrete(system: System) -> tuple[Array, Array]:
-    """The matrices (1 - a, b) of a bilinear step of all modes, [H, N, N] and [H, N]."""
+    """The matrices (1 - a, b) of a bilinear step of all modes, [H, N, N] and [H, N].
+
+    Source: https://kexue.fm/archives/10162, equation 9.
+    """
     inverse = resolvent(system)
     B = system.dt[:, None] * all_modes(system)[2]
     return _change(system, inverse), matmul(inverse, B[..., None])[..., 0]
@@ -278,7 +291,10 @@ def _change(system: System, inverse: Array) -> Array:
 
 
 def small_inverse(matrix: Array) -> Array:
-    """Inverses of small matrices [..., R, R] whose leading blocks are regular, by sweeps."""
+    """Inverses of small matrices [..., R, R] whose leading blocks are regular, by sweeps.
+
+    Source: Gauss and Jordan's elimination, without exchanges of rows.
+    """
     for r in range(matrix.shape[-1]):
         pivot = matrix[..., r, r]
         row = matrix[..., r, :] / pivot[..., None]
@@ -306,7 +322,13 @@ def _remainder(system: System, length: int) -> Array:
 
 
 def truncated(system: System, length: int) -> System:
-    """The same system with C~ for kernels up to `length` in place of C."""
+    """The same system with C~ for kernels up to `length` in place of C.
+
+    C~ = C (1 - a^length).
+
+    Source: arXiv 2111.00396, algorithm 1, line 1; https://kexue.fm/archives/10162, equation 39
+    where z^L = 1.
+    """
     C = all_modes(exact(system))[3]
     C = matmul(C[:, None], _remainder(system, length))[:, 0]
     return dataclasses.replace(system, C=_kept(system, C), length=length)
@@ -318,6 +340,8 @@ def exact(system: System) -> System:
     Raises:
         ValueError: 1 - a^L is singular, as of a mode that neither decays nor turns (NaN or
             infinity where traced).
+
+    Source: https://kexue.fm/archives/10162, the text behind equation 39.
     """
     if system.length is None:
         return system

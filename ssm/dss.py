@@ -105,6 +105,8 @@ def kernel(system: System, length: int) -> Array:
 
     Raises:
         ValueError: length < 1, or above the one that softmax is normalised over.
+
+    Source: arXiv 2203.14343, proposition 1.
     """
     if system.length is None:
         return s4d.kernel(as_s4d(system), length)
@@ -155,6 +157,8 @@ def as_s4d(system: System) -> s4d.System:
 
     Raises:
         ValueError: growth by more than that (infinity or NaN where traced).
+
+    Source: derived from arXiv 2203.14343, proposition 1.
     """
     W = system.W
     if system.length is not None:
@@ -171,7 +175,10 @@ def as_s4d(system: System) -> s4d.System:
 
 
 def apply(system: System, u: Any) -> Array:
-    """The output for a whole signal [..., L, H] from rest, by convolution (see `s4d.apply`)."""
+    """The output for a whole signal [..., L, H] from rest, by convolution (see `s4d.apply`).
+
+    Source: https://kexue.fm/archives/10162, equations 11 and 17.
+    """
     u = diagonal.signal(u, system.D.shape[0])
     return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
 

@@ -41,6 +41,9 @@ def apply(
         x: [..., d].
         counts: [..., 1], which steps a batch norm takes its statistics from; None for all.
         train: whether a batch norm takes the batch's.
+
+    Source: Ba, Kiros, Hinton, "Layer normalization" (2016); Zhang, Sennrich (arXiv 1910.07467),
+    RMSNorm; Ioffe, Szegedy (arXiv 1502.03167), algorithms 1 and 2.
     """
     if "variance" in weights:
         mean, variance = _followed(weights, x, counts) if train else _running(weights)

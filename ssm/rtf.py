@@ -104,6 +104,8 @@ def from_coefficients(
     >>> one = from_coefficients([[1.0, 0.0]], [[-0.5, 0.0]], [3.0])
     >>> kernel(one, 4)[0].round(4).tolist()
     [3.0, 1.0, 0.5, 0.25]
+
+    Source: arXiv 2405.06147, equation 4; https://kexue.fm/archives/10180, equation 8 (`delay` = 0).
     """
     shape, rows = np.shape(numerator), np.shape(denominator)
     if len(shape) != 2 or 0 in shape:
@@ -142,6 +144,8 @@ def _warn(system: System) -> None:
 def apply(system: System, u: Any) -> Array:
     """The output for a whole signal from rest, by convolution.
 
+    y_l = sum_j K_j u_{l-j}.
+
     Args:
         u: real [..., L, H].
 
@@ -150,6 +154,9 @@ def apply(system: System, u: Any) -> Array:
 
     Raises:
         ValueError: no steps or more than the stored length, other channels, complex values.
+
+    Source: arXiv 2405.06147, equation 1 and algorithm 1; https://kexue.fm/archives/10180, equations
+    2 and 18.
     """
     u = diagonal.signal(u, system.direct.shape[0])
     return diagonal.filtered(u, kernel(system, u.shape[-2]))
@@ -246,7 +253,10 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
 
 
 def system(config: Config, params: dict[str, Any]) -> System:
-    """The system that the parameters stand for; of a bidirectional mixer, its forward one."""
+    """The system that the parameters stand for; of a bidirectional mixer, its forward one.
+
+    Source: arXiv 2405.06147, equation 17 and appendix B.2 for "l1".
+    """
     a = params["denominator"]
     if config.constraint == "l1":
         # The first 1e-6 is ours: without it rounding may leave a sum of moduli of 1.

@@ -75,6 +75,9 @@ def kernel(system: System, length: int) -> Array:
 
     Raises:
         ValueError: length < 1, or above the stored one.
+
+    Source: Gu, Goel, Re (arXiv 2111.00396), algorithm 1; https://kexue.fm/archives/10162, equations
+    12, 38 and 39.
     """
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
@@ -95,6 +98,8 @@ def kernel(system: System, length: int) -> Array:
 def apply(system: System, u: Any) -> Array:
     """The output for a whole signal from rest, by convolution.
 
+    y_l = sum_j K_j u_{l-j} + D u_l.
+
     Args:
         u: real [..., L, H].
 
@@ -103,6 +108,8 @@ def apply(system: System, u: Any) -> Array:
 
     Raises:
         ValueError: no steps or more than the stored length, other channels, complex values.
+
+    Source: arXiv 2111.00396, section 2.4; https://kexue.fm/archives/10162, equations 11 and 17.
     """
     u = diagonal.signal(u, system.D.shape[0])
     return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
@@ -137,7 +144,11 @@ class Step:
 
 
 def prepare(system: System) -> Step:
-    """Discretise, once, for the recurrence; solves for C where C~ is stored."""
+    """Discretise, once, for the recurrence; solves for C where C~ is stored.
+
+    Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equation 35, and the text
+    behind 39 for C.
+    """
     half = 0.5 * system.dt
     plain = exact(system)
     Lambda, P, B, C = (as_complex(p) for p in (plain.Lambda, plain.P, plain.B, plain.C))
@@ -165,12 +176,17 @@ def init_state(system: System, batch: int) -> Pair:
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     """One step of the recurrence, a `lax.scan` body.
 
+    x_k = a x_{k-1} + b u_k,  y_k = Re(C x_k) + D u_k.
+
     Args:
         state: pair [B, H, N].
         u: [B, H].
 
     Returns:
         The next state, and y [B, H].
+
+    Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equations 10 and 35, with
+    the index of the output one lower.
     """
     diagonal.check_step(state, u, prepared.B.shape)
     x, p = as_complex(state), prepared
@@ -201,6 +217,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
+
+    Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
     u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
     diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
@@ -312,6 +330,8 @@ def mixer(config: Config) -> Mixer:
     >>> params = layer.init(jax.random.key(0))
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
+
+    Source: arXiv 2111.00396, section 3.4, with P P^* in the place of P Q^*.
     """
     modes = (config.size + 1) // 2
     return over_systems(

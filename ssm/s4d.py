@@ -106,15 +106,23 @@ def _inputs(system: System) -> Pair:
 
 
 def prepare(system: System) -> Step:
-    """Discretise, once, for the recurrence."""
+    """Discretise, once, for the recurrence.
+
+    Source: https://kexue.fm/archives/10162, equations 8 and 9, for a diagonal A.
+    """
     return Step(*vandermonde.split(_modes(system)), _inputs(system), system.C, system.D)
 
 
 def kernel(system: System, length: int) -> Array:
     """K_0..K_{length-1} of each channel, [H, length], without D.
 
+    K_l = 2 Re sum_n C_n b_n a_n^l.
+
     Raises:
         ValueError: length < 1.
+
+    Source: arXiv 2206.11893, section 3.3; https://kexue.fm/archives/10162, equation 12, for a
+    diagonal A.
     """
     re, im = vandermonde.times(system.C, _inputs(system))
     return vandermonde.kernel((2.0 * re, 2.0 * im), _modes(system), length)
@@ -122,6 +130,8 @@ def kernel(system: System, length: int) -> Array:
 
 def apply(system: System, u: Any) -> Array:
     """The output for a whole signal from rest, by convolution.
+
+    y_l = sum_j K_j u_{l-j} + D u_l.
 
     Args:
         u: real [..., L, H].
@@ -131,6 +141,8 @@ def apply(system: System, u: Any) -> Array:
 
     Raises:
         ValueError: no steps, other channels, complex values.
+
+    Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
     u = diagonal.signal(u, system.D.shape[0])
     return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
@@ -144,12 +156,17 @@ def init_state(system: System, batch: int) -> Pair:
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     """One step of the recurrence, a `lax.scan` body.
 
+    x_k = a x_{k-1} + b u_k,  y_k = 2 Re(C x_k) + D u_k.
+
     Args:
         state: pair [B, H, M].
         u: [B, H].
 
     Returns:
         The next state, and y [B, H].
+
+    Source: https://kexue.fm/archives/10162, equation 10, for a diagonal A, with the index of the
+    output one lower.
     """
     diagonal.check_step(state, u, prepared.b[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
@@ -169,6 +186,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
+
+    Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
     u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
     length, modes = u.shape[-2], _modes(system)

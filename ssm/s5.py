@@ -111,7 +111,10 @@ def from_diagonal(
 
 
 def kernel(system: System, length: int) -> Array:
-    """K_l = 2 Re(C a^l b B), [H_out, H_in, length], without D and the backward part."""
+    """K_l = 2 Re(C a^l b B), [H_out, H_in, length], without D and the backward part.
+
+    Source: derived from https://kexue.fm/archives/10162, equation 12.
+    """
     modes = diagonal.modes(system.Lambda, system.dt, system.discretization)
     gains = diagonal.gains(system.Lambda, system.dt, system.discretization)
     B = (system.B[0].T, system.B[1].T)  # [H, P]
@@ -168,6 +171,9 @@ def apply(
 
     Raises:
         ValueError: no steps, other channels, complex values, durations of another shape.
+
+    Source: arXiv 2208.04933, section 3.2; https://kexue.fm/archives/10162, equation 10, with
+    matrices B and C.
     """
     return _run(system, u, steps, method, start)[1]
 
@@ -219,6 +225,8 @@ def prepare(system: System) -> Step:
 
     Raises:
         ValueError: a bidirectional system.
+
+    Source: https://kexue.fm/archives/10162, equations 8 and 9, for a diagonal A.
     """
     _check_causal(system)
     rule = (system.Lambda, system.dt, system.discretization)
@@ -246,6 +254,8 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
     Returns:
         The next state, and y [B, H].
+
+    Source: arXiv 2208.04933; https://kexue.fm/archives/10162, equation 10, with matrices B and C.
     """
     system = prepared.system
     diagonal.check_step(state, u, system.D.shape, prepared.a[0].shape)
@@ -267,6 +277,8 @@ def prefill(
 
     Returns:
         The state after `lengths` steps and y [B, L, H].
+
+    Source: derived from https://kexue.fm/archives/10162, equation 10.
     """
     _check_causal(system)
     u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)

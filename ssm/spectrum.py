@@ -37,6 +37,9 @@ def spectrum(system: System, length: int) -> Array:
 
     Args:
         system: with C~ for this length in the place of C.
+
+    Source: arXiv 2111.00396, algorithm 1, lines 2 to 4; https://kexue.fm/archives/10162, equations
+    36 to 38, written without a pole at z = -1.
     """
     dt = system.dt[:, None]
     w = (0.5 * dt * system.Lambda[0], 0.5 * dt * system.Lambda[1])

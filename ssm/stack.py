@@ -197,6 +197,8 @@ def apply(
     Raises:
         ValueError: a signal that does not fit, tokens outside the vocabulary (NaN where traced);
             lengths without pooling.
+
+    Source: arXiv 2111.00396, section 3.4 and appendix D.1; S4D (arXiv 2206.11893), section 5.
     """
     if lengths is not None and config.pooling == "none":
         raise ValueError("lengths: only pooled heads use them")

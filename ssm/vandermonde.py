@@ -36,7 +36,10 @@ class Modes(NamedTuple):
 
 
 def held(re: Array, im: Array, dt: Array) -> Modes:
-    """Modes of a continuous system over a step, lambda = exp(dt (re + i im))."""
+    """Modes of a continuous system over a step, lambda = exp(dt (re + i im)).
+
+    Source: https://kexue.fm/archives/10162, equation 8, for a diagonal A.
+    """
     shape = jnp.broadcast_shapes(re.shape, im.shape, dt.shape)
     turns, rest = _turns(im, dt)
     return Modes(*(jnp.broadcast_to(part, shape) for part in (dt * re, turns, rest)))
@@ -53,6 +56,8 @@ def bilinear(re: Array, im: Array, dt: Array) -> Modes:
 
     In single precision the turns of a step are good to 1e-11. Next to z = -1, where lambda is 0,
     its size stays above the root of the smallest float.
+
+    Source: https://kexue.fm/archives/10162, equation 20, for a diagonal A.
     """
     x, y = 0.5 * dt * re, 0.5 * dt * im
     below = (1.0 - x) ** 2 + y**2
@@ -198,6 +203,8 @@ def powers(modes: Modes, count: int, stride: int = 1) -> Pair:
     Args:
         count: at most 4096 for phases exact in single precision.
         stride: a power of two.
+
+    Source: arXiv 2206.11893, section 3.3: Vandermonde's matrix.
     """
     l = jnp.arange(count, dtype=modes.rate.dtype)  # noqa: E741
     return _at(Modes(*(part[..., None] for part in modes)), l, stride)
@@ -240,6 +247,8 @@ def circle(turns: Array) -> Pair:
 
     The library's functions branch by quarters on CPUs: with phases that jump from entry to
     entry they take seven times as long.
+
+    Source: Taylor's series of cosine and sine.
     """
     quarter = jnp.round(4.0 * turns)
     x = 2.0 * jnp.pi * (turns - 0.25 * quarter)  # at most pi/4
@@ -278,6 +287,9 @@ def kernel(weights: Pair, modes: Modes, length: int) -> Array:
 
     Raises:
         ValueError: length < 1.
+
+    Source: arXiv 2206.11893, section 3.3; https://kexue.fm/archives/10162, equation 12, for a
+    diagonal A.
     """
     if length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
@@ -290,7 +302,10 @@ def kernel(weights: Pair, modes: Modes, length: int) -> Array:
 
 
 def moments(u: Array, modes: Modes) -> Pair:
-    """sum_l lambda_n^l u_l, [..., M], for real u [..., L]: the transpose of `kernel`."""
+    """sum_l lambda_n^l u_l, [..., M], for real u [..., L]: the transpose of `kernel`.
+
+    Source: derived from arXiv 2206.11893, section 3.3.
+    """
     low, high = _tables(modes, u.shape[-1])
     width = low[0].shape[-1]
     u = jnp.pad(u, [(0, 0)] * (u.ndim - 1) + [(0, -u.shape[-1] % width)])

@@ -1,6 +1,6 @@
 """Samplers against the number of network calls, on laws that are known and on digits.
 
-Reproduces: the ablation of samplers of EDM (arXiv 2206.00364, table 2 and figure 2) in its order of
+Reproduces: the ablation of samplers of EDM (arXiv 2206.00364, figures 2 and 4) in its order of
 accuracy: Euler of first order, Heun of second; with DDIM, ancestral sampling and DPM-Solver++(2M)
 (arXiv 2211.01095) beside them. Errors are distances from the exact flow of a mixture of normal
 laws; on digits, a Frechet distance of a small classifier's features, which is not an FID.

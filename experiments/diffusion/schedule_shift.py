@@ -1,6 +1,6 @@
 """Whether schedules should follow the size of images: cosine, shifted and interpolated, two sizes.
 
-Reproduces: the question of table 1 of simple diffusion (arXiv 2301.11093; the post
+Reproduces: the question of the table of noise schedules of simple diffusion (arXiv 2301.11093;
 https://kexue.fm/archives/10047). The same images are learnt at a base size and at twice that, with
 the cosine schedule, with one shifted by 2 log 2 towards noise, and with both interpolations; all
 arms share their seeds. The paper finds that shifts help large images; at the base size the same
@@ -160,7 +160,7 @@ def _larger(kind: str, metric: str, name: str, what: str) -> Claim:
     return Claim(
         id=f"schedule_shift.{name}",
         statement=f"{what} of the cosine over that of {kind}, images of the larger size, above 1",
-        source="arXiv 2301.11093, table 1 (ImageNet, FID)",
+        source="arXiv 2301.11093, its table of noise schedules (ImageNet, FID)",
         measure=lambda record: _at(record, 1, "cosine", kind, metric),
         paper=1.0,
         kind="ordering",
@@ -190,7 +190,8 @@ CLAIMS = (
         id="schedule_shift.interaction",
         statement="what the shift is worth at the larger size over what it is worth at the "
         "base (Frechet distance of the cosine over that of the shifted schedule), above 1",
-        source="arXiv 2301.11093, table 1: the larger the images, the more a shift helps",
+        source="arXiv 2301.11093, its table of noise schedules: the larger the images, the more a "
+        "shift helps",
         measure=_interaction,
         paper=1.0,
         kind="ordering",

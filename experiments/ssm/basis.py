@@ -1,6 +1,6 @@
 """The bases of S4 and S4D: what each coordinate of the state answers to an impulse.
 
-Reproduces: figures 1 and 2 of S4D (arXiv 2206.11893): the functions e^{tA} B of S4-LegS, S4-FouT
+Reproduces: figures of S4D (arXiv 2206.11893): the functions e^{tA} B of S4-LegS, S4-FouT
 and S4D's initialisations, and its theorem 3: for smooth inputs the outputs of S4D-LegS, which
 lacks the rank-one term, approach those of S4-LegS as N grows. Their kernels do so only slowly.
 """

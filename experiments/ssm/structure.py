@@ -250,7 +250,7 @@ CLAIMS = (
         id="structure.eigenvectors",
         statement="bits by which the range of an eigenvector of LegS grows from one N to the next, "
         "with half the logarithm of N, per unit of N",
-        source="archives/10162: S_{d/3} ~ sqrt(d) 2^(-4d/3)",
+        source="archives/10162, equation 25: of order sqrt(d) 2^(-4d/3), for lambda = d/3",
         measure=_growth,
         paper=4.0 / 3.0,
         tolerance=0.05,

@@ -1,0 +1,7 @@
+"""python -m docs.pages: write the generated pages, and the summary in the README, again."""
+
+from docs.pages import write
+
+if __name__ == "__main__":
+    for path in write():
+        print(path)

@@ -1,0 +1,83 @@
+"""The generated pages: up to date, complete, and every entry of theirs leads somewhere."""
+
+import fnmatch
+
+import pytest
+
+from docs.pages import claims, docstrings, equations, figures, results, sources, texts
+from experiments import catalog
+
+
+def test_pages_and_readme_say_what_results_and_code_say():
+    stale = [path for path, text in texts().items() if (sources.ROOT / path).read_text() != text]
+    assert not stale, f"run: python -m docs.pages ({stale})"
+
+
+def test_the_summary_in_the_readme_counts_every_claim():
+    text = (sources.ROOT / "README.md").read_text()
+    rows = results.claims()
+    assert len(rows) >= 60
+    assert f"| all | {len(rows)} |" in text and claims.readme(text) == text
+    broken = text.replace(f"| all | {len(rows)} |", "| all | 1000 |")
+    assert claims.readme(broken) == text
+
+
+def test_every_claim_has_a_verdict_a_scale_and_a_command():
+    for row in results.claims():
+        assert row["verdict"] and row["source"] and row["command"].startswith("python -m")
+        assert row["scale"] is not None, f"{row['id']}: no published run"
+
+
+def test_every_equation_leads_to_a_function_and_a_test():
+    found = equations.entries()
+    assert len(found) >= 150
+    assert not [entry.name for entry in found if not entry.tests]
+    for entry in found:
+        path, _, test = entry.tests[0].partition("::")
+        assert f"def {test}(" in (sources.ROOT / path).read_text()
+
+
+def test_a_test_reaches_a_function_by_helpers_and_through_callers():
+    by_name = {entry.name: entry for entry in equations.entries()}
+    direct = by_name["fourier_density.density.PeriodicDensity.cdf"]
+    assert direct.via == "" and direct.tests[0].startswith("tests/fourier_density/test_density")
+    assert by_name["attention.latent.release"].via == "attention.latent.attend"
+    assert equations._checked("ssm.s4.no_such_function") == ((), "")
+
+
+def test_figures_of_the_papers_name_what_is_there():
+    found = figures.entries()
+    assert len(found) >= 100
+    for entry in found:
+        assert entry.paper and entry.number and entry.shows
+        assert entry.experiments or entry.why, f"{entry.paper}, {entry.number}: nothing, no reason"
+        assert set(entry.experiments) <= set(catalog.names())
+        for picture in entry.pictures:
+            assert (sources.ROOT / picture).is_file(), picture
+        ids = [row["id"] for row in entry.rows]
+        for pattern in entry.claims:
+            assert fnmatch.filter(ids, pattern), f"{entry.paper}, {entry.number}: {pattern}"
+
+
+def test_every_experiment_is_in_the_gallery():
+    published = {record.data["experiment"] for record in results.records()}
+    assert set(catalog.names()) - published == set(UNPUBLISHED)
+
+
+UNPUBLISHED = ("attention/language_model",)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("P_r^*, [B, H].", "P_r^&#42;, &#91;B, H&#93;."),
+        ("*Absorbed*: `a[0] * b`", "<em>Absorbed</em>: `a[0] * b`"),
+        ("Notation\n    A   B * C\n\nText.", "Notation:\n\n```text\nA   B * C\n```\n\nText."),
+        ("Args:\n    low, high: [N].", "Args:\n    low: &#91;N&#93;.\n    high: &#91;N&#93;."),
+        ("One.\n\n    y = a[0] * x\n\nTwo.", "One.\n\n```text\ny = a[0] * x\n```\n\nTwo."),
+        (">>> f(1)\n2", "```pycon\n>>> f(1)\n2\n```"),
+        ("a < b", "a &lt; b"),
+    ],
+)
+def test_docstrings_as_markdown(docstring, expected):
+    assert docstrings.markdown(docstring) == expected
