@@ -25,7 +25,7 @@ class House(griffe.Extension):
 
 
 def markdown(docstring: str) -> str:
-    """A dedented docstring with its sections as they are and everything else made safe for Markdown."""
+    """A dedented docstring: sections as they are, everything else made safe for Markdown."""
     return "\n".join(_blocks(docstring.splitlines())).rstrip("\n")
 
 
