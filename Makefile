@@ -39,14 +39,9 @@ docs: $(STAMP) ## build the site into site/; warnings are errors
 pages: $(STAMP) ## write the generated pages of docs/ and the summary in README.md again
 	$(BIN)/python -m docs.pages
 
-bench: $(STAMP) ## speed of densities, memories, state spaces and of the training step; TORCH=path/to/python adds PyTorch
-	$(BIN)/python benchmarks/fourier_density.py
-	$(BIN)/python benchmarks/hippo.py
-	$(BIN)/python benchmarks/ssm.py
-	$(BIN)/python benchmarks/attention.py $(if $(TORCH),--torch $(TORCH))
-	$(BIN)/python benchmarks/diffusion.py
-	$(BIN)/python benchmarks/unet.py $(if $(TORCH),--torch $(TORCH))
-	$(BIN)/python benchmarks/language_model_training.py $(if $(TORCH),--torch $(TORCH))
+bench: $(STAMP) ## all benchmarks into results/benchmarks; TORCH=path/to/python adds PyTorch
+	$(BIN)/python -m benchmarks $(if $(TORCH),--torch $(TORCH))
+	$(BIN)/python -m docs.pages
 
 reliability: $(STAMP) ## all campaigns of faults, some two hours; tables into results/reliability
 	$(BIN)/python -m tests.reliability --output results/reliability

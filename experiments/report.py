@@ -82,7 +82,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Path]], path: Path) -> Path:
     for name, small, (x, y) in placed:
         pen.text((x, y), name, fill="black", font=ImageFont.load_default(size=20))
         sheet.paste(small, (x, y + TITLE))
-    sheet.save(path)
+    sheet.quantize(256).save(path, optimize=True)
     return path
 
 

@@ -3,9 +3,22 @@
 from pathlib import Path
 
 from docs.pages import results
-from experiments import catalog
+from docs.pages.sources import ROOT
+from experiments import catalog, report
 
 PATH = Path("docs/gallery.md")
+OVERVIEW = Path("docs/assets/overview.png")
+CHOSEN = (
+    "fourier_density/mixtures",
+    "attention/cache",
+    "ssm/memory",
+    "diffusion/samplers",
+    "ssm/delay",
+    "diffusion/upsample_exact",
+    "ssm/transfer",
+    "diffusion/distill_mixture",
+    "attention/recall",
+)
 HEAD = """# Gallery
 
 The figure of every published run, drawn from its recorded numbers alone. `python -m experiments
@@ -35,6 +48,12 @@ def page() -> str:
             f"`{record.data['command']}`, {took} on {_devices(record.data['devices'])}\n",
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def overview() -> Path:
+    """The sheet of some figures that the first page shows. Its bytes depend on Pillow's version."""
+    pictures = [(name, ROOT / results.RESULTS / name / "cpu" / "figure.png") for name in CHOSEN]
+    return report.contact_sheet(pictures, ROOT / OVERVIEW)
 
 
 def _devices(devices: list[str]) -> str:
