@@ -47,14 +47,15 @@ def draw(axis: Any, record: Record, arms: Sequence[str], metric: str, label: str
     """Seeds of every arm as dots, joined in pairs, with their geometric means."""
     every = np.array([values(record, arm, metric) for arm in arms])
     for seed in range(every.shape[1]):
-        axis.plot(every[:, seed], range(len(arms)), color="#bbbbbb", linewidth=0.7, marker=".")
-    for place, mine in enumerate(every):
-        mean = float(np.exp(np.log(mine).mean()))
-        axis.plot([mean], [place], color=figures.COLORS[0], marker="D", linestyle="none")
+        name = "seeds, joined" if seed == 0 else None
+        look = {"color": "#aaaaaa", "linewidth": 0.7, "marker": ".", "label": name}
+        axis.plot(every[:, seed], range(len(arms)), **look)
+    means = np.exp(np.log(every).mean(axis=1))
+    look = {"color": figures.COLORS[0], "marker": "D", "linestyle": "none"}
+    axis.plot(means, range(len(arms)), label="geometric mean", **look)
     axis.set_yticks(range(len(arms)), list(arms))
-    axis.set(xlabel=label)
+    axis.set(xlabel=label, ylim=(len(arms) - 0.5, -0.5))
     axis.locator_params(axis="x", nbins=5)
-    axis.invert_yaxis()
 
 
 def _pairs(record: Record, above: str, below: str, metric: str) -> Any:

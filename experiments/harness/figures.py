@@ -1,7 +1,7 @@
 """House style of the figures; drawn from recorded numbers alone, identical bytes every time."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,38 @@ from matplotlib.figure import Figure
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "x")
+# Names of the code, as the papers spell them.
+NAMES = {
+    "gqa": "GQA",
+    "mha": "MHA",
+    "mqa": "MQA",
+    "mla": "MLA",
+    "s4": "S4",
+    "s4d": "S4D",
+    "s5": "S5",
+    "dss": "DSS",
+    "rtf": "RTF",
+    "gated_rtf": "gated RTF",
+    "mamba": "Mamba",
+    "legs": "LegS",
+    "legt": "LegT",
+    "lagt": "LagT",
+    "fous": "FouS",
+    "fout": "FouT",
+    "fout_naive": "FouT, naive",
+    "zoh": "zero-order hold",
+    "ddim": "DDIM",
+    "dpmpp_2m": "DPM-Solver++(2M)",
+    "heun": "Heun",
+    "edm euler": "EDM, Euler",
+    "edm heun": "EDM, Heun",
+    "edm churn": "EDM, churn",
+    "student_t": "Student's t",
+    "laplace": "Laplace",
+    "reflect": "reflected",
+    "fourier": "Fourier",
+    "deep": "deep factorized",
+}
 STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9.0,
@@ -32,11 +64,26 @@ STYLE: Any = {
 }
 
 
-def new(rows: int = 1, columns: int = 1, width: float = 4.2, height: float = 3.1):
+def new(rows: int = 1, columns: int = 1, width: float = 4.2, height: float = 3.1, **grid: Any):
     """A figure of rows x columns panels of `width` x `height` inches, and its axes."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, squeeze=False, **grid)
+
+
+def spelled(name: str) -> str:
+    """A name of the code as papers spell it: "s4d" is S4D."""
+    return NAMES.get(name, name)
+
+
+def legend_below(figure: Figure, columns: int = 4, axes: Iterable[Any] | None = None) -> None:
+    """One legend below all panels, of every label of `axes` once; of all axes by default."""
+    panels = figure.axes if axes is None else axes
+    pairs = [pair for a in panels for pair in zip(*a.get_legend_handles_labels(), strict=True)]
+    lines = {label: line for line, label in reversed(pairs)}
+    labels = list(dict.fromkeys(label for _, label in pairs))
+    handles = [lines[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def logarithmic(axes: Any, which: str) -> None:
