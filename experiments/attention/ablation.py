@@ -213,13 +213,14 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def draw(record: Record):
     """Differences at equal parameters and at equal caches, learning rates, and loss by cache."""
-    figure, axes = figures.new(2, 2, width=4.6)
+    figure, axes = figures.new(2, 2, width=4.6, height=3.2)
     for axis, name, title in zip(axes[0], PANELS, TITLES, strict=True):
         chosen = record.result[name]
         verdicts.draw_differences(axis, record, chosen, chosen[0], METRIC)
         axis.set(title=title)
     _draw_rates(axes[1, 0], record)
     _draw_caches(axes[1, 1], record)
+    figures.legend_below(figure, columns=5)
     return figure
 
 
@@ -229,9 +230,7 @@ def _draw_rates(axis: Any, record: Record) -> None:
         if means:
             axis.plot([*means], [*means.values()], label=arm, **style)
     figures.logarithmic(axis, "x")
-    axis.set(xlabel="peak learning rate", ylabel="bits per byte", title="tuning, another seed")
-    if axis.lines:
-        axis.legend(fontsize=7)
+    axis.set(xlabel="peak learning rate", ylabel="bits per byte", title="tuning, on another seed")
 
 
 def _draw_caches(axis: Any, record: Record) -> None:
@@ -245,9 +244,11 @@ def _draw_caches(axis: Any, record: Record) -> None:
         style = {**style, "linestyle": "none"}
         x = caches[arm] * 1.03 ** (same.index(arm) - (len(same) - 1) / 2)
         axis.errorbar([x], [mean.value], yerr=error, capsize=3, label=arm, **style)
-    figures.logarithmic(axis, "x")
-    axis.set(xlabel="numbers cached a token and layer", ylabel="bits per byte", title="all arms")
-    axis.legend(fontsize=7)
+    axis.set_xscale("log")
+    axis.set_xticks(sorted(set(caches.values())), map(str, sorted(set(caches.values()))))
+    axis.minorticks_off()
+    axis.set(xlabel="numbers cached a token and layer", ylabel="bits per byte")
+    axis.set(title="all arms, means with 95 % intervals")
 
 
 def table(record: Record) -> str:

@@ -29,6 +29,7 @@ MODELS: dict[str, tuple[Any, int]] = {
     "V2 as GQA-8": (GroupedConfig(5120, 128, 8, 128), 60),
     "V2 as MQA": (GroupedConfig(5120, 128, 1, 128), 60),
 }
+KINDS = ("MHA", "GQA", "MQA", "MLA")
 BITS = 6  # an element of the deployed V2's cache, on average (2405.04434)
 
 
@@ -80,22 +81,29 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 
 def draw(record: Record):
-    """Elements of a token, and gibibytes of a long sequence."""
-    rows = sorted(record.rows, key=lambda row: row["elements"])
-    figure, axes = figures.new(rows=1, columns=2, width=4.6, height=3.4)
-    names = [row["model"] for row in rows]
-    context = record.config["context"]
-    for axis, key, label in (
-        (axes[0, 0], "elements", "cached elements a token"),
-        (axes[0, 1], "gibibytes", f"GiB for {context} tokens in bfloat16"),
-    ):
-        colors = [figures.COLORS[0 if "MHA" in n or "GQA" in n or "MQA" in n else 1] for n in names]
-        axis.barh(names, [row[key] for row in rows], color=colors)
-        axis.set(xlabel=label)
-        axis.set_xscale("log")
-        axis.set_xlim(left=min(row[key] for row in rows) / 10)
-    axes[0, 1].set_yticklabels([])
+    """Elements of a token, with the gibibytes of a long sequence beside them."""
+    rows = sorted(record.rows, key=lambda row: row["elements"], reverse=True)
+    figure, axes = figures.new(width=7.2, height=3.8)
+    axis, context = axes[0, 0], record.config["context"]
+    for kind, style in zip(KINDS, figures.styles(), strict=False):
+        places = [place for place, row in enumerate(rows) if _kind(row["model"]) == kind]
+        values = [rows[place]["elements"] for place in places]
+        axis.plot(values, places, label=kind, **{**style, "linestyle": "none", "markersize": 7})
+    for place, row in enumerate(rows):
+        label = f"{row['elements']:,} ({row['gibibytes']:.3g} GiB)"
+        shift = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        axis.annotate(label, (row["elements"], place), fontsize=8, **shift)
+    axis.set_yticks(range(len(rows)), [row["model"] for row in rows])
+    axis.set(xscale="log", ylim=(len(rows) - 0.5, -0.5))
+    axis.set_xlim(right=6 * rows[0]["elements"])
+    axis.set(xlabel=f"cached elements a token (and GiB for {context:,} tokens in bfloat16)")
+    axis.legend(loc="lower right")
     return figure
+
+
+def _kind(model: str) -> str:
+    """Of attention; models whose name has none have MLA."""
+    return next((kind for kind in KINDS if kind in model), KINDS[-1])
 
 
 def table(record: Record) -> str:

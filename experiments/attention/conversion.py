@@ -261,35 +261,34 @@ def _spectra(
 
 def draw(record: Record):
     """More bits against the cache, and what the latents leave out."""
-    figure, axes = figures.new(columns=2, width=4.6, height=3.4)
+    figure, axes = figures.new(columns=2, width=4.6, height=3.7)
     left, right = axes[0]
     whole = record.result["whole"]["elements"]
     for name, style in zip(_names(record), figures.styles(), strict=False):
         rows = [row for row in record.result["rows"] if row["way"] == name]
-        more = [row["more"] for row in rows]
         errors = [2 * row["error"] for row in rows]
-        left.errorbar([row["elements"] for row in rows], more, errors, label=name, **style)
-    left.axvline(whole, color="#999999", linestyle="--")
-    left.axhline(0.0, color="#999999", linewidth=0.8)
+        places, more = [row["elements"] for row in rows], [row["more"] for row in rows]
+        left.errorbar(places, more, errors, label=name, **style)
+    left.axvline(whole, color="#777777", linestyle="--", linewidth=1.0, label=f"all {whole}")
+    left.axhline(0.0, color="#777777", linewidth=0.8)
     on = record.result["whole_trained_on"] - record.result["whole"]["bits"]
-    left.axhline(on, color="#999999", linewidth=0.8, linestyle=":", label="all, trained on")
+    look = {"color": "#777777", "linestyle": ":", "label": f"all {whole}, trained on"}
+    left.axhline(on, linewidth=1.2, **look)
     left.set_yscale("symlog", linthresh=0.02)
     left.set(
-        xlabel=f"cached numbers a token and layer (all: {whole})",
-        ylabel="bits per byte over the whole cache's",
-        title=record.result["data"]["source"],
+        xlabel="cached numbers a token and layer", ylabel="bits per byte over the whole cache's"
     )
-    left.legend(fontsize=6, loc="upper right")
-    for (name, layers), color in zip(
-        record.result["spectra"].items(), figures.COLORS, strict=False
-    ):
+    left.set(title=f"loss, {record.result['data']['source']}", ylim=(min(-0.04, 2 * on), 8.0))
+    figures.legend_below(figure, columns=5)
+    spectra = record.result["spectra"].items()
+    for (name, layers), style in zip(spectra, figures.styles(), strict=False):
         for index, values in enumerate(layers):
-            ranks = np.arange(1, len(values) + 1)
-            label = name if index == 0 else None
-            right.plot(ranks, np.maximum(values, 1e-6), color=color, linewidth=1.0, label=label)
-    right.set_yscale("log")
-    right.set(xlabel="latents", ylabel="share left out", title="keys and values of each layer")
-    right.legend(fontsize=7)
+            left_out = np.where(np.array(values) > 1e-6, values, np.nan)  # written to 6 digits
+            look = {**style, "marker": None, "linewidth": 1.0, "label": name * (index == 0)}
+            right.plot(np.arange(1, len(values) + 1), left_out, **look)
+    right.set(xlabel="latents", ylabel="share of squares left out", yscale="log")
+    right.set(title="keys and values, a line a layer")
+    right.legend(fontsize=8)
     return figure
 
 

@@ -287,25 +287,25 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def draw(record: Record):
     """Time against context with its roofline, and how far above it."""
-    figure, axes = figures.new(rows=1, columns=2, width=4.8, height=3.6)
+    figure, axes = figures.new(rows=1, columns=2, width=4.6, height=3.7)
+    (left, right) = axes[0]
     for name, style in zip(record.config["variants"], figures.styles(), strict=False):
         rows = sorted(
             (r for r in record.rows if r["variant"] == name), key=lambda row: row["context"]
         )
-        contexts = [r["context"] for r in rows]
-        axes[0, 0].plot(contexts, [r["milliseconds"] for r in rows], label=name, **style)
-        axes[0, 0].plot(
-            contexts, [r["roofline"] for r in rows], color=style["color"], linewidth=0.8, alpha=0.6
-        )
-        ratio = [r["milliseconds"] / r["roofline"] for r in rows]
-        axes[0, 1].plot(contexts, ratio, **style)
-    axes[0, 0].set(xlabel="context", ylabel="ms a token (thin: roofline)")
-    axes[0, 1].set(xlabel="context", ylabel="times the roofline")
+        contexts, bounds = [r["context"] for r in rows], [r["roofline"] for r in rows]
+        left.plot(contexts, [r["milliseconds"] for r in rows], label=name, **style)
+        left.plot(contexts, bounds, color=style["color"], linewidth=0.8, alpha=0.6)
+        right.plot(contexts, [r["milliseconds"] / r["roofline"] for r in rows], **style)
+    left.plot([], [], color="#555555", linewidth=0.8, alpha=0.6, label="roofline of each")
+    figures.logarithmic(left, "y")
+    left.set(ylabel="ms a token", title="time of a decoded token")
+    right.axhline(1.0, color="#777777", linewidth=1.0)
+    right.set(ylabel="time over the roofline's", title="above the roofline")
     for axis in axes[0]:
+        axis.set(xlabel="context (tokens)")
         axis.set_xscale("log", base=2)
-    axes[0, 0].set_yscale("log")
-    axes[0, 1].axhline(1.0, color="#999999", linewidth=0.8)
-    axes[0, 0].legend(fontsize=7)
+    figures.legend_below(figure, columns=4)
     return figure
 
 

@@ -220,14 +220,15 @@ def draw(record: Record):
     bigram = record.result["bigram_bits_per_byte"]
     left.axhline(bigram, color="#777777", linewidth=1, label="bigram table")
     left.set(xlabel="bytes seen (millions)", ylabel="bits per byte")
-    left.set(title=f"{record.config['model']['mixer']} on {record.result['data']['source']}")
+    mixer = figures.spelled(record.config["model"]["mixer"])
+    left.set(title=f"{mixer} on {record.result['data']['source']}")
     left.set_ylim(0, 8.5)
     left.legend()
     text = record.config["prompt"] + record.result["sample"]
     lines = textwrap.wrap(text, 44, replace_whitespace=False, drop_whitespace=False)
     shown = "\n".join(lines[:18]).translate(UNPRINTABLE)
-    right.text(0, 1, shown, va="top", family="monospace", fontsize=7, parse_math=False)
-    right.set(title="generated")
+    right.text(0, 1, shown, va="top", family="monospace", fontsize=8, parse_math=False)
+    right.set_title("generated, after the prompt", loc="left")
     right.set_axis_off()
     return figure
 

@@ -287,8 +287,10 @@ def draw(record: Record):
     axis.set_xticks(_caches(record), list(map(str, _caches(record))))
     axis.minorticks_off()
     task = record.config["task"]
-    axis.set(xlabel="numbers cached a token and layer", ylabel="accuracy", ylim=(0, 1.05))
+    axis.set(xlabel="numbers cached a token and layer", ylim=(0, 1.05))
+    axis.set(ylabel="accuracy, 95 % interval of the mean")
     axis.set(title=f"recall of {task['pairs']} pairs in {task['length']} tokens")
+    axis.plot([], [], ".", color="#777777", markersize=3, label="seeds")
     axis.legend()
     return figure
 

@@ -47,10 +47,11 @@ def draw_differences(
     for place, arm in enumerate(arms):
         each = np.array(by_arm.values(record, arm, metric)) - ours
         found = by_arm.difference(record, arm, baseline, metric)
-        axis.plot(each, [place] * len(each), ".", color="#aaaaaa")
+        axis.plot(each, [place] * len(each), ".", color="#aaaaaa", label="seeds" * (place == 0))
         if arm == baseline or found is None:
             continue
         known = verdict(found) != "inconclusive"
+        label = f"mean, 95 % interval {'without' if known else 'with'} 0"
         axis.errorbar(
             [found.value],
             [place],
@@ -59,13 +60,14 @@ def draw_differences(
             marker="D" if known else "o",
             markerfacecolor=None if known else "white",
             capsize=3,
+            label=label * (label not in axis.get_legend_handles_labels()[1]),
         )
     axis.axvline(0, color="#777777", linewidth=1)
     rows = {row["arm"]: row["cache"] for row in record.rows if "arm" in row}
-    axis.set_yticks(range(len(arms)), [f"{arm} ({rows[arm]})" for arm in arms])
-    axis.set(xlabel=f"{metric.replace('_', ' ')}, minus {baseline}")
+    axis.set_yticks(range(len(arms)), [f"{figures.spelled(arm)} ({rows[arm]})" for arm in arms])
+    axis.set(xlabel=f"{metric.replace('_', ' ')}, minus {baseline} (below 0: better)")
     axis.locator_params(axis="x", nbins=5)
-    axis.invert_yaxis()
+    axis.set_ylim(len(arms) - 0.5, -0.5)
 
 
 def ordering(

@@ -236,10 +236,10 @@ def rank_correlation(record: Record) -> Measurement:
 
 def draw(record: Record):
     """Differences from the baseline, and our losses over the post's."""
-    figure, axes = figures.new(columns=2, width=5.2, height=4.6)
-    names = by_arm.names(record)
+    figure, axes = figures.new(columns=2, width=5.2, height=5.0, width_ratios=(1.3, 1.0))
+    names, axis = by_arm.names(record), axes[0, 1]
     verdicts.draw_differences(axes[0, 0], record, names, BASELINE, METRIC)
-    axis = axes[0, 1]
+    axes[0, 0].set(title="losses (and numbers cached a token and layer)")
     kinds = {"MHA": "MHA", "MLA": "MLA", "S": "shared keys and values", "GQA": "GQA"}
     styles = dict(zip(kinds.values(), figures.styles(), strict=False))
     for name in names:
@@ -248,11 +248,11 @@ def draw(record: Record):
         values = by_arm.values(record, name, METRIC)
         known = axis.get_legend_handles_labels()[1]
         label = None if kinds[kind] in known else kinds[kind]
-        style = {**styles[kinds[kind]], "linestyle": "none"}
+        style = {**styles[kinds[kind]], "linestyle": "none", "markersize": 6}
         axis.plot([loss], [np.mean(values)], label=label, **style)
-    axis.set(xlabel="the post's loss (nats a token)")
-    axis.set(ylabel="ours (bits a byte)", title="one marker an arm")
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set(xlabel="loss of the post (nats a token)", ylabel="our loss (bits a byte)")
+    axis.set(title="every arm, at both scales")
+    figures.legend_below(figure, columns=4)
     return figure
 
 

@@ -123,14 +123,13 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def draw(record: Record):
     """Distances and errors of every arm, and what a step costs."""
-    figure, axes = figures.new(rows=1, columns=4, width=3.6, height=2.8)
+    figure, axes = figures.new(rows=2, columns=2, width=4.8, height=2.9)
     names = by_arm.names(record)
     by_arm.draw(axes[0, 0], record, names, "frechet", "Frechet distance of features")
     by_arm.draw(axes[0, 1], record, names, "error", "error of v on held-out images")
-    by_arm.draw(axes[0, 2], record, names, "ms", "ms of a training step")
-    for axis in axes[0, 1:3]:
-        axis.set_yticklabels([])
-    arms.draw_samples(axes[0, 3], record, names)
+    by_arm.draw(axes[1, 0], record, names, "ms", "ms of a training step")
+    arms.draw_samples(axes[1, 1], record, names)
+    figures.legend_below(figure)
     return figure
 
 

@@ -212,9 +212,10 @@ def draw_samples(axis: Any, record: Record, arms: Sequence[str]) -> None:
     images = np.concatenate([np.asarray(rows[arm]) for arm in arms])
     axis.imshow(denoising.tile(images, 256, 8))
     size = images.shape[1] + 1
-    axis.set_yticks([size * (place + 0.5) - 1 for place in range(len(arms))], [])
+    axis.set_yticks([size * (place + 0.5) - 1 for place in range(len(arms))], arms, fontsize=8)
     axis.set_xticks([])
     axis.grid(False)
+    axis.set(title="samples of one seed")
 
 
 def table(record: Record, baseline: Callable[[str], str], metrics_: Sequence[str]) -> str:

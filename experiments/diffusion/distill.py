@@ -267,31 +267,35 @@ def _teacher_curve(
 
 def draw(record: Record):
     """The teacher by calls beside the generator, the way there, and images of both."""
-    figure, axes = figures.new(rows=1, columns=3, width=4.0, height=3.4)
-    result, styles = record.result, figures.styles()
-    curve = result["teacher"]
-    axes[0, 0].plot(
-        [r["calls"] for r in curve], [r["frechet"] for r in curve], label="teacher", **next(styles)
-    )
-    steps = len(record.config["distill"]["levels"])
+    figure, axes = figures.new(columns=3, width=4.0, height=3.4, width_ratios=(1.0, 1.0, 1.15))
+    (left, middle, right), result, styles = axes[0], record.result, figures.styles()
+    curve, steps = result["teacher"], len(record.config["distill"]["levels"])
+    best = min(curve, key=lambda row: row["frechet"])
+    calls = [row["calls"] for row in curve]
+    left.plot(calls, [row["frechet"] for row in curve], label="teacher", **next(styles))
     star = {"marker": "*", "markersize": 12, "color": figures.COLORS[1], "linestyle": "none"}
-    axes[0, 0].plot([steps], [result["frechet"]], label="generator", **star)
+    left.plot([steps], [result["frechet"]], label="generator", **star)
     floor, n = result["floor"]["frechet"], result["floor"]["n"]
-    axes[0, 0].axhline(floor, color="#999999", linestyle="--", label=f"{n} held-out images")
-    axes[0, 0].legend(fontsize=7)
-    axes[0, 0].set(xlabel="calls of the network", ylabel="Frechet distance of features")
+    sets = f"{n} real images (samples: {record.config['samples']})"
+    left.axhline(floor, color="#777777", linestyle="--", linewidth=1.2, label=sets)
+    left.set(xlabel="calls of the network", title="after training")
     rows = [row for row in record.rows if "frechet" in row and row["step"]]
-    batch = record.config["training"]["batch_size"]
-    images = [batch * row["step"] for row in rows]
-    axes[0, 1].plot(images, [row["frechet"] for row in rows], **next(styles))
-    axes[0, 1].set(xlabel="images generated in training", ylabel="Frechet distance of features")
-    for axis in (axes[0, 0], axes[0, 1]):
+    images = [record.config["training"]["batch_size"] * row["step"] / 1000 for row in rows]
+    look = {**next(styles), "markersize": 3.5, "linewidth": 1.2, "label": "generator"}
+    middle.plot(images, [row["frechet"] for row in rows], **look)
+    look = {"color": figures.COLORS[0], "linestyle": ":", "linewidth": 1.4}
+    middle.axhline(best["frechet"], label=f"teacher, {best['calls']} calls", **look)
+    middle.set(xlabel="thousands of images generated", title="in training")
+    for axis in (left, middle):
         figures.logarithmic(axis, "x")
         figures.logarithmic(axis, "y")
-    best = min(curve, key=lambda row: row["frechet"])
-    rows = {f"{steps} call{'s' * (steps > 1)}": result["grid"], f"{best['calls']}": best["grid"]}
-    enlarging.draw_grids(axes[0, 2], rows, result["levels"], columns=10, lines=2)
-    axes[0, 2].set(title=f"generator, teacher: {image_sets.label(record.config)}")
+        axis.set(ylabel="Frechet distance of features")
+        axis.legend(fontsize=7, loc="upper right")
+    left.set_ylim(top=9 * max(row["frechet"] for row in curve))
+    said = f"generator,\n{steps} call{'s' * (steps > 1)}", f"teacher,\n{best['calls']} calls"
+    grids = dict(zip(said, (result["grid"], best["grid"]), strict=True))
+    enlarging.draw_grids(right, grids, result["levels"], columns=10, lines=2)
+    right.set(title=f"samples: {image_sets.label(record.config)}")
     return figure
 
 

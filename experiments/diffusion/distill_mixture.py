@@ -259,31 +259,44 @@ def _normal(dimensions: int = 4096, count: int = 64, sigma: float = 0.1) -> dict
 def draw(record: Record):
     """Samples, distances by alpha, widths in training, thresholds."""
     figure, axes = figures.new(rows=2, columns=2, width=4.2, height=3.4)
-    names = by_arm.names(record)
+    names, styles = by_arm.names(record), itertools.cycle(figures.styles())
+    looks = dict(zip(names, styles, strict=False))
     best = "alpha = 1" if "alpha = 1" in names else names[0]
-    colors = dict(zip(names, itertools.cycle(figures.COLORS)))
     for name in dict.fromkeys((names[-2], NAIVE, best)):  # the largest alpha and the best
-        style = {"markersize": 2, "color": colors[name], "label": name}
-        axes[0, 0].plot(*_points(record, name).T, ".", **style)
+        dots = {**looks[name], "linestyle": "none", "markersize": 2.5, "label": name}
+        axes[0, 0].plot(*_points(record, name).T, **dots)
     axes[0, 0].set(aspect="equal", xlim=(-1.6, 1.6), ylim=(-1.4, 1.8), title="one-step samples")
-    axes[0, 0].legend(fontsize=6, loc="upper center", ncols=3, markerscale=3, handletextpad=0)
+    axes[0, 0].legend(fontsize=7, loc="upper center", ncols=3, markerscale=2, handletextpad=0)
     by_arm.draw(axes[0, 1], record, names, "sliced_w2", "sliced W2 from the mixture")
-    axes[0, 1].axvline(record.result["floor"]["sliced_w2"], color="#999999", linestyle="--")
+    look = {"color": "#555555", "linestyle": "--", "linewidth": 1.2}
+    axes[0, 1].axvline(record.result["floor"]["sliced_w2"], label="the mixture's samples", **look)
     figures.logarithmic(axes[0, 1], "x")
-    every = record.config["check_every"]
+    axes[0, 1].legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.42, 0.0))
+    axes[0, 1].set(title="after training")
+    _draw_widths(axes[1, 0], record, looks)
+    result, alpha = record.result, np.linspace(1.1, 2.05, 100)
+    closed = [distillation.threshold(float(a), 0.1) for a in alpha]
+    axes[1, 1].plot(alpha, closed, color=figures.COLORS[0], label="closed form")
+    dots = {"color": figures.COLORS[1], "label": "the loss's gradient"}
+    axes[1, 1].plot(result["alphas"], result["thresholds"], "o", **dots)
+    axes[1, 1].set(xlabel="alpha", ylabel="width that runs away, over the teacher's")
+    axes[1, 1].set(title="two normal laws")
+    axes[1, 1].legend(fontsize=8)
+    return figure
+
+
+def _draw_widths(axis: Any, record: Record, looks: dict[str, Any]) -> None:
+    """Widths of samples in training, a line a seed; they end where a run was stopped."""
+    every, known = record.config["check_every"], set[str]()
     for row in record.rows:
         steps = every * np.arange(1, len(row["curve"]) + 1)
-        style = {"marker": ".", "markersize": 3, "linewidth": 0.8, "color": colors[row["arm"]]}
-        axes[1, 0].plot(steps, row["curve"], **style)
-    for name, color in colors.items():
-        axes[1, 0].plot([], [], color=color, label=name)
-    axes[1, 0].set(xlabel="step", ylabel="width over that of the mixture", ylim=(0, 3))
-    axes[1, 0].legend(fontsize=6)
-    result, alpha = record.result, np.linspace(1.1, 2.05, 100)
-    axes[1, 1].plot(alpha, [distillation.threshold(float(a), 0.1) for a in alpha])
-    axes[1, 1].plot(result["alphas"], result["thresholds"], "o", color=figures.COLORS[1])
-    axes[1, 1].set(xlabel="alpha", ylabel="width that runs away, over the teacher's")
-    return figure
+        style = {**looks[row["arm"]], "markersize": 2.5, "linewidth": 0.8}
+        axis.plot(steps, row["curve"], label=row["arm"] * (row["arm"] not in known), **style)
+        known.add(row["arm"])
+    axis.set(xlabel="step", ylabel="width over that of the mixture", ylim=(0, 4))
+    axis.set(title="in training, until stopped")
+    axis.locator_params(axis="x", nbins=5)
+    axis.legend(fontsize=7)
 
 
 def _points(record: Record, name: str) -> np.ndarray:

@@ -178,38 +178,22 @@ def _images(
 
 def draw(record: Record):
     """The law's samples and numbers, the model's frontier and digits."""
-    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=3.3)
+    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=3.4)
     shown = [s for s in record.config["scales"] if s in (0.0, 1.0, record.config["scales"][-1])]
     for scale, style in zip(shown, figures.styles(), strict=False):
         points = np.array(record.result["points"][str(scale)])
-        axes[0, 0].plot(
-            points[:, 0],
-            points[:, 1],
-            ".",
-            markersize=2,
-            color=style["color"],
-            label=f"s = {scale:g}",
-        )
+        dots = {**style, "linestyle": "none", "markersize": 2.0}
+        axes[0, 0].plot(*points.T, label=f"s = {scale:g}", **dots)
     axes[0, 0].set(aspect="equal", title=f"{record.config['modes']} components, exact denoiser")
-    axes[0, 0].legend(fontsize=7, markerscale=4)
-    both = zip((False, True), figures.styles(), strict=False)
-    for limited, style in both:
-        name = "within an interval" if limited else "everywhere"
-        rows = [r for r in record.result["law"] if r["limited"] == limited]
-        axes[0, 1].plot(
-            [r["deviation"] for r in rows], [r["right"] for r in rows], label=name, **style
-        )
-        rows = [r for r in record.result["images"] if r["limited"] == limited]
-        axes[1, 0].plot(
-            [r["recall"] for r in rows], [r["confidence"] for r in rows], label=name, **style
-        )
-        for row in rows:
-            if not limited:
-                place = (row["recall"], row["confidence"])
-                axes[1, 0].annotate(f"{row['scale']:g}", place, fontsize=6)
+    axes[0, 0].legend(fontsize=7, markerscale=2, loc="center", handletextpad=0.1)
+    _draw_trade(axes[0, 1], record.result["law"], "deviation", "right")
     axes[0, 1].set(xlabel="distance from the wanted component", ylabel="share nearest to it")
-    axes[1, 0].set(xlabel="recall", ylabel="confidence", title=image_sets.label(record.config))
-    axes[0, 1].legend(fontsize=7)
+    axes[0, 1].set(title="the exact law, by scale s")
+    _draw_trade(axes[1, 0], record.result["images"], "recall", "confidence")
+    axes[1, 0].set(xlabel="recall", ylabel="confidence")
+    axes[1, 0].set(title=f"{image_sets.label(record.config)}, a trained model, by scale s")
+    for axis in (axes[0, 1], axes[1, 0]):
+        axis.legend(fontsize=8, title="guidance", loc="center left", bbox_to_anchor=(0.3, 0.55))
     grids = record.result["grids"]
     classes = len(next(iter(grids.values())))
     shown = denoising.tile(np.concatenate([*grids.values()]), record.result["levels"], classes)
@@ -219,7 +203,22 @@ def draw(record: Record):
     axes[1, 1].set_yticks(places, [f"s = {float(s):g}" for s in grids], fontsize=7)
     axes[1, 1].set_xticks([])
     axes[1, 1].grid(False)
+    axes[1, 1].set(title="guided everywhere, a class a column")
     return figure
+
+
+def _draw_trade(axis: Any, rows: list[dict[str, Any]], x: str, y: str) -> None:
+    """One measure against another, by scale, with guidance everywhere and within an interval."""
+    for limited, style in zip((False, True), figures.styles(), strict=False):
+        mine = [row for row in rows if row["limited"] == limited]
+        look = {**style, "fillstyle": "none" if limited else "full", "linewidth": 1.2}
+        look["label"] = "within an interval" if limited else "everywhere"
+        axis.plot([row[x] for row in mine], [row[y] for row in mine], **look)
+        for row in [] if limited else mine:
+            place = {"xytext": (0, 6), "ha": "center"} if row[y] > 0.9 else {"xytext": (7, 4)}
+            shift = {**place, "textcoords": "offset points"}
+            axis.annotate(f"{row['scale']:g}", (row[x], row[y]), fontsize=7, **shift)
+    axis.set_ylim(0.0, 1.1)
 
 
 def table(record: Record) -> str:

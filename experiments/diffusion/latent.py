@@ -8,6 +8,7 @@ stands diffusion of pixels with as many operations of training. Distances are fr
 features of a small classifier (not an FID) and in pixels.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,28 +213,34 @@ def _result(
 
 def draw(record: Record):
     """Distances against the share of the way with guidance, and images."""
-    figure, axes = figures.new(rows=1, columns=3, width=4.2, height=3.6)
+    figure, axes = figures.new(columns=3, width=4.2, height=4.0, width_ratios=(1.0, 1.0, 1.25))
     etas = record.config["etas"]
     lines = {
-        "pixels, guidance": "pixel, eta = 1",
-        "enlarged small samples": "latent, nearest of small",
-        "no guidance": "latent, naive",
+        "pixel, eta = 1": "pixel, eta = 1",
+        "nearest of small: enlarged": "latent, nearest of small",
+        "naive: no guidance": "latent, naive",
     }
     for axis, metric, label in (
         (axes[0, 0], "frechet", "Frechet distance of features"),
         (axes[0, 1], "sliced_w2", "sliced W2 of pixels"),
     ):
         each = [by_arm.values(record, f"latent, eta = {eta:g}", metric) for eta in etas]
-        for seed in np.array(each).T:
-            axis.plot(etas, seed, color="#bbbbbb", linewidth=0.7)
-        axis.plot(etas, [np.mean(e) for e in each], color=figures.COLORS[0], marker="D")
-        for color, (name, arm) in zip(figures.COLORS[1:], lines.items(), strict=False):
-            axis.axhline(np.mean(by_arm.values(record, arm, metric)), color=color, label=name)
+        for number, seed in enumerate(np.array(each).T):
+            look = {"color": "#aaaaaa", "linewidth": 0.7, "label": "its seeds" * (number == 0)}
+            axis.plot(etas, seed, **look)
+        look = {"color": figures.COLORS[0], "marker": "D", "label": "latent, guided"}
+        axis.plot(etas, [np.mean(e) for e in each], **look)
+        styles = itertools.islice(figures.styles(), 1, None)
+        for style, (name, arm) in zip(styles, lines.items(), strict=False):
+            look = {**style, "marker": None, "label": name}
+            axis.axhline(np.mean(by_arm.values(record, arm, metric)), **look)
         floor = record.result["large"]["the same, decoded"][metric]
-        axis.axhline(floor, color="#999999", linestyle="--", label="real, decoded")
-        axis.set(xlabel="share of the way with guidance", ylabel=label)
-    axes[0, 0].legend(fontsize=7)
+        axis.axhline(floor, color="#555555", linewidth=0.8, label="real, encoded and decoded")
+        axis.set(xlabel="eta, share of the way with guidance", ylabel=label)
+        axis.set_ylim(bottom=0.0)
     _draw_images(axes[0, 2], record)
+    axes[0, 2].set(title="samples of one seed")
+    figures.legend_below(figure)
     return figure
 
 

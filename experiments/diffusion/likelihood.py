@@ -193,27 +193,34 @@ def _bins(images: np.ndarray, levels: int) -> np.ndarray:
 
 def draw(record: Record):
     """Deviations by times, and bits by terms."""
-    figure, axes = figures.new(rows=1, columns=3, width=3.6, height=3.1)
+    figure, axes = figures.new(rows=1, columns=3, width=3.8, height=3.1)
+    left, middle, right = axes[0]
     for row in record.result["laws"]:
         value, half = row["bound"]
-        axes[0, 0].errorbar(row["entropy"], value, half, fmt="o", color="#0072B2")
-    ends = [row["entropy"] for row in record.result["laws"]]
-    axes[0, 0].plot(ends, ends, color="#999999", linewidth=0.8)
-    axes[0, 0].set(xlabel="entropy (nats)", ylabel="bound, perfect denoiser (nats)")
+        look = {"fmt": "o", "color": figures.COLORS[0], "capsize": 3}
+        left.errorbar(row["entropy"], value - row["entropy"], half, **look)
+    left.axhline(0.0, color="#777777", linewidth=1.0)
+    left.set(xlabel="entropy of the law (nats)", ylabel="bound minus entropy (nats)")
+    left.set(title="normal laws, perfect denoiser")
     rows = record.result["times"]
     names = [f"{r['schedule']}\n{r['times'].replace('_', ' ')}" for r in rows]
     colors = [figures.COLORS[0 if r["schedule"] == "linear" else 1] for r in rows]
-    axes[0, 1].barh(names, [r["deviation"] for r in rows], color=colors)
-    axes[0, 1].tick_params(axis="y", labelsize=7)
-    axes[0, 1].set(xlabel="deviation of a batch's mean (nats)")
-    bits = record.result["images"]["bits"]
-    labels = [*bits, "pixels alone"]
-    values = [*bits.values(), record.result["images"]["independent pixels"]]
-    axes[0, 2].bar(
-        labels, [v[0] for v in values], yerr=[v[1] for v in values], color=figures.COLORS[2]
-    )
-    axes[0, 2].tick_params(axis="x", labelsize=7, rotation=30)
-    axes[0, 2].set(ylabel="bits a dimension", title=image_sets.label(record.config))
+    middle.barh(names, [r["deviation"] for r in rows], color=colors)
+    middle.tick_params(axis="y", labelsize=8)
+    middle.set(xlabel="standard deviation of a batch's bound (nats)", title="how times are drawn")
+    found = {**record.result["images"]["bits"]}
+    found["independent pixels"] = record.result["images"]["independent pixels"]
+    names, values = list(found), [value for value, _ in found.values()]
+    errors = [half for _, half in found.values()]
+    right.barh(names, values, xerr=errors, color=figures.COLORS[4], error_kw={"capsize": 3})
+    for place, (value, half) in enumerate(found.values()):
+        shift = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+        right.annotate(f"{value:.2f}" if value > 1e-3 else "0.00", (value + half, place), **shift)
+    right.set(xlabel="bits a dimension", xlim=(0.0, 1.2 * max(values)))
+    right.set(title=f"terms of the bound: {image_sets.label(record.config)}")
+    for axis in (middle, right):
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
     return figure
 
 

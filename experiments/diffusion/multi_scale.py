@@ -8,6 +8,7 @@ samples, and the share of each size in the gradient are measured, with paired se
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,22 +160,43 @@ def _gradient(loss: training.Loss) -> Any:
 
 def draw(record: Record):
     """Errors by size, distances of samples, and the gradient of every size."""
-    figure, axes = figures.new(rows=1, columns=4, width=3.4, height=2.8)
-    scales = record.config["scales"]
-    for name, style in zip(by_arm.names(record), figures.styles(), strict=False):
-        for key, axis in (("noisy", axes[0, 0]), ("gradient", axes[0, 2])):
-            means = [np.mean(by_arm.values(record, name, f"{key}_{r}")) for r in scales]
-            axis.plot(scales, means, label=name, **style)
-    axes[0, 0].set(xlabel="r", ylabel=f"error at r x r, log-SNR < {NOISY:g}")
-    axes[0, 2].set(xlabel="r", ylabel="gradient of its part, norm")
-    for axis in (axes[0, 0], axes[0, 2]):
+    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=2.9)
+    scales, names = record.config["scales"], by_arm.names(record)
+    _draw_errors(axes[0, 0], record, names[0], names[1:])
+    by_arm.draw(axes[0, 1], record, names, "frechet", "Frechet distance of features")
+    for name, style in zip(names, figures.styles(), strict=False):
+        means = [np.mean(by_arm.values(record, name, f"gradient_{r}")) for r in scales]
+        axes[1, 0].plot(scales, means, label=name, **style)
+    axes[1, 0].set(ylabel="norm of the gradient", title="part of each size in the loss")
+    axes[1, 0].set_ylim(bottom=0)
+    for axis in axes[:, 0]:
         axis.set_xscale("log", base=2)
-        axis.set_xticks(scales, [str(r) for r in scales])
-        axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
-    by_arm.draw(axes[0, 1], record, by_arm.names(record), "frechet", "Frechet distance of features")
-    arms.draw_samples(axes[0, 3], record, by_arm.names(record))
+        axis.set_xticks(scales, [f"{r} x {r}" for r in scales])
+        axis.minorticks_off()
+        axis.set(xlabel="size to which errors are averaged")
+    arms.draw_samples(axes[1, 1], record, names)
+    figures.legend_below(figure)
     return figure
+
+
+def _draw_errors(axis: Any, record: Record, baseline: str, names: Sequence[str]) -> None:
+    """Errors over the baseline's by size, in per cent: seeds, means and their 95 % intervals."""
+    for shift, (name, style) in enumerate(zip(names, figures.styles(), strict=False)):
+        for r in record.config["scales"]:
+            metric, x = f"noisy_{r}", r * 1.06**shift
+            ours, theirs = (by_arm.values(record, arm, metric) for arm in (name, baseline))
+            each = 100.0 * (np.divide(ours, theirs) - 1.0)
+            axis.plot([x] * len(each), each, ".", color="#aaaaaa")
+            found = by_arm.ratio(record, name, baseline, metric)
+            if found is not None:
+                value, low, high = (
+                    100.0 * (ratio - 1.0) for ratio in (found.value, found.low, found.high)
+                )
+                look = {**style, "linestyle": "none", "capsize": 3}
+                axis.errorbar([x], [value], [[value - low], [high - value]], **look)
+    axis.axhline(0.0, color="#777777", linewidth=1)
+    axis.set(ylabel=f"{', '.join(names)} over {baseline}, %")
+    axis.set(title=f"held-out error, log-SNR < {NOISY:g}")
 
 
 def table(record: Record) -> str:

@@ -185,7 +185,7 @@ def _order(record: Record, method: str) -> Measurement | None:
 
 def draw(record: Record):
     """Errors and distances against calls, paths, and samples."""
-    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=3.2)
+    figure, axes = figures.new(rows=2, columns=2, width=4.4, height=3.3)
     names = record.config["methods"]
     panels = (
         (axes[0, 0], "mixture", "error", "distance from the exact flow"),
@@ -196,21 +196,26 @@ def draw(record: Record):
             rows = [r for r in record.result[part] if r["method"] == name and r[key] is not None]
             if rows:
                 calls = [r["calls"] for r in rows]
-                axis.plot(calls, [max(r[key], 1e-9) for r in rows], label=name, **style)
-        axis.set(xlabel="calls of the denoiser", ylabel=label)
+                look = {**style, "label": figures.spelled(name)}
+                axis.plot(calls, [max(r[key], 1e-9) for r in rows], **look)
+        axis.set(xlabel="calls of the denoiser", ylabel=label, yscale="log")
         axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-    floor = record.result["images"][0]["floor"]
-    axes[0, 1].axhline(floor, color="#999999", linewidth=0.8, label="real test images")
-    axes[0, 1].legend(fontsize=6)
+    axes[0, 0].set(title="a mixture, exact denoiser")
+    sets = image_sets.label(record.config)
+    axes[0, 1].set(title=f"{sets}, a trained model")
+    floor, n = (record.result["images"][0][key] for key in ("floor", "n"))
+    label = f"{n} real images (samples: {record.config['samples']})"
+    axes[0, 1].axhline(floor, color="#777777", linewidth=1.2, label=label)
     path = np.array(record.result["trajectories"])
+    look = {"color": figures.COLORS[0], "linewidth": 0.6}
     for sample in range(path.shape[1]):
-        axes[1, 0].plot(path[:, sample, 0], path[:, sample, 1], color="#0072B2", linewidth=0.5)
-    axes[1, 0].plot(*path[-1].T, ".", color="#D55E00")
-    axes[1, 0].set(title="paths of DDIM to a mixture", aspect="equal")
+        axes[1, 0].plot(path[:, sample, 0], path[:, sample, 1], **look)
+    axes[1, 0].plot(*path[-1].T, ".", color=figures.COLORS[5])
+    axes[1, 0].set(title="paths of DDIM to the mixture (dots: ends)", aspect="equal")
     axes[1, 1].imshow(denoising.tile(record.result["grid"], record.result["levels"]))
     axes[1, 1].set_axis_off()
-    axes[1, 1].set(title=f"samples: {image_sets.label(record.config)}")
+    axes[1, 1].set(title=f"samples: {sets}")
+    figures.legend_below(figure, columns=4)
     return figure
 
 

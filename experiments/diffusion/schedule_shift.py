@@ -119,13 +119,14 @@ def _sizes(record: Record) -> tuple[int, int]:
 
 def draw(record: Record):
     """Distances of every arm at both sizes, and samples of the large ones."""
-    figure, axes = figures.new(rows=2, columns=3, width=3.8, height=2.4)
+    figure, axes = figures.new(rows=2, columns=3, width=3.9, height=2.6)
     for row, size in zip(axes, _sizes(record), strict=True):
         mine = [f"{kind}, {size}" for kind in record.config["kinds"]]
         by_arm.draw(row[0], record, mine, "frechet", "Frechet distance of features")
         by_arm.draw(row[1], record, mine, "coarse", "sliced W2 of averaged images")
         row[1].set_yticklabels([])
         arms.draw_samples(row[2], record, mine)
+    figures.legend_below(figure)
     return figure
 
 

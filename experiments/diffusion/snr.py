@@ -53,6 +53,7 @@ class Config:
             raise ValueError("elements, enlarged, images: expected at least 1")
 
 
+ROWS = {"pooled": "large,\naveraged", "small": "small", "shifted": "small,\nshifted"}
 PRESETS = {
     "quick": Config(),
     "cpu": Config(elements=2**24, factors=(1, 2, 4, 8, 16), images=8),
@@ -128,19 +129,23 @@ def draw(record: Record):
         label = f"k = {k}: slope {slope:.4f} ± {error:.4f}"
         factors = [row["factor"] for row in rows]
         axes[0, 0].plot(factors, [row["gain"] for row in rows], label=label, **style)
-        axes[0, 0].plot(factors, [row["law"] for row in rows], color="#999999", linewidth=0.7)
-    axes[0, 0].set(xlabel="m, averaged along each axis", ylabel="gain of log-SNR (nats)")
+        law = {"color": "#bbbbbb", "linewidth": 5, "zorder": 1}
+        law["label"] = "law: k log m" * (k == record.config["dimensions"][-1])
+        axes[0, 0].plot(factors, [row["law"] for row in rows], **law)
+    axes[0, 0].set(xlabel="m, numbers averaged along each axis", ylabel="gain of log-SNR (nats)")
+    axes[0, 0].set(title="noise averaged in k dimensions")
     axes[0, 0].set_xscale("log", base=2)
     axes[0, 0].legend(fontsize=8)
     images = record.result["images"]
     shown = denoising.tile(np.concatenate([*images.values()]), 256, record.config["images"])
     axes[0, 1].imshow(shown)
     size = (len(shown) + 1) / len(images)
-    axes[0, 1].set_yticks([size * (i + 0.5) - 1 for i in range(len(images))], list(images))
+    names = [ROWS.get(name, name) for name in images]
+    axes[0, 1].set_yticks([size * (i + 0.5) - 1 for i in range(len(images))], names)
     axes[0, 1].set_xticks([])
     axes[0, 1].grid(False)
     level = record.config["logsnr"]
-    axes[0, 1].set(title=f"log-SNR {level:g} large, small; small shifted")
+    axes[0, 1].set(title=f"{image_sets.label(record.config)}, log-SNR {level:g}")
     return figure
 
 

@@ -239,10 +239,12 @@ def draw(record: Record):
     """The error in training, samples, and real images."""
     figure, axes = figures.new(rows=1, columns=3, width=3.8, height=3.2)
     rows = [row for row in record.rows if "validation_v_error" in row]
-    style = next(figures.styles())
-    axes[0, 0].plot([r["step"] for r in rows], [r["validation_v_error"] for r in rows], **style)
-    axes[0, 0].set(xlabel="step", ylabel="error of v on held-out images")
-    axes[0, 0].set_yscale("log")
+    style, axis = next(figures.styles()), axes[0, 0]
+    axis.plot([r["step"] for r in rows], [r["validation_v_error"] for r in rows], **style)
+    axis.set(xlabel="step", ylabel="error of v on held-out images", title="in training")
+    axis.set_ylim(bottom=0.0)
+    axis.locator_params(axis="x", nbins=5)
+    figure.set_layout_engine("constrained", wspace=0.06)
     name, levels = image_sets.label(record.config), record.result["levels"]
     for axis, part, title in ((axes[0, 1], "grid", "samples"), (axes[0, 2], "real", "held out")):
         shown = record.result[part]

@@ -174,11 +174,14 @@ def draw(record: Record):
     by_arm.draw(axes[0, 1], record, names, "sliced_w2", "sliced W2 of pixels")
     axes[0, 1].set_yticklabels([])
     for axis, metric in ((axes[0, 0], "frechet"), (axes[0, 1], "sliced_w2")):
-        axis.axvline(record.result["floor"][metric], color="#999999", linestyle="--", linewidth=0.9)
+        look = {"color": "#555555", "linestyle": "--", "linewidth": 1.0}
+        axis.axvline(record.result["floor"][metric], label="real images", **look)
     grids = {row["arm"]: row["grid"] for row in record.rows if "grid" in row}
     shown = ["nearest of small", "naive", "w = 1", *(n for n in grids if n == "w = 1.2")]
     rows = {name: grids[name] for name in shown} | {"real": record.result["grids"]["real"]}
     enlarging.draw_grids(axes[0, 2], rows)
+    axes[0, 2].set(title="samples of one seed")
+    figures.legend_below(figure)
     return figure
 
 

@@ -9,6 +9,7 @@ large field's. Nothing is drawn at random.
 """
 
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ ABLATIONS = {
     "no power": {"match_power": False},
     "neither": {"match_time": False, "match_power": False},
 }
+WAYS = {"naive": "no guidance", "nearest": "small samples enlarged", "perfect": "perfect denoiser"}
 
 
 @dataclass(frozen=True)
@@ -222,27 +224,31 @@ def _example(fields: Fields, full: np.ndarray, enlarged: np.ndarray) -> dict[str
 
 def draw(record: Record):
     """Distances against strength and cut-off, the ablations, and one sample of each way."""
-    figure, axes = figures.new(rows=1, columns=3, width=3.8, height=2.9)
-    result, config = record.result, record.config
-    style = next(figures.styles())
-    axes[0, 0].plot(config["strengths"], result["strengths"], **{**style, "marker": "."})
-    lines = (("naive", "#D55E00"), ("nearest", "#009E73"), ("perfect", "#999999"))
-    for axis in (axes[0, 0], axes[0, 1]):
-        for name, color in lines:
-            axis.axhline(result[name], color=color, linewidth=0.9, linestyle="--", label=name)
-        axis.set(ylabel="W2 from the field, per element")
-    axes[0, 0].set(xlabel="strength w")
-    axes[0, 0].legend(fontsize=7)
-    axes[0, 1].plot([*config["cuts"], 1.0], [*result["cuts"], result["ablations"]["both"]], **style)
-    axes[0, 1].set(xlabel="eta, share of the way with guidance (w = 1)")
-    for axis in (axes[0, 0], axes[0, 1]):
-        axis.set_ylim(bottom=0)
-    names = ["naive", *(name for name in ABLATIONS if name != "both"), "both"]
-    values = [result["naive"] if n == "naive" else result["ablations"][n] for n in names]
-    axes[0, 2].barh(range(len(names)), values, color=figures.COLORS[0])
-    axes[0, 2].set_yticks(range(len(names)), names)
-    axes[0, 2].set(xlabel="W2, corrections left out (w = 1)")
-    axes[0, 2].set_xscale("log")
+    figure, axes = figures.new(rows=1, columns=3, width=4.0, height=3.2)
+    (left, middle, right), result, config = axes[0], record.result, record.config
+    style, *styles = itertools.islice(figures.styles(), 4)
+    guided = {**style, "label": "upsample guidance"}
+    left.plot(config["strengths"], result["strengths"], **{**guided, "marker": "."})
+    cuts = [*result["cuts"], result["ablations"]["both"]]
+    middle.plot([*config["cuts"], 1.0], cuts, **guided)
+    for axis in (left, middle):
+        for name, look in zip(WAYS, styles, strict=True):
+            look = {**look, "marker": None, "linewidth": 1.2, "label": WAYS[name]}
+            axis.axhline(result[name], **look)
+        axis.set(ylabel="W2 from the field, per element", ylim=(0, None))
+    left.set(xlabel="strength w", title="strength")
+    middle.set(xlabel="eta, share of the way with guidance", title="cut-off, w = 1")
+    values = {"no guidance": result["naive"], "both": result["ablations"]["both"]}
+    values |= {name: v for name, v in result["ablations"].items() if name != "both"}
+    dots = {"color": figures.COLORS[0], "marker": "D", "linestyle": "none"}
+    right.plot(values.values(), range(len(values)), **dots)
+    for place, value in enumerate(values.values()):
+        shift = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+        right.annotate(f"{value:.2g}", (value, place), fontsize=8, **shift)
+    right.set_yticks(range(len(values)), values)
+    right.set(xlabel="W2 from the field, per element", title="corrections, w = 1", xscale="log")
+    right.set(ylim=(len(values) - 0.5, -0.5), xlim=(min(values.values()) / 3, None))
+    figures.legend_below(figure)
     return figure
 
 

@@ -128,13 +128,13 @@ def draw(record: Record):
     figure, axes = figures.new(rows=1, columns=2)
     left, right = np.ravel(axes)
     rows = sorted(record.rows, key=lambda row: row["step"])
-    labels = (("ours", "|A(x)|^2"), ("usual", "sum of moments"))
+    labels = (("ours", r"$|A(x)|^2$"), ("usual", "sum of moments"))
     for (name, label), style in zip(labels, figures.styles(), strict=False):
         values = [max(row[name], 1e-8) for row in rows]
         left.plot([row["step"] for row in rows], values, label=label, **style)
     left.set(
         xlabel="order N",
-        ylabel="largest error of log p",
+        ylabel="largest error of log p (nats)",
         yscale="log",
         title="circle, single precision",
     )

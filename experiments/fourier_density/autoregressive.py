@@ -267,29 +267,23 @@ def draw(record: Record):
     sources, names = record.config["sources"], record.config["heads"]
     shown = "fourier" if "fourier" in names else names[0]
     columns = 2 if _plane(sources) else 1
-    figure, axes = figures.new(rows=len(sources), columns=columns, width=3.6, height=2.4)
+    figure, axes = figures.new(rows=len(sources), columns=columns, width=4.0, height=2.4)
     for (left, *others), source in zip(axes, sources, strict=True):
         unit = points.unit(source)
-        means = [np.mean(nats(record, source, name)) / unit for name in names]
-        for place, name in enumerate(names):
-            values = np.array(nats(record, source, name)) / unit
-            left.plot(values, [place] * len(values), color=figures.COLORS[0], marker=".", ls="none")
-        left.plot(means, range(len(names)), color="#000000", marker="|", markersize=12, ls="none")
+        values = {name: np.array(nats(record, source, name)) / unit for name in names}
         entropy = None if source == DIGITS else points.PLANE[source].entropy
-        if entropy is not None:
-            left.axvline(entropy, color="#999999", linewidth=0.8)
-        left.set_yticks(range(len(names)), names)
-        left.set(xlabel="bits a pixel" if source == DIGITS else "nats a point", title=source)
-        left.invert_yaxis()
-        left.locator_params(axis="x", nbins=5)
+        families.draw_heads(left, values, entropy)
+        per = "bits a pixel" if source == DIGITS else "nats a point"
+        left.set(xlabel=f"negative log-likelihood ({per})", title=source)
         rows = [r for r in record.rows if r.get("arm") == f"{source}, {shown}" and r["map"]]
         for right in others:
             right.axis("on" if rows else "off")  # an image has no map
-            right.set(title=f"{source}: {shown}" if rows else "")
+            right.set(title=f"{source}: {figures.spelled(shown)} density" if rows else "")
             right.grid(visible=False)
             for row in rows:
                 box = (-REACH, REACH, -REACH, REACH)
                 right.imshow(row["map"], origin="lower", extent=box, cmap="viridis")
+    figures.legend_below(figure)
     return figure
 
 

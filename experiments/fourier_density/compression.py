@@ -281,22 +281,25 @@ def mean(record: Record, prior: str, weight: float, metric: str) -> float:
 
 def draw(record: Record):
     """Rates and errors, and costs next to those of the deep factorized model."""
-    figure, axes = figures.new(columns=2)
+    figure, axes = figures.new(columns=2, height=3.4)
     weights, (left, right) = record.config["weights"], axes[0]
     for prior, style in zip(record.config["priors"], figures.styles(), strict=False):
         errors = [mean(record, prior, weight, "distortion") for weight in weights]
         bits = [mean(record, prior, weight, "coded") for weight in weights]
-        left.plot(bits, errors, label=prior, **style)
+        left.plot(bits, errors, label=figures.spelled(prior), **style)
         if "deep" in record.config["priors"]:
             right.plot(weights, [100 * (v - 1) for v in _over_deep(record, prior)], **style)
     low, high = np.sort([line.get_ydata() for line in left.get_lines()], axis=None)[[0, -1]]
     errors = np.geomspace(low, high, 50)
-    left.plot(shannon(errors), errors, color="#999999", linewidth=1.0, label="Shannon's bound")
-    left.set(xlabel="bits a point, of streams", ylabel="squared error", title="banana")
-    right.set(xlabel="$\\lambda$", ylabel="cost over the deep model's, %", title="cost")
+    left.plot(shannon(errors), errors, color="#777777", linewidth=1.2, label="Shannon's bound")
+    left.set(xlabel="bits a point, of streams", ylabel="squared error", title="the banana")
+    right.set(xlabel="$\\lambda$, weight of the error", ylabel="over deep factorized, %")
+    right.set(title="cost: bits and weighted error")
+    largest = max([0.0, *(np.abs(line.get_ydata()).max() for line in right.get_lines())])
+    right.set_ylim(-max(0.5, 1.1 * largest), max(0.5, 1.1 * largest))
     figures.logarithmic(left, "y")
     figures.logarithmic(right, "x")
-    left.legend()
+    figures.legend_below(figure)
     return figure
 
 

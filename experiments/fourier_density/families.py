@@ -1,10 +1,13 @@
-"""Heads of one size and the networks before them, by name."""
+"""Heads of one size and the networks before them, by name, and a panel that compares them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.fourier_density.points import DIGITS
+from experiments.harness import figures
 from fourier_density import autoregressive, heads, networks
 
 Name = Literal["fourier", "corrected", "mixture", "spline"]
@@ -69,3 +72,18 @@ def model(config: ModelConfig, source: str, name: Name) -> autoregressive.Model:
         features = networks.waves(config.frequencies)
         network = networks.masked_mlp(2, one.outputs, features=features, **sizes)
     return autoregressive.model(network, one)
+
+
+def draw_heads(axis: Any, values: dict[Any, np.ndarray], entropy: float | None) -> None:
+    """A measure of every head: seeds as dots, means as bars; the law's entropy as a line."""
+    for place, each in enumerate(values.values()):
+        dots = {"color": figures.COLORS[0], "label": "seeds" * (place == 0)}
+        axis.plot(each, [place] * len(each), ".", **dots)
+    means = [np.mean(each) for each in values.values()]
+    axis.plot(means, range(len(means)), "|", color="#000000", markersize=12, label="mean")
+    if entropy is not None:
+        look = {"color": "#777777", "linestyle": "--", "linewidth": 1.2}
+        axis.axvline(entropy, label="entropy of the law", **look)
+    axis.set_yticks(range(len(means)), [figures.spelled(name) for name in values])
+    axis.set_ylim(len(means) - 0.5, -0.5)
+    axis.locator_params(axis="x", nbins=5)

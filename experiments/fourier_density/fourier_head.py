@@ -276,20 +276,21 @@ def draw(record: Record):
             axis.axhline(dense, color=figures.COLORS[1], linestyle="--", label="dense")
         true = mean(record, law, 0, "true_roughness")
         middle.axhline(true, color="#000000", linestyle=":", label="true")
-        left.set(xlabel="order N", ylabel="divergence (nats)", title=law)
+        left.set(xlabel="order N", ylabel="divergence (nats)", title=f"{law}: divergence")
         figures.logarithmic(left, "y")
         middle.set(xlabel="order N", ylabel="roughness", title=f"{law}: smoothness")
         left.legend()
         middle.legend()
         best = min(orders, key=lambda order: mean(record, law, order, "kl"))
-        styles = ((0, figures.COLORS[1], "dense"), (best, figures.COLORS[0], f"N = {best}"))
-        for order, color, label in styles:
+        first, second, *_ = figures.COLORS
+        styles = ((0, second, "--", "dense"), (best, first, "-", f"N = {best}"))
+        for order, color, line, label in styles:
             rows = [r for r in record.rows if r.get("arm") == _name(law, order) and r["example"]]
             truth, found = rows[0]["example"]
             x = (2.0 * np.arange(len(truth)) + 1.0) / len(truth) - 1.0
             if order == 0:
                 right.plot(x, truth, color="#000000", linestyle=":", label="true")
-            right.plot(x, found, color=color, linewidth=1.2, label=label)
+            right.plot(x, found, color=color, linestyle=line, linewidth=1.2, label=label)
         right.set(xlabel="z", ylabel="probability", title=f"{law}: an example")
         right.set_ylim(0.0, 1.45 * right.get_ylim()[1])
         right.legend(ncols=3, loc="upper center", columnspacing=0.8, handlelength=1.4)

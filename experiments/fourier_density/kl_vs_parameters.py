@@ -212,12 +212,7 @@ def draw(record: Record):
         panel.set(xlabel="parameters", ylabel="KL divergence (nats)", yscale="log", title=target)
     for panel in panels[len(targets) :]:
         panel.set_visible(False)
-    lines = {
-        label: line
-        for p in panels
-        for line, label in zip(*p.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3)
+    figures.legend_below(figure, columns=3)
     return figure
 
 

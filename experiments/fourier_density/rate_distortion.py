@@ -292,16 +292,18 @@ def draw(record: Record):
         style = {"color": "#000000", "linestyle": ":", "marker": "x"}
         coded = last["quantisers"]
         if coded:
-            left.plot(coded["error"], coded["bits"], label="quantiser", **style)
+            label = f"quantiser, tables of N = {last['order']} (right: above its entropy)"
+            left.plot(coded["error"], coded["bits"], label=label, **style)
             more = np.subtract(coded["bits"], coded["entropy"])
-            _pairs(right, coded["bits"], more, f"quantiser, N = {last['order']}", style)
-        left.set(xlabel="squared error", ylabel="bits", title=target)
-        right.axhline(0.01, color="#999999", linewidth=0.8)
-        right.set(xlabel="bits", ylabel="bits above the least", title=f"{target}: differences")
+            _pairs(right, coded["bits"], more, label, style)
+        left.set(xlabel="squared error", ylabel="bits", title=f"{target}: rates")
+        line = {"color": "#777777", "linestyle": "--", "label": "a hundredth of a bit"}
+        right.axhline(0.01, linewidth=1.0, **line)
+        right.set(xlabel="bits", ylabel="bits above the least, 1e-6 or more")
+        right.set(title=f"{target}: differences")
         left.set_xscale("log")
         right.set_yscale("log")
-    for axis in axes[0]:  # the same lines in every row
-        axis.legend()
+    figures.legend_below(figure, columns=4)
     return figure
 
 

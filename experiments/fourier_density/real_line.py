@@ -137,22 +137,43 @@ def _fit(target: str, base: str, seed: int, config: Config) -> dict[str, Any]:
 def draw(record: Record):
     """Fits and divergences, a row a target."""
     targets, bases = record.config["targets"], record.config["bases"]
-    figure, axes = figures.new(rows=len(targets), columns=2)
+    figure, axes = figures.new(rows=len(targets), columns=2, height=2.9)
     for (left, right), target in zip(axes, targets, strict=True):
         grid, density = record.result[f"{target}_grid"], record.result[f"{target}_density"]
-        left.plot(grid, density, color="#999999", linewidth=3, label="density")
+        left.plot(grid, density, color="#bbbbbb", linewidth=4, label="density")
         curves = [r for r in record.rows if r["target"] == target and r["curve"]]
         shown = [r for r in curves if r["base"] in ("tanh", "chosen")]
         for row, style in zip(shown, figures.styles(), strict=False):
-            left.plot(grid, row["curve"], label=row["base"], **{**style, "marker": None})
+            label = f"fit, {row['base']} base"
+            left.plot(grid, row["curve"], label=label, **{**style, "marker": None})
         left.set(xlabel="y", ylabel="density", title=f"{target}: fits to samples")
-        left.legend()
-        for place, base in enumerate(bases):
-            values = [r["kl"] for r in record.rows if (r["target"], r["base"]) == (target, base)]
-            right.plot([place] * len(values), values, "o", color="#0072B2", alpha=0.6)
-        right.set_xticks(range(len(bases)), bases, rotation=30, ha="right")
-        right.set(ylabel="KL divergence (nats)", yscale="log", title=f"{target}: divergence")
+        every = [
+            [r["kl"] for r in record.rows if (r["target"], r["base"]) == (target, base)]
+            for base in bases
+        ]
+        _draw_divergences(right, every)
+        names = [figures.spelled(base) for base in bases]
+        right.set_xticks(range(len(bases)), names, rotation=30, ha="right")
+        right.set(title=f"{target}: divergence")
+    figures.legend_below(figure)
     return figure
+
+
+def _draw_divergences(axis: Any, every: list[list[float]]) -> None:
+    """Seeds and medians; those that quadrature puts below zero stand at the lower end."""
+    for place, values in enumerate(every):
+        above = [value for value in values if value > 0]
+        dots = {"color": figures.COLORS[0], "alpha": 0.6, "label": "seeds" * (place == 0)}
+        axis.plot([place] * len(above), above, "o", **dots)
+        if len(above) < len(values):
+            low = {"color": figures.COLORS[5], "transform": axis.get_xaxis_transform()}
+            axis.plot([place], [0.03], "v", label="a seed below 0", **low)
+    bars = {"color": "#000000", "markersize": 16, "label": "median"}
+    axis.plot(range(len(every)), [np.median(values) for values in every], "_", **bars)
+    axis.set(ylabel="KL divergence (nats)", yscale="log")
+    found = [value for values in every for value in values if value > 0]
+    if found and max(found) < 100 * min(found):
+        figures.logarithmic(axis, "y")
 
 
 def table(record: Record) -> str:

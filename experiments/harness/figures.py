@@ -34,7 +34,11 @@ NAMES = {
     "fous": "FouS",
     "fout": "FouT",
     "fout_naive": "FouT, naive",
+    "xavier": "Xavier",
+    "montel": "Montel",
     "zoh": "zero-order hold",
+    "hankel": "Hankel",
+    "pade": "Padé",
     "ddim": "DDIM",
     "dpmpp_2m": "DPM-Solver++(2M)",
     "heun": "Heun",
@@ -76,14 +80,15 @@ def spelled(name: str) -> str:
     return NAMES.get(name, name)
 
 
-def legend_below(figure: Figure, columns: int = 4, axes: Iterable[Any] | None = None) -> None:
-    """One legend below all panels, of every label of `axes` once; of all axes by default."""
-    panels = figure.axes if axes is None else axes
-    pairs = [pair for a in panels for pair in zip(*a.get_legend_handles_labels(), strict=True)]
-    lines = {label: line for line, label in reversed(pairs)}
-    labels = list(dict.fromkeys(label for _, label in pairs))
-    handles = [lines[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+def legend_below(figure: Figure, columns: int = 6, axes: Iterable[Any] | None = None) -> None:
+    """One legend below all panels, with every label of some `axes` (or of all) once."""
+    found: dict[str, Any] = {}
+    for panel in figure.axes if axes is None else axes:
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, line)
+    rows = -(-len(found) // columns)
+    place = {"loc": "outside lower center", "ncols": -(-len(found) // rows)}
+    figure.legend(found.values(), found.keys(), **place)
 
 
 def logarithmic(axes: Any, which: str) -> None:

@@ -135,23 +135,28 @@ def _curves(config: Config) -> dict[str, Any]:
 
 def draw(record: Record):
     """Functions of six systems, and the differences against N."""
-    figure, axes = figures.new(rows=2, columns=4, width=3.4)
-    places = [axes[i, j] for i in (0, 1) for j in (0, 1, 2)]
-    for axis, name in zip(places, PANELS, strict=True):
-        for curve, style in zip(record.result[f"curve_{name}"], figures.styles(), strict=False):
-            axis.plot(record.result["curve_t"], curve, **{**style, "marker": None})
-        axis.set(title=name, xlabel="t")
+    figure, axes = figures.new(rows=4, columns=2, width=4.0, height=2.3)
+    for axis, name in zip(axes.flat, PANELS, strict=False):
+        curves = record.result[f"curve_{name}"]
+        for n, (curve, style) in enumerate(zip(curves, figures.styles(), strict=False)):
+            look = {**style, "marker": None, "label": f"n = {n}"}
+            axis.plot(record.result["curve_t"], curve, **look)
+        kind, measure = name.split("-")
+        spelled = figures.spelled(measure) if measure in ("legs", "fout") else measure.title()
+        formula = "$(e^{tA}B)_n$" if kind == "s4" else "Re $e^{t\\lambda_n}$"
+        axis.set(title=f"{kind.upper()}-{spelled}", xlabel="t", ylabel=formula)
     rows = sorted(record.rows, key=lambda row: row["step"])
     for axis, key, title in (
-        (axes[0, 3], "smooth", "outputs for a smooth input"),
-        (axes[1, 3], "kernel", "kernels, point by point"),
+        (axes[3, 0], "smooth", "S4D-LegS and S4-LegS, smooth input"),
+        (axes[3, 1], "kernel", "S4D-LegS and S4-LegS, kernels"),
     ):
-        style = next(iter(figures.styles()))
+        style = {**next(iter(figures.styles())), "color": figures.COLORS[-1]}
         axis.plot([r["step"] for r in rows], [r[key] for r in rows], **style)
-        axis.set(xlabel="N", ylabel="S4D-LegS against S4-LegS", title=title)
+        axis.set(xlabel="N", ylabel="relative difference", title=title)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-    axes[1, 3].set_ylim(1e-3, 2.0)
+    axes[3, 1].set_ylim(1e-3, 2.0)
+    figures.legend_below(figure)
     return figure
 
 

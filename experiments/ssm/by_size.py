@@ -32,10 +32,12 @@ def draw(axis: Any, record: Record, metric: str, label: str, change: Change = fl
     for mixer, style in zip(mixers(record), figures.styles(), strict=False):
         here = [size for size in sizes(record) if values(record, mixer, size, metric, change)]
         every = [values(record, mixer, size, metric, change) for size in here]
-        axis.plot(here, [np.median(each) for each in every], label=mixer, **style)
+        medians = [np.median(each) for each in every]
+        axis.plot(here, medians, label=figures.spelled(mixer), **style)
         for size, each in zip(here, every, strict=True):
             dots = {"color": style["color"], "markersize": 3, "alpha": 0.5}
             axis.plot([size] * len(each), each, ".", **dots)
+    axis.plot([], [], ".", color="#777777", markersize=3, label="seeds; lines: medians")
     axis.set_xscale("log", base=2)
     axis.set_xticks(sizes(record), list(map(str, sizes(record))))
     axis.minorticks_off()

@@ -32,32 +32,39 @@ def worst(record: Record, arm: str) -> float | None:
 def draw(record: Record, title: str, chance: float | None = None):
     """Seeds of every model as dots, and their means; accuracies in training; a line at chance."""
     arms = by_arm.names(record)
-    figure, axes = figures.new(columns=2, width=4.2, height=max(2.6, 1.3 + 0.3 * len(arms)))
+    figure, axes = figures.new(columns=2, width=4.2, height=max(2.8, 1.6 + 0.3 * len(arms)))
     axis = axes[0, 0]
     for place, arm in enumerate(arms):
         found = accuracies(record, arm)
-        axis.plot(found, [place] * len(found), ".", color="#999999")
-        axis.plot([np.mean(found)], [place], "D", color=figures.COLORS[0])
-    if chance is not None:
-        axis.axvline(chance, color="#999999", linewidth=0.8)
-    axis.set_yticks(range(len(arms)), arms)
+        several, first = len(found) > 1, place == 0
+        if several:
+            axis.plot(found, [place] * len(found), ".", color="#999999", label="seeds" * first)
+        label, mean = "mean" if several else "one seed", np.mean(found)
+        axis.plot([mean], [place], "D", color=figures.COLORS[0], label=label * first)
+        shift = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center"}
+        axis.annotate(f"{mean:.1f}", (mean, place), fontsize=8, **shift)
+    axis.set_yticks(range(len(arms)), [figures.spelled(arm) for arm in arms])
     axis.set(xlabel="held-out accuracy, %", title=title, ylim=(len(arms) - 0.5, -0.5))
-    axis.set_xlim(right=min(axis.get_xlim()[1], 100.6))  # a whole marker at 100 %
-    _draw_curves(axes[0, 1], record, chance)
+    _draw_curves(axes[0, 1], record)
+    if chance is not None:
+        look = {"color": "#777777", "linewidth": 1.0, "linestyle": ":"}
+        axis.axvline(chance, label="constant answer", **look)
+        axes[0, 1].axhline(chance, **look)
+    low, high = axis.get_xlim()
+    axis.set_xlim(right=min(high, 100.0 + 0.03 * (100.0 - low)))  # a whole marker at 100 %
+    figures.legend_below(figure)
     return figure
 
 
-def _draw_curves(axis: Any, record: Record, chance: float | None) -> None:
+def _draw_curves(axis: Any, record: Record) -> None:
     """Accuracies by step, a line a seed."""
     for arm, style in zip(by_arm.names(record), figures.styles(), strict=False):
         for number, row in enumerate(r for r in record.rows if r.get("arm") == arm):
             steps, errors = zip(*row["curve"], strict=True)
-            label = arm if number == 0 else None
-            axis.plot(steps, 100.0 * (1.0 - np.array(errors)), label=label, **style)
-    if chance is not None:
-        axis.axhline(chance, color="#999999", linewidth=0.8)
-    axis.set(xlabel="step", ylabel="held-out accuracy, %")
-    axis.legend(fontsize=7)
+            look = {**style, "linewidth": 1.1, "markersize": 3.5}
+            look["label"] = figures.spelled(arm) * (number == 0)
+            axis.plot(steps, 100.0 * (1.0 - np.array(errors)), **look)
+    axis.set(xlabel="step", ylabel="held-out accuracy, %", title="in training")
 
 
 def table(record: Record, title: str) -> str:

@@ -208,9 +208,11 @@ def draw(record: Record):
     """Accuracies against the size."""
     figure, axes = figures.new(width=5.0, height=3.6)
     axis = axes[0, 0]
+    chance = 100 * record.result["chance"]
+    axis.axhline(chance, color="#777777", linewidth=1.0, linestyle=":", label="chance")
     by_size.draw(axis, record, "error", "accuracy, %", _percent)
-    axis.axhline(100 * record.result["chance"], color="#999999", linewidth=0.8)
-    axis.set(title=f"copying of {record.config['memorise']} tokens (line: chance)", ylim=(0, 103))
+    axis.set(title=f"copying of {record.config['memorise']} tokens", ylim=(0, 103))
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 0.12))
     return figure
 
 

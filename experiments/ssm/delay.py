@@ -185,11 +185,11 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 def draw(record: Record):
     """Errors against the size."""
     figure, axes = figures.new(width=5.0, height=3.6)
-    axis = axes[0, 0]
+    axis, lag = axes[0, 0], record.config["lag"]
+    axis.axvline(lag, color="#777777", linewidth=1.0, linestyle=":", label=f"N = {lag}, the delay")
     by_size.draw(axis, record, "loss", TITLE, np.sqrt)
-    axis.axvline(record.config["lag"], color="#999999", linewidth=0.8)
     axis.set_yscale("log")
-    axis.set(title=f"delay of {record.config['lag']} steps (line)")
+    axis.set(title=f"delay of {lag} steps")
     return figure
 
 

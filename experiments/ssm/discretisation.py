@@ -140,23 +140,25 @@ def _tails(config: Config) -> dict[str, Any]:
 
 def draw(record: Record):
     """Errors against the number of samples for both systems, and forgetting."""
-    figure, axes = figures.new(rows=1, columns=3)
+    figure, axes = figures.new(rows=1, columns=3, width=3.8, height=3.3)
     lengths = record.config["lengths"]
     for axis, measure in zip(axes[0], METHODS, strict=False):
         rows = sorted(record.rows, key=lambda row: row["step"])
         rows = [row for row in rows if row["measure"] == measure]
         for row, style in zip(rows, figures.styles(), strict=False):
-            label = f"{row['method']} ({row['order']:.2f})"
+            label = f"{figures.spelled(row['method'])}: order {row['order']:.2f}"
             axis.plot(lengths, row["errors"], label=label, **style)
-        axis.set(xlabel="samples L", ylabel="error of c(1)", title=f"{measure} (order)")
+        axis.set(xlabel="samples L", ylabel="error of the state c(1)")
+        axis.set(title=f"{figures.spelled(measure)}, discretised")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.set_ylim(1e-3 * min(min(row["errors"]) for row in rows), None)
-        axis.legend(loc="lower left")
+        axis.set_ylim(1e-4 * min(min(row["errors"]) for row in rows), None)
+        axis.legend(loc="lower left", fontsize=8)
     axis = axes[0, 2]
     for measure, style in zip(TAILS, figures.styles(), strict=False):
         sizes = np.maximum(record.result[f"tail_{measure}"], 1e-12)
-        axis.plot(record.result["tail_times"], sizes, label=measure, **{**style, "marker": None})
+        look = {**style, "marker": None, "label": figures.spelled(measure)}
+        axis.plot(record.result["tail_times"], sizes, **look)
     axis.set(xlabel="samples since the impulse", ylabel="size of its trace", title="forgetting")
     axis.set_xscale("log")
     axis.set_yscale("log")

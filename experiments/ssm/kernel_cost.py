@@ -148,25 +148,29 @@ def draw(record: Record):
     """Time and memory against length and against size, the other at its largest."""
     figure, axes = figures.new(rows=2, columns=2)
     config, names = record.config, {"n": "N", "length": "L"}
-    for column, (axis_name, label, fixed) in enumerate(
-        (("length", "L", ("n", config["sizes"][-1])), ("n", "N", ("length", config["lengths"][-1])))
-    ):
+    largest = {"n": config["sizes"][-1], "length": config["lengths"][-1]}
+    labels = {"length": "length L", "n": "size of the state N"}
+    panels = zip((("length", "n"), ("n", "length")), axes.T, strict=True)
+    for (moving, fixed), column in panels:
         for kernel, style in zip(config["kernels"], figures.styles(), strict=False):
             rows = [r for r in record.rows if r["kernel"] == kernel]
-            if kernel != "floor" or column:
-                rows = [r for r in rows if r[fixed[0]] == fixed[1]]
-            rows.sort(key=lambda row: row[axis_name])
-            for axis, key in zip(axes[:, column], ("milliseconds", "mebibytes"), strict=True):
+            rows.sort(key=lambda row: row[moving])
+            if kernel == "floor":  # knows no N
+                style = {"color": "#555555", "linewidth": 3.5, "alpha": 0.5}
+            if kernel != "floor" or moving == "n":
+                rows = [r for r in rows if r[fixed] == largest[fixed]]
+            if kernel == "floor" and moving == "n":
+                rows = [{**rows[0], "n": n} for n in (config["sizes"][0], largest["n"])]
+            label = "FFT there and back" if kernel == "floor" else figures.spelled(kernel)
+            for axis, key in zip(column, ("milliseconds", "mebibytes"), strict=True):
                 values = [max(row[key], 1e-2) for row in rows]
-                if kernel == "floor" and column:
-                    axis.axhline(values[0], color="#999999", linewidth=0.8)
-                    continue
-                axis.plot([row[axis_name] for row in rows], values, label=kernel, **style)
-        for axis, name in zip(axes[:, column], ("time (ms)", "temporaries (MiB)"), strict=True):
-            axis.set(xlabel=label, ylabel=name, title=f"{names[fixed[0]]} = {fixed[1]}")
+                axis.plot([row[moving] for row in rows], values, label=label, **style)
+        for axis, name in zip(column, ("time (ms)", "temporaries (MiB)"), strict=True):
+            title = f"{names[fixed]} = {largest[fixed]}"
+            axis.set(xlabel=labels[moving], ylabel=name, title=title)
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-    axes[1, 0].legend(loc="lower right", fontsize=8)
+    figures.legend_below(figure)
     return figure
 
 

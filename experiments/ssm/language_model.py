@@ -260,17 +260,20 @@ def _speeds(record: Record, arm: str) -> dict[int, float]:
 
 def draw(record: Record):
     """Differences of losses from attention's, and speeds of generation."""
-    figure, axes = figures.new(1, 2, width=4.6)
+    figure, axes = figures.new(1, 2, width=4.6, height=3.3)
     chosen = by_arm.names(record)
     verdicts.draw_differences(axes[0, 0], record, chosen, BASELINE, METRIC)
     axes[0, 0].set(title="loss (and numbers cached a token)")
     axis = axes[0, 1]
     for arm, style in zip(chosen, figures.styles(), strict=False):
         speeds = _speeds(record, arm)
-        axis.plot([*speeds], [*speeds.values()], label=arm, **style)
+        rates = [rate / 1000.0 for rate in speeds.values()]
+        axis.plot([*speeds], rates, label=figures.spelled(arm), **style)
     figures.logarithmic(axis, "x")
-    axis.set(xlabel="context, tokens", ylabel="tokens/s", title="generation", ylim=(0, None))
+    axis.set(xlabel="context, tokens", ylabel="thousand tokens a second", ylim=(0, None))
+    axis.set(title="generation")
     axis.legend(loc="center right", bbox_to_anchor=(1.0, 0.38))
+    figures.legend_below(figure, axes=[axes[0, 0]])
     return figure
 
 

@@ -154,31 +154,34 @@ def draw(record: Record):
     """Reconstructions over the history, and errors against N."""
     config, result = record.config, record.result
     figure, axes = figures.new(rows=2, columns=2)
-    s = np.linspace(0.0, 1.0, POINTS)
-    for axis, group, title in (
-        (axes[0, 0], hippo.WHOLE, "the whole history"),
-        (axes[0, 1], WINDOWED, f"a window of {config['window']:g}"),
+    s, window = np.linspace(0.0, 1.0, POINTS), config["window"]
+    for axis, group, title, begin in (
+        (axes[0, 0], hippo.WHOLE, "the whole history", 0.0),
+        (axes[0, 1], WINDOWED, f"a window of {window:g}", 1.0 - window),
     ):
-        axis.plot(s, result["curve_signal"], color="#999999", linewidth=3, label="signal")
+        signal = {"color": "#bbbbbb", "linewidth": 4, "label": "signal"}
+        axis.plot(s, result["curve_signal"], **signal)
         for measure, style in zip(config["measures"], figures.styles(), strict=False):
             if measure in group:
-                window = 1.0 if measure in hippo.WHOLE else config["window"]
-                t = 1.0 - window + window * s
-                axis.plot(t, result[f"curve_{measure}"], **{**style, "marker": None}, label=measure)
+                t = begin + (1.0 - begin) * s
+                style = {**style, "marker": None, "linewidth": 1.2}
+                axis.plot(t, result[f"curve_{measure}"], **style)
         axis.set(xlabel="time", ylabel="u", title=f"{title}, N = {result['curve_n']}")
-        axis.set_ylim(*(np.array([-1.2, 1.9]) * np.abs(result["curve_signal"]).max()))
-        axis.legend(loc="upper left", ncols=2)
+        axis.set_xlim(begin - 0.02 * (1.0 - begin), 1.0 + 0.02 * (1.0 - begin))
     for axis, band in zip(axes[1], (config["bands"][0], config["bands"][-1]), strict=True):
         for measure, style in zip(config["measures"], figures.styles(), strict=False):
             rows = [r for r in record.rows if (r["measure"], r["band"]) == (measure, band)]
             rows.sort(key=lambda row: row["n"])
-            axis.plot([r["n"] for r in rows], [r["error"] for r in rows], label=measure, **style)
+            sizes, label = [r["n"] for r in rows], figures.spelled(measure)
+            axis.plot(sizes, [r["error"] for r in rows], label=label, **style)
             best = {**style, "linestyle": ":", "marker": None, "linewidth": 1.0}
-            axis.plot([r["n"] for r in rows], [r["best"] for r in rows], **best)
-        axis.set(xlabel="N", ylabel="relative error", title=f"{band} periods (dotted: best)")
+            axis.plot(sizes, [r["best"] for r in rows], **best)
+        best = {"color": "#555555", "linestyle": ":", "linewidth": 1.0}
+        axis.plot([], [], label="best of each basis", **best)
+        axis.set(xlabel="N", ylabel="relative error", title=f"a signal of up to {band} periods")
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
-        axis.legend()
+    figures.legend_below(figure, columns=4)
     return figure
 
 

@@ -8,6 +8,7 @@ be approached.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.ssm import delays
 from ssm import rtf
+
+CONSTRAINTS = {"none": "unconstrained", "l1": "l1 constraint"}  # as figures name them
 
 
 @dataclass(frozen=True)
@@ -189,41 +192,45 @@ def _summary(config: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def draw(record: Record):
     """Errors against the order, losses, and the poles at the largest order."""
     config, rows = record.config, sorted(record.rows, key=lambda row: row["step"])
-    figure, axes = figures.new(rows=2, columns=3)
+    figure, axes = figures.new(rows=2, columns=3, width=3.8)
+    sizes, lag = config["sizes"], config["lag"]
     kinds = [(i, c) for i in config["inits"] for c in config["constraints"]]
-    largest = max(config["sizes"])
     for (init, constraint), style in zip(kinds, figures.styles(), strict=False):
         here = [r for r in rows if (r["init"], r["constraint"]) == (init, constraint)]
-        label = f"{init}, {constraint}"
+        label = f"{figures.spelled(init)}, {CONSTRAINTS.get(constraint, constraint)}"
         axes[0, 0].plot([r["n"] for r in here], [r["rmse"] for r in here], label=label, **style)
-        for axis, size in ((axes[0, 1], min(config["sizes"])), (axes[0, 2], largest)):
+        for axis, size in ((axes[0, 1], min(sizes)), (axes[0, 2], max(sizes))):
             curve = next(r["curve"] for r in here if r["n"] == size)
             steps = np.arange(len(curve)) * max(1, config["steps"] // 100)
-            axis.plot(steps, np.sqrt(curve), **{**style, "marker": None})
-            axis.set(xlabel="step", ylabel="RMSE in training", title=f"N = {size}")
-            axis.set_yscale("log")
-    axes[0, 0].axvline(config["lag"], color="#999999", linewidth=0.8)
-    axes[0, 0].set(xlabel="N (line: the delay)", ylabel="RMSE")
+            axis.plot(steps, np.sqrt(curve), **{**style, "marker": None, "linewidth": 1.2})
+            axis.set(xlabel="step", ylabel="RMSE in training", title=f"N = {size}, delay {lag}")
+            figures.logarithmic(axis, "y")
+    look = {"color": "#555555", "linewidth": 1.0, "linestyle": ":"}
+    axes[0, 0].axvline(lag, label=f"N = {lag}, the delay", **look)
+    axes[0, 0].set(xlabel="order N", ylabel="RMSE", title="after training", yscale="log")
     axes[0, 0].set_xscale("log", base=2)
-    axes[0, 0].set_yscale("log")
-    axes[0, 0].legend(fontsize=7)
-    turn = np.linspace(0.0, 2.0 * np.pi, 200)
+    axes[0, 0].set_xticks(sizes, list(map(str, sizes)))
+    axes[0, 0].minorticks_off()
     for axis, init in zip(axes[1], config["inits"][:3], strict=False):
-        axis.plot(np.cos(turn), np.sin(turn), color="#999999", linewidth=0.8)
-        for constraint, style in zip(config["constraints"], figures.styles(), strict=False):
-            row = next(
-                r
-                for r in rows
-                if (r["n"], r["init"], r["constraint"]) == (largest, init, constraint)
-            )
-            dots = {**style, "linestyle": "none", "markersize": 3, "label": constraint}
-            axis.plot(row["poles_re"], row["poles_im"], **dots)
-        axis.set(title=f"poles from {init}, N = {largest}", xlabel="Re", ylabel="Im")
-        axis.set_aspect("equal")
-        axis.legend(fontsize=7, loc="center")
+        chosen = [r for r in rows if (r["n"], r["init"]) == (max(sizes), init)]
+        _draw_poles(axis, chosen, config["constraints"])
+        axis.set(title=f"poles from {figures.spelled(init)}, N = {max(sizes)}")
     for axis in axes[1, len(config["inits"]) :]:
         axis.set_axis_off()
+    figures.legend_below(figure, columns=4, axes=axes[0])
     return figure
+
+
+def _draw_poles(axis: Any, rows: list[dict[str, Any]], constraints: Sequence[str]) -> None:
+    turn = np.linspace(0.0, 2.0 * np.pi, 200)
+    axis.plot(np.cos(turn), np.sin(turn), color="#999999", linewidth=0.8)
+    for constraint, style in zip(constraints, figures.styles(), strict=False):
+        row = next(r for r in rows if r["constraint"] == constraint)
+        dots = {**style, "linestyle": "none", "fillstyle": "none", "markersize": 4}
+        dots["label"] = CONSTRAINTS.get(constraint, constraint)
+        axis.plot(row["poles_re"], row["poles_im"], **dots)
+    axis.set(xlabel="Re", ylabel="Im", aspect="equal", xlim=(-1.25, 1.25), ylim=(-1.25, 1.25))
+    axis.legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.62))
 
 
 def table(record: Record) -> str:

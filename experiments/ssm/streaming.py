@@ -144,18 +144,20 @@ def _compare(kind: str, config: Config) -> dict[str, Any]:
 
 def draw(record: Record):
     """Differences over the signal, in both precisions."""
-    figure, axes = figures.new(rows=1, columns=2)
+    figure, axes = figures.new(rows=1, columns=2, height=3.4)
     for axis, precision in zip(axes[0], PRECISIONS, strict=True):
         rows = [row for row in record.rows if row["precision"] == precision]
         rows.sort(key=lambda row: row["step"])
         for row, style in zip(rows, figures.styles(), strict=False):
             floor = 1e-9 if precision == "float32" else 1e-18
-            axis.plot(row["ends"], np.maximum(row["errors"], floor), label=row["mixer"], **style)
-        axis.axvline(record.config["prompt"], color="#999999", linewidth=0.8)
-        axis.set(xlabel="step (line: end of the prompt)", ylabel="relative difference")
-        axis.set(title=precision)
+            look = {**style, "label": figures.spelled(row["mixer"])}
+            look |= {"linewidth": 1.1, "markersize": 3.5}
+            axis.plot(row["ends"], np.maximum(row["errors"], floor), **look)
+        prompt = {"color": "#555555", "linewidth": 1.0, "linestyle": (0, (6, 2))}
+        axis.axvline(record.config["prompt"], label="end of the prompt", **prompt)
+        axis.set(xlabel="step", ylabel="relative difference", title=precision)
         axis.set_yscale("log")
-        axis.legend()
+    figures.legend_below(figure)
     return figure
 
 

@@ -6,6 +6,7 @@ diagonalised in floating point, its normal-plus-rank-one form can; a convolution
 LegS in a system with a fixed step forgets exponentially.
 """
 
+import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from math import factorial, log2
@@ -169,36 +170,37 @@ def _memory() -> dict[str, Any]:
 
 def draw(record: Record):
     """Diagonalisations, the two kernels, and both memories."""
-    figure, axes = figures.new(rows=1, columns=4, width=3.6)
+    figure, axes = figures.new(rows=2, columns=2, width=4.4)
     rows = sorted(record.rows, key=lambda row: row["step"])
     n, result = [row["step"] for row in rows], record.result
-    styles = list(zip(range(3), figures.styles(), strict=False))
+    styles = list(itertools.islice(figures.styles(), 3))
     axis = axes[0, 0]
-    axis.plot(n, [row["range"] for row in rows], label="range of an eigenvector", **styles[0][1])
-    axis.plot(n, [row["condition"] for row in rows], label="condition, computed", **styles[1][1])
-    axis.plot(n, [4 * k / 3 for k in n], color="#999999", linestyle=":", label="4 N / 3")
-    axis.axhline(53, color="#999999", linewidth=0.8)
+    axis.plot(n, [row["range"] for row in rows], label="range of an eigenvector", **styles[0])
+    axis.plot(n, [row["condition"] for row in rows], label="condition, computed", **styles[1])
+    axis.plot(n, [4 * k / 3 for k in n], color="#555555", linestyle=":", label="4 N / 3")
+    axis.axhline(53, color="#999999", linewidth=1.0, label="double precision")
     axis.set(xlabel="N", ylabel="bits", title="eigenvectors of LegS", ylim=(0, 120))
-    axis.legend()
+    axis.legend(fontsize=8)
     axis = axes[0, 1]
-    for (key, label), (_, style) in zip(
-        (("direct", "diagonal"), ("low_rank", "normal + rank one")), styles, strict=False
-    ):
+    pairs = (("direct", "diagonal"), ("low_rank", "normal + rank one"))
+    for (key, label), style in zip(pairs, styles, strict=False):
         axis.plot(n, [max(row[key], 1e-17) for row in rows], label=label, **style)
-    axis.set(xlabel="N", ylabel="relative error of A rebuilt", title="what is left of A")
+    axis.set(xlabel="N", ylabel="relative error", title="A, rebuilt from its diagonalisation")
     axis.set_yscale("log")
     axis.legend()
-    axis = axes[0, 2]
-    axis.plot(result["curve_index"], result["curve_kernel"], color="#999999", linewidth=3)
-    style = {**styles[2][1], "marker": None}
-    axis.plot(result["curve_index"], result["curve_fixed"], **style)
-    axis.set(xlabel="l", title="C~ at roots of order 2 L (grey: kernel)")
-    axis = axes[0, 3]
-    for (key, label), (_, style) in zip(
-        (("memory_legs", "LegS"), ("memory_fixed", "its matrix, fixed step")), styles, strict=False
-    ):
+    axis, index = axes[1, 0], result["curve_index"]
+    look = {"color": "#bbbbbb", "linewidth": 4, "label": "kernel, cut at L"}
+    axis.plot(index, result["curve_kernel"], **look)
+    look = {**styles[2], "marker": None, "label": r"from its $\tilde{C}$, roots of order 2 L"}
+    axis.plot(index, result["curve_fixed"], **look)
+    axis.set(xlabel=f"sample (L = {record.config['length']})", ylabel="kernel")
+    axis.set_title(r"$\tilde{C}$ belongs to roots of order L alone")
+    axis.legend(loc="lower right")
+    axis = axes[1, 1]
+    pairs = (("memory_legs", "LegS"), ("memory_fixed", "its matrix, fixed step"))
+    for (key, label), style in zip(pairs, styles, strict=False):
         axis.plot(result["memory_times"], result[key], label=label, **{**style, "marker": None})
-    axis.set(xlabel="samples", ylabel="norm of what is left", title="memory")
+    axis.set(xlabel="samples since the impulse", ylabel="norm of what is left", title="memory")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_ylim(1e-9, 3.0)

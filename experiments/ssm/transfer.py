@@ -199,36 +199,53 @@ def draw(record: Record):
     figure, axes = figures.new(rows=2, columns=2)
     for form, style in zip(FORMS, figures.styles(), strict=False):
         values = [max(r[form], 1e-17) for r in sizes]
-        axes[0, 0].plot([r["n"] for r in sizes], values, label=form, **style)
+        label = "FFT" if form == "fft" else form
+        axes[0, 0].plot([r["n"] for r in sizes], values, label=label, **style)
     axes[0, 0].set(xlabel="N", ylabel="difference from the state space", title="one system")
     for row, style in zip(steps, figures.styles(), strict=False):
         for method, line in zip(transfer.METHODS, ("-", ":"), strict=True):
-            look = {**style, "linestyle": line, "label": f"dt = {row['dt']:g}, {method}"}
+            name = figures.spelled(method)
+            look = {**style, "linestyle": line, "label": f"dt = {row['dt']:g}, {name}"}
             axes[0, 1].plot(config["orders"], np.clip(row[method], 1e-16, 10.0), **look)
-        omega = np.linspace(0.0, np.pi, len(row["response"]))
-        axes[1, 0].plot(omega, row["response"], color=style["color"], label=f"dt = {row['dt']:g}")
-        reduced = {"color": "#000000", "linestyle": ":", "linewidth": 1.0}
-        axes[1, 0].plot(omega, row["response_reduced"], **reduced)
-    axes[0, 1].set(xlabel="order", ylabel="error of the response", title="S4D reduced (N = 32)")
-    axes[1, 0].set(xlabel="frequency (rad)", ylabel="|H|", title="best reduction: dotted")
-    axes[1, 0].set_yscale("log")
-    turn, last = np.linspace(0.0, 2.0 * np.pi, 200), steps[0]
-    axes[1, 1].plot(np.cos(turn), np.sin(turn), color="#999999", linewidth=0.8)
-    for key, label, marker in (
-        ("poles", "poles", "x"),
-        ("poles_reduced", f"poles, order {last['best']}", "+"),
-        ("zeros_reduced", f"zeros, order {last['best']}", "o"),
-    ):
-        axes[1, 1].plot(*last[key], marker, markersize=5, fillstyle="none", label=label)
-    axes[1, 1].set(title=f"dt = {last['dt']:g}", xlabel="Re", ylabel="Im")
-    axes[1, 1].set(xlim=(-1.3, 2.7), ylim=(-1.3, 1.3))
-    axes[1, 1].set_aspect("equal")
-    for axis in (axes[0, 0], axes[0, 1]):
+    axes[0, 1].set(xlabel="order", ylabel="error of the response, at most 10")
+    axes[0, 1].set(title="S4D (N = 32), reduced")
+    for axis in axes[0]:
         axis.set_yscale("log")
-    for axis in axes.flat:
         axis.legend(fontsize=7)
-    axes[1, 1].legend(fontsize=7, loc="right")
+    _draw_responses(axes[1, 0], steps)
+    _draw_plane(axes[1, 1], steps[0])
     return figure
+
+
+def _draw_responses(axis: Any, steps: list[dict[str, Any]]) -> None:
+    """Sizes of frequency responses, and of the best reductions."""
+    for row, style in zip(steps, figures.styles(), strict=False):
+        omega = np.linspace(0.0, np.pi, len(row["response"]))
+        look = {**style, "linestyle": "-", "markevery": max(1, len(omega) // 12)}
+        axis.plot(omega, row["response"], label=f"dt = {row['dt']:g}", **look)
+        label = "best reduction" * (row is steps[-1])
+        look = {"color": "#000000", "linestyle": ":", "linewidth": 1.0, "label": label}
+        axis.plot(omega, row["response_reduced"], **look)
+    axis.set(xlabel="frequency (rad a sample)", ylabel="|H|", title="frequency responses")
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=0.3 * min(min(row["response"]) for row in steps))
+    axis.legend(fontsize=7, loc="lower right", ncols=2)
+
+
+def _draw_plane(axis: Any, row: dict[str, Any]) -> None:
+    """Poles of a system, and poles and zeros of its best reduction."""
+    turn = np.linspace(0.0, 2.0 * np.pi, 200)
+    axis.plot(np.cos(turn), np.sin(turn), color="#999999", linewidth=0.8)
+    kinds = (
+        ("poles", "poles", "x"),
+        ("poles_reduced", f"poles, order {row['best']}", "+"),
+        ("zeros_reduced", f"zeros, order {row['best']}", "o"),
+    )
+    for (key, label, marker), color in zip(kinds, figures.COLORS, strict=False):
+        axis.plot(*row[key], marker, color=color, markersize=6, fillstyle="none", label=label)
+    axis.set(title=f"poles and zeros, dt = {row['dt']:g}", xlabel="Re", ylabel="Im")
+    axis.set(xlim=(-1.3, 2.7), ylim=(-1.3, 1.3), aspect="equal")
+    axis.legend(fontsize=7, loc="right")
 
 
 def table(record: Record) -> str:
