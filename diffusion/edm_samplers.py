@@ -52,7 +52,10 @@ def sample_edm(
         sigmas: n + 1 levels that fall, the last 0 (`schedules.edm_sigmas(n)`) or not.
         method: "euler" or "heun"; the step to 0 is always Euler's.
         key: needed for churn.
+        condition: passed on to the denoiser, if given.
+        churn: noise added before steps (algorithm 2); none by default.
         trajectory: also return y at all levels, [n + 1, B, ...].
+        params: the denoiser's, if they are its first argument.
 
     Returns:
         y at the last level, x if that is 0, or (y, trajectory).

@@ -190,7 +190,7 @@ def _run(
 
 
 def move(x: Array, eps: Array, logsnr: Array) -> Array:
-    """Z with the same x and eps at another log-SNR, alpha' x + sigma' eps: DDIM.
+    """Noisy z of the same x and eps at another log-SNR, alpha' x + sigma' eps: DDIM.
 
     Source: Song et al. (arXiv 2010.02502), without noise.
     """

@@ -39,10 +39,10 @@ class System:
         conjugate: whether the modes are one of each conjugate pair, and real ones.
         real: how many modes, the last of them, are real and stand for themselves only.
         still: whether some |Lambda| may be below `STILL`, where Woodbury's identity loses
-            the digits of frequency zero; that one then comes from a dense solve, unless:
-        undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n: the
-            kernel of a conjugate system then treats the nearest pole of each frequency apart
-            (see `spectrum`), that of another comes from dense powers.
+            the digits of frequency zero; that one then comes from a dense solve.
+        undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n; then
+            the kernel of a conjugate system treats the nearest pole of each frequency apart (see
+            `spectrum`), that of another comes from dense powers, and `still` has no effect.
         lasting: steps over which the slowest mode may last, rounded up to a power of two.
     """
 

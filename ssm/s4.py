@@ -127,7 +127,8 @@ class Step:
         inverse: (1 + dt/2 P^* backward P)^-1 dt/2, [H, R, R].
         B: dt B [H, N].
         C: [H, N].
-        D, half: direct term and dt/2, [H].
+        D: direct term, [H].
+        half: dt/2, [H].
         conjugate: whether the modes are one of each conjugate pair.
     """
 

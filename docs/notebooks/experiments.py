@@ -27,9 +27,9 @@ from experiments import catalog, commands, sweeps
 from experiments.harness import config as configs
 
 work = Path(tempfile.mkdtemp())
-for name in catalog.names()[:6]:
-    print(f"{name:28}", catalog.get(name).summary)
-print("... and", len(catalog.names()) - 6, "more")
+print(len(catalog.names()), "experiments, among them")
+for name in catalog.names()[::8]:
+    print(f"{name:24} {catalog.get(name).summary[:60]}")
 
 # %% [markdown]
 # ## One run
@@ -79,7 +79,9 @@ commands.new(work / "mine.py")
 print((work / "mine.py").read_text())
 
 # %%
-commands.run(str(work / "mine.py"), "quick", [], work / "mine")
+mine = commands.run(str(work / "mine.py"), "quick", [], work / "mine")
+mine.result
+
 # %% [markdown]
 # ## A grid
 #

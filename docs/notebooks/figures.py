@@ -69,7 +69,7 @@ _ = axis.legend()
 
 # %%
 rows = report.rows(published, ["fourier_density/mixtures", "ssm/structure"])
-Markdown(ledger.markdown(rows))
+print(ledger.brief(rows))
 
 # %%
 Markdown(report.summary(report.rows(published)))
@@ -83,6 +83,6 @@ Markdown(report.summary(report.rows(published)))
 pictures = [
     (one.data["experiment"], one.directory / "figure.png")
     for one in published
-    if one.data["experiment"].startswith("diffusion/")
+    if one.data["experiment"] in ("ssm/memory", "diffusion/samplers", "attention/cache")
 ]
 Image(report.contact_sheet(pictures, work / "sheet.png"), width=900)

@@ -123,4 +123,4 @@ for axis, updates in zip(axes, (4, 8, 32), strict=True):
     axis.set(title=f"{updates} updates", aspect="equal", xlim=(-2, 2), ylim=(-2, 2))
 
 # %% [markdown]
-# Where next: [which one should I use?](../which.md), a page for each post, and the API reference.
+# Where next: [which one should I use?](../../which/), a page for each post, and the API reference.

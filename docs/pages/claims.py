@@ -46,11 +46,12 @@ def _line(row: dict[str, Any]) -> str:
     mark = "†" if "unverified" in row["source"] else ""
     tolerance = f" ± {row['tolerance']:.2g}" if row["tolerance"] else ""
     seeds = f", {row['seeds']} seed{'s' * (row['seeds'] > 1)}" if row["seeds"] else ""
+    measured = ledger.measured(row)
     cells = [
         f"`{row['id']}`: {row['statement']}<br>*{row['source']}*",
         ledger.stated(row) + mark + tolerance,
-        ledger.measured(row),
-        f"{row['scale'] or '-'}{seeds}",
+        measured,
+        "-" if measured in ("-", "not run") else f"{row['scale'] or '-'}{seeds}",
         row["verdict"],
     ]
     return f"| {' | '.join(map(results.cell, cells))} |"

@@ -10,7 +10,7 @@ from typing import Any
 
 import griffe
 
-HEADER = re.compile(r"(Args|Attributes|Returns|Raises|Yields):$")
+HEADER = re.compile(r"(Args|Attributes|Returns|Raises|Warns|Yields):$")
 TOGETHER = re.compile(r"( +)(\w+(?:, \w+)+): (.*)$")
 EMPHASIS = re.compile(r"(?<![\w^*&])\*(\w[^*\n]*?\w|\w)\*(?![\w*])")
 
@@ -42,7 +42,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             inside = lines[first:end]
             if HEADER.match(line):
                 yield line
-                yield from (part for text in inside for part in _described(text))
+                yield from (part for entry in _entries(inside) for part in _described(entry))
             else:
                 yield from ["Notation:", ""] if line == "Notation" else []
                 yield from [
@@ -66,15 +66,30 @@ def _stripped(lines: list[str]) -> list[str]:
     return lines
 
 
-def _described(line: str) -> list[str]:
-    """A line of a section: one argument each."""
-    if match := TOGETHER.match(line):
+def _entries(lines: list[str]) -> Iterator[list[str]]:
+    """Lines of a section, an argument with its further lines together."""
+    entry: list[str] = []
+    for line in lines:
+        if entry and not line.startswith("     "):
+            yield entry
+            entry = []
+        entry.append(line)
+    if entry:
+        yield entry
+
+
+def _described(entry: list[str]) -> list[str]:
+    """An entry of a section, once for every argument that it describes."""
+    first, *further = entry
+    further = [_escaped(line) for line in further]
+    if match := TOGETHER.match(first):
         indent, names, text = match.groups()
-        return [f"{indent}{name}: {_escaped(text)}" for name in names.split(", ")]
-    head, colon, rest = line.partition(": ")
+        heads = [f"{indent}{name}: {_escaped(text)}" for name in names.split(", ")]
+        return [line for head in heads for line in (head, *further)]
+    head, colon, rest = first.partition(": ")
     if colon and re.fullmatch(r" +[\w.*]+", head):
-        return [f"{head}: {_escaped(rest)}"]
-    return [_escaped(line)]
+        return [f"{head}: {_escaped(rest)}", *further]
+    return [_escaped(first), *further]
 
 
 def _escaped(text: str) -> str:

@@ -99,7 +99,7 @@ def page() -> str:
     for paper, mine in groupby(found, key=lambda entry: entry.paper):
         lines += [
             f"## {paper}\n",
-            "| there | shows | here | what differs, or why there is nothing |",
+            "| in the paper | shows | here | what differs, or why there is nothing |",
         ]
         lines += ["| --- | --- | --- | --- |"]
         lines += [_line(entry) for entry in mine]
@@ -119,5 +119,7 @@ def _line(entry: Entry) -> str:
 
 def _verdicts(entry: Entry) -> str:
     count = Counter(row["verdict"] for row in entry.rows)
-    text = ", ".join(f"{count[verdict]} {verdict}" for verdict in ledger.VERDICTS if count[verdict])
+    text = ", ".join(
+        f"{count[verdict]} x {verdict}" for verdict in ledger.VERDICTS if count[verdict]
+    )
     return text or ("shown, no claim" if entry.experiments else "-")

@@ -40,7 +40,7 @@ def page() -> str:
             package = name.partition("/")[0]
             lines += [f"## {package}\n"]
         minutes = record.data["wall_seconds"] / 60
-        took = f"{minutes:.0f} min" if minutes >= 1.5 else f"{60 * minutes:.0f} s"
+        took = f"{minutes:.0f} min" if minutes >= 1.5 else f"{max(60 * minutes, 1):.0f} s"
         lines += [
             f"### {name.partition('/')[2]}, {preset}\n",
             f"{catalog.get(name).summary}\n",

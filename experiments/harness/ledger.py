@@ -151,13 +151,20 @@ def brief(table: Sequence[dict[str, Any]]) -> str:
 
 def stated(row: dict[str, Any]) -> str:
     """The source's value in short; of an ordering, what has to be exceeded."""
-    return f"{'> ' if row['kind'] == 'ordering' else ''}{row['paper']:.5g}"
+    return f"{'> ' if row['kind'] == 'ordering' else ''}{_short(row['paper'])}"
 
 
 def measured(row: dict[str, Any]) -> str:
-    """Our value in short, with its interval where it has one."""
+    """Our value in short, with its interval where it has one; "-" if a smaller task gave it."""
     if row["ours"] is None:
         return "not run"
+    if row["verdict"] == "not comparable at this scale":
+        return "-"
     low, high = row["interval"]
     interval = "" if low == high else f" [{low:.4g}, {high:.4g}]"
-    return f"{row['ours']:.5g}{interval}"
+    return f"{_short(row['ours'])}{interval}"
+
+
+def _short(value: float) -> str:
+    whole = math.isfinite(value) and value == round(value) and abs(value) < 1e7
+    return f"{value:.0f}" if whole else f"{value:.4g}"
