@@ -27,6 +27,7 @@ from benchmarks.timing import fastest
 from diffusion import guidance, layers, samplers, schedules
 from experiments.diffusion import denoising, distill, distilling
 from experiments.diffusion.networks import NetworkConfig
+from experiments.harness import compiling
 
 METHODS = {"ddim": 1, "ancestral": 1, "dpmpp_2m": 1, "heun": 2}
 

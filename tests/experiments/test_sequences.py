@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import catalog, commands
+from experiments import report as reports
 from experiments.harness import training
 from experiments.harness.comparison import Comparison
 from experiments.ssm import (
