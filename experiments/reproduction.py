@@ -61,7 +61,7 @@ def plan(preset: str, patterns: Sequence[str]) -> list[Job]:
                 jobs.append(Job(name, found, configs.digest(config), timed, seconds))
     if not jobs:
         catalog.get(names[0]).preset(preset)  # names the nearest one
-    return sorted(jobs, key=lambda job: (job.timed, -(job.expected or 0.0)))
+    return sorted(jobs, key=lambda job: (job.timed, -_weight(job)))
 
 
 def reproduce(jobs: Sequence[Job], root: Path, at_once: int) -> None:
@@ -102,6 +102,11 @@ def _done(job: Job, directory: Path) -> bool:
         return False
     data = runs.load(directory).data
     return data["status"] == "done" and data.get("config_hash") == job.digest
+
+
+def _weight(job: Job) -> float:
+    """For the order alone: what is slow at one scale is slow at another."""
+    return job.expected or _published_seconds(job.name, "cpu") or 0.0
 
 
 def _published_seconds(name: str, preset: str) -> float | None:

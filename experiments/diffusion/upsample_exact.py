@@ -137,12 +137,12 @@ class Fields:
         x = jnp.fft.ifftn(jnp.fft.fftn(z[..., 0], axes=axes) * gain, axes=axes).real[..., None]
         return process.convert(x, z, logsnr, "x", "eps")
 
-    def sample(self, denoiser: Any) -> np.ndarray:
+    def sample(self, denoiser: Any, params: Any = None) -> np.ndarray:
         """The matrix that takes noise to samples, from what becomes of each unit vector."""
         config = self.config
         schedule = schedules.cosine(config.logsnr_min, config.logsnr_max)
         logsnrs = schedule(jnp.linspace(1.0, 0.0, config.steps + 1))
-        x = samplers.sample(denoiser, self.unit, logsnrs, "ddim", "eps")
+        x = samplers.sample(denoiser, self.unit, logsnrs, "ddim", "eps", params=params)
         return np.asarray(x).reshape(self.count, -1)
 
     def distance(self, matrix: np.ndarray) -> float:
@@ -183,7 +183,14 @@ def _measure(config: Config) -> dict[str, Any]:
         spatial_axes=axes,
     )
     schedule = schedules.cosine(config.logsnr_min, config.logsnr_max)
-    by_strength = [fields.distance(fields.sample(upsample(w))) for w in config.strengths]
+
+    def guided(strength: jax.Array, z: jax.Array, logsnr: jax.Array) -> jax.Array:
+        """Of every strength by one program."""
+        return upsample(strength)(z, logsnr)
+
+    every = [fields.sample(guided, jnp.asarray(w)) for w in config.strengths]
+    by_strength = [fields.distance(matrix) for matrix in every]
+    full = every[config.strengths.index(1.0)]
     ablations = {
         name: fields.distance(fields.sample(upsample(1.0, **options)))
         for name, options in ABLATIONS.items()
@@ -192,7 +199,6 @@ def _measure(config: Config) -> dict[str, Any]:
     for eta in config.cuts:
         interval = (-np.inf, float(schedule(1.0 - eta)))
         by_cut.append(fields.distance(fields.sample(upsample(1.0, interval=interval))))
-    full = fields.sample(upsample(1.0))
     values, vectors = np.linalg.eigh(fields.small_covariance)
     perfect_small = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
     side = config.size // config.factor
