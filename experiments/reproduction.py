@@ -98,10 +98,7 @@ def _task(job: Job, root: Path) -> Task:
 
 
 def _done(job: Job, directory: Path) -> bool:
-    if not (directory / "run.json").exists():
-        return False
-    data = runs.load(directory).data
-    return data["status"] == "done" and data.get("config_hash") == job.digest
+    return runs.done(directory) and runs.load(directory).data.get("config_hash") == job.digest
 
 
 def _weight(job: Job) -> float:

@@ -153,7 +153,7 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
     if options and cluster is None:
         raise UsageError("--submit: expected --cluster beside it")
     _remember(sweep, root)
-    left = [cell for cell in sweep.cells if not _done(root / cell.directory)]
+    left = [cell for cell in sweep.cells if not runs.done(root / cell.directory)]
     done = len(sweep.cells) - len(left)
     print(f"{len(sweep.cells)} cells, {done} of them finished; {root}", flush=True)
     (root / "logs").mkdir(exist_ok=True)
@@ -184,10 +184,6 @@ def _remember(sweep: Sweep, root: Path) -> None:
         path.write_text(json.dumps(asdict(sweep), indent=1) + "\n")
     except OSError as error:
         raise ExperimentError(f"{root}: expected a writable directory: {error.strerror}") from None
-
-
-def _done(directory: Path) -> bool:
-    return (directory / "run.json").exists() and runs.load(directory).data["status"] == "done"
 
 
 def _local(sweep: Sweep, cells: list[Cell], root: Path, jobs: int, *_: Any) -> list[str]:
@@ -262,7 +258,7 @@ def table(root: Path) -> str:
     shown = [field for field in sweep.axes if field.rpartition(".")[2] != "seed"]
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for cell in sweep.cells:
-        if _done(root / cell.directory):
+        if runs.done(root / cell.directory):
             key = tuple(cell.values[field] for field in shown)
             groups.setdefault(key, []).append(_numbers(runs.load(root / cell.directory).result))
     done = sum(len(group) for group in groups.values())

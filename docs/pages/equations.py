@@ -14,6 +14,7 @@ from pathlib import Path
 
 from docs.pages.sources import PACKAGES, Module, modules, names, source_tag
 
+PATH = Path("docs/equations.md")
 HEAD = """---
 hide: [navigation, toc]
 ---
@@ -21,8 +22,9 @@ hide: [navigation, toc]
 # Equations
 
 From an equation to the function that computes it, and on to a test that checks it: {count}
-entries, collected from the `Source:` paragraphs of docstrings. Equations of the posts are numbered
-as the posts show them. "via" names a function that the test calls and that calls the entry.
+entries, collected from the `Source:` paragraphs of docstrings. The numbers of the posts' equations
+were counted in their texts. The test is found by name: it mentions the function, or the function
+behind "via" that leads to it.
 
 """
 
@@ -173,6 +175,3 @@ def _call_graph(package: str) -> dict[str, set[str]]:
 
 def _callers(target: str) -> dict[str, set[str]]:
     return _call_graph(target.partition(".")[0])
-
-
-PATH = Path("docs/equations.md")

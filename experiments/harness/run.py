@@ -81,6 +81,11 @@ def load(directory: Path) -> Record:
     return Record(directory, data, read_rows(directory / "metrics.jsonl"))
 
 
+def done(directory: Path) -> bool:
+    """Whether it holds a run that came to its end."""
+    return (directory / "run.json").exists() and load(directory).data["status"] == "done"
+
+
 class Part:
     """A piece of a run with metrics and checkpoints of its own, for `training.train`.
 
