@@ -11,7 +11,7 @@ PATH = Path("docs/performance.md")
 FOLDER = ROOT / "results" / "benchmarks"
 HEAD = """# Performance
 
-What every script in `benchmarks/` printed when `python -m benchmarks` was last run. Numbers of one
+What the scripts below printed when `python -m benchmarks` last ran them. Numbers of one
 table come from one process, both sides of a ratio in alternation; ratios carry over to other
 machines better than times do. What is behind the numbers:
 [speed of training](training_speed.md), [S4](s4.md#measured), [attention](attention_more.md),
