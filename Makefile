@@ -13,16 +13,19 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test devices lint format docs pages bench reliability audit ci lock clean help
+.PHONY: demo test test-all devices lint format docs pages bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## one small experiment of each theory, their figures on a sheet, the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO) --jobs $(JOBS)
 
-test: $(STAMP) ## run the tests
+test: $(STAMP) ## the tests but for the slow ones and most cases of long lists of cases
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
+test-all: $(STAMP) ## every test, three quarters of an hour
+	$(BIN)/python -m pytest -n 2 --dist loadscope --all
+
 devices: $(STAMP) ## the paper presets' steps at reduced width on eight virtual devices
-	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m pytest -n 2 tests/experiments -k "two_steps or reduced_width"
+	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m pytest -n 2 --all tests/experiments -k "two_steps or reduced_width"
 
 lint: $(STAMP) ## style and types
 	$(BIN)/ruff check .
@@ -46,7 +49,7 @@ bench: $(STAMP) ## all benchmarks into results/benchmarks; TORCH=path/to/python 
 reliability: $(STAMP) ## all campaigns of faults, some two hours; tables into results/reliability
 	$(BIN)/python -m tests.reliability --output results/reliability
 
-ci: lint test devices docs ## what continuous integration runs
+ci: lint test devices docs ## what continuous integration runs; test-all runs every night
 
 audit: $(STAMP) ## known vulnerabilities of the locked packages; needs a network
 	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip

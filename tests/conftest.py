@@ -1,5 +1,6 @@
 """Set-up of the whole suite: CPU, compilation cache, run-time type checks, hypothesis."""
 
+import collections
 import ctypes
 import gc
 import importlib.metadata
@@ -12,6 +13,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import hypothesis
 import jax
 import jaxtyping
+import numpy as np
 import pytest
 
 TESTS = Path(__file__).resolve().parent
@@ -52,6 +54,27 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also tests marked `slow` and all cases")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is slow, and most cases of tests marked `sample`; what is named runs."""
+    if config.option.all or any("::" in argument for argument in config.args):
+        return
+    left_out = {item for item in items if item.get_closest_marker("slow")}
+    cases = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.nodeid.split("[")[0]].append(item)
+    for every in cases.values():
+        (count,) = every[0].get_closest_marker("sample").args
+        spread = {round(i) for i in np.linspace(0, len(every) - 1, count)}
+        left_out |= {item for i, item in enumerate(every) if i not in spread}
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ SCRIPTS = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_blocks_of_the_pages_run(block):
     exec(compile(block, "page", "exec"), {})
@@ -65,6 +66,7 @@ for script in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_benchmarks_start():
     """From the root, by their path: their folder must not hide the packages. In one process."""
     command = [sys.executable, "-c", STARTED, *map(str, SCRIPTS)]

@@ -36,6 +36,7 @@ def close(found, expected, bound):
     assert np.max(np.abs(np.asarray(found, np.float64) - expected)) <= bound
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_those_of_transformers(name, x64):
     """Of whole sequences, of positions from 300 on, padded on the left, token by token."""
@@ -65,6 +66,7 @@ def test_logits_are_those_of_transformers(name, x64):
         close(jnp.concatenate(parts, axis=1), expected[dtype], bound)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_greedy_continuations_are_those_of_transformers(name):
     expected = np.load(GOLDEN / name / "expected.npz")
@@ -111,6 +113,7 @@ def test_a_checkpoint_is_written_in_several_files(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
 
+@pytest.mark.slow
 def test_interleaved_heads_are_written_in_the_order_of_llama(tmp_path):
     """The model stays the same, though its columns move."""
     mixer = GroupedConfig(16, 4, 2, rope_layout="interleaved", bias=True)
@@ -287,6 +290,7 @@ print(size, memory("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_no_more_than_a_parameter_is_held_twice(tmp_path):
     """A fifth more than the parameters at the peak, and some tens of megabytes in any case."""

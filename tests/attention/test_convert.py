@@ -27,6 +27,7 @@ def decoder(mixer, seed=0):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(0).dtype), params), config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("window", [None, 4])
 def test_grouped_query_attention_is_mla(groups, window, x64):
@@ -51,6 +52,7 @@ def test_grouped_query_attention_is_mla(groups, window, x64):
     )
 
 
+@pytest.mark.slow
 def test_int8_latents_need_no_rotary_part():
     params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
     made, latents = convert.to_latent(params, config)
@@ -112,6 +114,7 @@ MIXERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", MIXERS)
 def test_rotary_conventions_are_the_same_decoder(name, x64):
     params, config = decoder(MIXERS[name])

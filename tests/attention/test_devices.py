@@ -72,6 +72,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_does():
     """Heads on four, the batch on two."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
@@ -97,6 +98,7 @@ MIXERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("name", MIXERS)
 def test_every_program_lowers_for_accelerators(name, platform):

@@ -66,6 +66,7 @@ def made(config):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(0).dtype), params)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_tokens_pass_through_their_experts(name, count, x64):
@@ -96,6 +97,7 @@ def test_gradients_reach_weights_and_router(x64):
             np.testing.assert_allclose(jnp.sum(found[name] * way), slope, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_decoder_with_experts_counts_them():
     """Parameters of the arrays; operations of the traced program, dense layers and experts."""
     config = TransformerConfig(
@@ -145,6 +147,7 @@ def test_dense_layers_need_experts():
         TransformerConfig(n_layers=2, dense_layers=3, experts=ExpertsConfig())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_deepseek_v2_lite_lowers_for_accelerators(platform):
     """A step, a prompt and a whole sequence at the real sizes, from shapes alone."""

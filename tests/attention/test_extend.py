@@ -46,6 +46,7 @@ def logits(config):
     return jax.jit(functools.partial(transformer.apply, config=config))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("slots", [13, 40])
 def test_chunks_equal_the_whole(name, slots, x64):
@@ -67,6 +68,7 @@ def test_chunks_equal_the_whole(name, slots, x64):
     np.testing.assert_array_equal(state[0].length, [13, 13])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_chunks_of_different_lengths_continue_as_if_alone(name, x64):
     config, params = decoder(name)
@@ -83,6 +85,7 @@ def test_chunks_of_different_lengths_continue_as_if_alone(name, x64):
     np.testing.assert_allclose(second[1], logits(config)(params, rows[1][None])[0, 5], atol=1e-11)
 
 
+@pytest.mark.slow
 def test_quantised_chunks_are_near_the_whole(x64):
     plain, small = LatentConfig(**LATENT), LatentConfig(**LATENT, quantised=True)
     whole, config = (TransformerConfig(11, 2, c, d_ff=24) for c in (plain, small))
@@ -97,6 +100,7 @@ def test_quantised_chunks_are_near_the_whole(x64):
         assert 0 < np.abs(y - exact[:, 4:]).max() < 0.02 * np.abs(exact).max(), form
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen", "mla-window"])
 def test_prompts_read_in_chunks_are_continued_alike(name):
     config, params = decoder(name)
@@ -147,6 +151,7 @@ def test_a_row_of_padding_is_finite_and_leaves_the_others_alone(name, x64):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((gradients, y)))
 
 
+@pytest.mark.slow
 def test_masks_of_tokenizers_stand_for_lengths():
     config, params = decoder("chosen")
     prompts = draw(2, 5)
@@ -179,6 +184,7 @@ def test_impossible_masks_are_refused(mask, message):
         generation.right_padded(np.ones((2, 3), int), mask)
 
 
+@pytest.mark.slow
 def test_impossible_chunks_are_refused():
     config, params = decoder("gqa")
     tokens = draw(1, 4)

@@ -61,6 +61,7 @@ def test_a_layer_is_its_equations(name, precision):
     near(apply(params, x, positions=positions, mask=jnp.asarray(mask)), expected, bound)
 
 
+@pytest.mark.slow
 @given(
     heads=st.integers(1, 3),
     latent_dim=st.integers(1, 8),
@@ -144,6 +145,7 @@ def streamed(config, params, x, prompt, capacity, lengths=None):
     return state, jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("time", "prompt"), [(9, 4), (10, 7)])
 def test_prefill_and_steps_equal_apply_in_values_and_gradients(name, time, prompt, precision):
@@ -168,6 +170,7 @@ def test_prefill_and_steps_equal_apply_in_values_and_gradients(name, time, promp
         np.testing.assert_allclose(first, second, atol=bound * scale)
 
 
+@pytest.mark.slow
 def test_prompts_of_different_lengths_continue_as_if_alone(x64):
     config = CONFIGS["query"]
     params, x = layer_params(config), signal(9)
@@ -197,6 +200,7 @@ def test_the_cache_is_one_array_of_latents():
     assert latent.init_state(3, 10, config=windowed).capacity == 4
 
 
+@pytest.mark.slow
 def test_an_int8_cache_has_a_bounded_error(x64):
     parts, x = (7, 4), signal(50, width=11)
     whole, scale = cache.quantise(x, parts)
@@ -229,6 +233,7 @@ def test_yarn_multiplies_scores_by_the_square_of_its_factor(x64):
     np.testing.assert_allclose(streamed(config, params, x, 2, 5)[1], still, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_decoder_of_latent_layers_generates():
     config = TransformerConfig(11, 2, LatentConfig(16, 2, 6, 5, 4, 4, 5), d_ff=24)
     params = decoder_params(config)

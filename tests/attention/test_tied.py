@@ -109,6 +109,7 @@ def test_sums_that_are_not_rotated_back_depend_on_the_place(x64):
     assert np.max(np.abs(found[0] - found[1])) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CASES, ids=IDS)
 def test_caches_give_what_whole_sequences_give(config, x64):
     """Prompts, chunks, single tokens, ragged, with the bytes that were promised."""

@@ -129,6 +129,7 @@ def recurrent(params, tokens, prompt, config, lengths=None, mixer=None):
     return jnp.concatenate([logits, rest.swapaxes(0, 1)], axis=1)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("time", "prompt"), [(5, 2), (6, 3)])
 def test_prefill_and_steps_equal_apply_in_values_and_gradients(time, prompt, precision, tolerance):
     config = decoder_config(2)

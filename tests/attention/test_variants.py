@@ -32,6 +32,7 @@ def random(tree):
     return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GLA, WINDOWED], ids=["all", "window"])
 def test_grouped_latents_are_mla_for_each_group(config, x64):
     """Sums over groups of layers with one latent, half of the heads and the key of all."""
@@ -64,6 +65,7 @@ def test_grouped_latents_are_mla_for_each_group(config, x64):
     np.testing.assert_allclose(grouped_latent.mixer(c).apply(params, x), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_latent_queries_are_a_product_of_two_matrices(x64):
     params = random(grouped.init(jax.random.key(0), MFA))
     x = jax.random.normal(jax.random.key(1), (2, 9, 12))
@@ -73,6 +75,7 @@ def test_latent_queries_are_a_product_of_two_matrices(x64):
     np.testing.assert_allclose(grouped.apply(params, x, MFA), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GLA, WINDOWED, MFA], ids=["gla", "window", "mfa"])
 def test_caches_give_what_whole_sequences_give(config, x64):
     """Prompts, chunks and single tokens, absorbed where there is a latent."""
@@ -91,6 +94,7 @@ def test_caches_give_what_whole_sequences_give(config, x64):
     assert cache_bytes(decoder, 2, 9) == 2 * 2 * slots * config.cache_elements * 4
 
 
+@pytest.mark.slow
 def test_gradients_go_through_the_cache_of_single_tokens(x64):
     """An absorbed step differentiates as the whole sequence does."""
     params = random(grouped_latent.init(jax.random.key(0), GLA))

@@ -40,6 +40,7 @@ def test_answers_are_those_of_diffusers(name, x64):
     np.testing.assert_allclose(y, kept["y"], atol=1e-4 if not wide else 3e-5)
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_differentiable_samples_and_upsamples():
     model = load_diffusers_unet(GOLDEN / "ddpm")
     table = schedules.linear_beta()

@@ -103,6 +103,7 @@ def test_over_all_levels_only_much_wider_laws_run_away(alpha):
     assert slope(1.1 * distillation.threshold(alpha)) > 0  # although fine levels say otherwise
 
 
+@pytest.mark.slow
 def test_gradient_of_normal_laws_is_the_closed_form(x64):
     """By quadrature, without the weight."""
     nodes, weight = np.polynomial.hermite_e.hermegauss(12)

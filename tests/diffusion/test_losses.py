@@ -53,6 +53,7 @@ def test_weights_are_the_published_ones(x64):
     np.testing.assert_allclose(sigmoid, rate / (1 + np.exp(3.0 + LEVELS)), rtol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("weighting", ["elbo", "edm", "sigmoid"])
 def test_the_mean_over_any_schedule_is_one_integral(weighting, x64):
     """E over t of weight times an error that depends on log-SNR does not depend on the schedule."""

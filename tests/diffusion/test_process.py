@@ -32,7 +32,7 @@ def test_alpha_and_sigma_have_all_their_digits(precision):
     assert np.all(np.isfinite(slopes))
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.product(KINDS, KINDS))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(KINDS, KINDS)))
 def test_every_conversion_is_exact(source, target, precision):
     """Rounding is multiplied by what the formula divides by: that is what a kind can know."""
     x, eps = draw(len(LEVELS), 5), draw(len(LEVELS), 5, seed=1)

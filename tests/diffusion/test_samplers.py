@@ -171,6 +171,7 @@ def test_ancestral_samples_have_the_moments_of_the_data(variance):
     np.testing.assert_allclose(covariance, [[0.5, 0.2], [0.2, 0.4]], atol=4 * 0.7 / np.sqrt(n))
 
 
+@pytest.mark.slow
 def test_the_last_update_is_the_estimate(x64):
     z, one, lams = jnp.asarray(draw(3, 2)), law(), levels(4)
     for method in ("ddim", "ancestral", "heun", "dpmpp_2m", "euler"):

@@ -53,6 +53,7 @@ def test_log_snr_is_the_formula(name, precision):
     np.testing.assert_allclose(values, expected, rtol=bound, atol=bound)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", CASES)
 def test_inverse_and_slope(name, x64):
     schedule, _ = CASES[name]
@@ -92,6 +93,7 @@ def test_density_is_that_of_uniform_times(name, x64):
     assert float(density(low - 1.0)) == 0.0 == float(density(high + 1.0))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_are_finite_at_the_ends(name, precision):
     schedule, _ = CASES[name]
@@ -145,6 +147,7 @@ def test_sigmas_of_edm(x64):
     assert schedules.edm_sigmas(18)[-1] == 0.0
 
 
+@pytest.mark.sample(1)
 def test_a_learned_schedule_keeps_its_ends_and_learns(precision):
     schedule = schedules.learned(jax.random.key(1), 16, -6.0, 9.0)
     wild = jax.tree.map(lambda leaf: leaf * 3.0, schedule).replace(

@@ -36,6 +36,7 @@ def weights(network, z, seed=0, scale=0.2):
     )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predictions_have_the_shape_of_z_and_start_at_zero(name):
     network, z, level = NETWORKS[name], draw(2, 8, 8, 3), jnp.array([-3.0, 3.0])
@@ -97,6 +98,7 @@ def test_scans_are_loops_over_blocks_and_skips(name, x64):
     np.testing.assert_allclose(y, expected, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("channels", "groups"), [(8, 2), (24, 2), (64, 16), (256, 32), (6, 1)])
 def test_the_norm_is_flax_group_norm_then_scale_and_shift(channels, groups, x64):
     x, scale, shift = draw(2, 3, 5, channels), draw(2, channels, seed=1), draw(2, channels, seed=2)
@@ -134,6 +136,7 @@ def test_products_of_tokens_are_dot_general(x, w, axes, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *sides)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [UNet, UViT])
 def test_recomputation_changes_nothing(kind):
     z, level = draw(2, 8, 8, 2), jnp.zeros(2)
@@ -150,6 +153,7 @@ def test_recomputation_changes_nothing(kind):
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max() + 1e-6)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", [UNet, UViT])
 def test_dropout_acts_in_training_at_small_sizes_only(kind):
     z, level = draw(2, 8, 8, 2), jnp.zeros(2)
@@ -193,6 +197,7 @@ def test_predictions_are_written_back_to_full_size(stem, channels):
     np.testing.assert_allclose(y, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "uvit"])
 def test_half_precision_computes_nearly_the_same(name):
     network, z, level = NETWORKS[name], draw(2, 8, 8, 3), jnp.zeros(2)

@@ -42,6 +42,7 @@ def axes_of(k):
     return tuple(range(1, k + 1))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("prediction", ["eps", "x", "v"])
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("factor", [2, 3])
@@ -56,6 +57,7 @@ def test_every_form_is_the_definition(prediction, k, factor, x64):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("prediction", "wide"), [("eps", True), ("x", True), ("v", True), ("v", False)]
 )
@@ -166,6 +168,7 @@ def test_it_nests_with_classifier_free_guidance(x64):
     np.testing.assert_allclose(outside(z, level, label), inside(z, level, label), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_discrete_models_are_read_between_their_steps(x64):
     table = schedules.linear_beta(50)
 

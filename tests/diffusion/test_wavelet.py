@@ -39,6 +39,7 @@ def test_bands_are_those_of_the_lifting_steps(shape, precision):
                 np.testing.assert_allclose(y[b, :, :, k * shape[3] + c], band, atol=bound)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_the_inverse_is_exact(levels, precision):
     x = jnp.asarray(draw(2, 16, 8, 3))

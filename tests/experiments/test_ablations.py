@@ -16,6 +16,7 @@ from experiments.harness.training import TrainingConfig
 SHORT = TrainingConfig(steps=2, batch_size=8, weight_decay=0.0, ema=0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["schedule_shift", "multi_scale", "architecture"])
 def test_ablations_are_paired_and_resume(name, tmp_path, monkeypatch):
     tiny = ["--training.steps", "2", "--training.batch_size", "8", "--training.ema", "0.5"]
@@ -43,6 +44,7 @@ def test_ablations_are_paired_and_resume(name, tmp_path, monkeypatch):
     assert module.table(record).count("\n") >= len(made) + 2
 
 
+@pytest.mark.slow
 def test_arms_share_what_a_seed_gives():
     network = NetworkConfig(width=8, depth=1)
     same = [

@@ -19,6 +19,7 @@ def heavy(count, dtype=np.float64):
     ).astype(dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_array_comes_back_within_half_a_step(tmp_path, capsys, dtype):
     values = heavy(3000, dtype).reshape(30, 100)
@@ -35,6 +36,7 @@ def test_an_array_comes_back_within_half_a_step(tmp_path, capsys, dtype):
     assert 8 * (tmp_path / "values.npy.fbd").stat().st_size < 0.5 * entropy_of_raw * values.size
 
 
+@pytest.mark.slow
 def test_text_and_the_default_step(tmp_path):
     values = heavy(500)
     (tmp_path / "v.txt").write_text(" ".join(map(repr, values.tolist())) + "\n")
@@ -57,6 +59,7 @@ def test_odd_files(tmp_path, values):
     assert np.abs(again - values).max() <= report.step / 2 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan]))
     np.save(tmp_path / "int.npy", np.arange(4))

@@ -47,6 +47,7 @@ def records(tmp_path_factory):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_ablations_are_paired_drawn_and_judged(records, name):
     record, module = records[name], catalog.get(f"attention/{name}").module
@@ -115,6 +116,7 @@ def compare(run, how):
     return arms.run_all(ARMS, quadratic, run.config.training, how, "found", run)
 
 
+@pytest.mark.slow
 def test_learning_rates_are_chosen_arm_by_arm_on_other_seeds(tmp_path, monkeypatch):
     numbers, train = [], seeds.train
 
@@ -157,6 +159,7 @@ def test_divergence_in_the_comparison_names_arm_and_rate(tmp_path):
     assert not list((run.directory / "parts").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorised", [True, False])
 def test_seeds_at_once_or_apart_are_those_in_turn(tmp_path, vectorised):
     found = []
@@ -172,6 +175,7 @@ def test_seeds_at_once_or_apart_are_those_in_turn(tmp_path, vectorised):
         assert [other[n] for n in numbers] == pytest.approx([one[n] for n in numbers], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_trains_the_rest_only(tmp_path, monkeypatch):
     trained, train = [], seeds.train
 
@@ -327,6 +331,7 @@ def test_an_arm_that_cannot_be_matched_is_named():
         arms.matched(arm, 100)
 
 
+@pytest.mark.slow
 def test_paper_steps_run_at_reduced_width():
     for module, small in (
         (ablation, {"sizes": ablation.SizesConfig(32, 2, 4, 8, n_kv_heads=2, cache=32)}),

@@ -28,6 +28,7 @@ def mixtures(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "mixtures")
 
 
+@pytest.mark.slow
 def test_list_names_every_experiment_with_its_presets(cli):
     code, out, _ = cli("list", "--json")
     rows = json.loads(out)

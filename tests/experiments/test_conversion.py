@@ -22,6 +22,7 @@ def made():
     return params, decoder, moments
 
 
+@pytest.mark.slow
 def test_every_way_has_a_cache_of_the_rank():
     params, decoder, moments = made()
     found = conversion._ways(params, decoder, moments, 8)
@@ -66,6 +67,7 @@ OPTIONS += ["--training.batch-size", "4", "--windows", "6", "--ranks", "8", "4"]
 OPTIONS += ["--moment-windows", "8", "--steps-after", "2", "--training.eval-every", "4"]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_converted_and_made_smaller(tmp_path):
     record = commands.run("attention/conversion", "quick", OPTIONS, tmp_path / "run")
     assert (record.directory / "figure.png").exists()

@@ -128,6 +128,7 @@ def test_real_tiny_shakespeare():
     assert text.train[:14].tobytes() == b"First Citizen:"
 
 
+@pytest.mark.slow
 @needs_real
 def test_real_mnist():
     columns = datasets.read_tfds("mnist", "test")
@@ -136,6 +137,7 @@ def test_real_mnist():
     assert np.bincount(labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
+@pytest.mark.slow
 @needs_real
 def test_real_cifar10_jpeg():
     columns = datasets.read_tfds("cifar10_jpeg", "test")

@@ -12,6 +12,7 @@ from experiments.attention import decoding
 SMALL = {"d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "latent_dim": 8, "rope_dim": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", decoding.VARIANTS)
 def test_every_variant_decodes_what_the_whole_sequence_gives(name, x64):
     config = decoding.Config(**SMALL)
@@ -47,6 +48,7 @@ def test_rooflines_follow_bytes_or_products():
     assert expanded == pytest.approx(2 * (expansion + context * 2 * 2 * (2 * width + 4)))
 
 
+@pytest.mark.slow
 def test_a_run_records_every_variant_and_resumes(tmp_path):
     options = [f"--{name}={value}" for name, value in SMALL.items()]
     options += ["--contexts", "16", "32", "--rounds", "2", "--seconds", "0.001"]

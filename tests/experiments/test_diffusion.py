@@ -23,6 +23,7 @@ def verdicts(name, record):
     return {claim.id: judge(claim, claim.measure(record), "quick") for claim in claims}
 
 
+@pytest.mark.slow
 def test_pooling_gains_what_the_law_says(tmp_path):
     record = commands.run("diffusion/snr", "quick", ["--elements", "65536"], tmp_path / "run")
     assert len(record.rows) == 12
@@ -38,6 +39,7 @@ def test_pooling_gains_what_the_law_says(tmp_path):
     assert (record.directory / "figure.png").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_samplers_have_their_orders_on_a_mixture(tmp_path):
     options = [*TINY, "--methods", "ddim", "dpmpp_2m", "edm euler", "edm heun"]
     options += ["--calls", "17", "33", "65", "129", "--exact_steps", "512", "--samples", "80"]
@@ -54,6 +56,7 @@ def test_samplers_have_their_orders_on_a_mixture(tmp_path):
     assert "| edm heun | 129 |" in (record.directory / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_bounds_are_those_of_normal_laws(tmp_path):
     options = [*TINY, "--repeats", "100", "--draws", "4"]
     record = commands.run("diffusion/likelihood", "quick", options, tmp_path / "run")
@@ -70,6 +73,7 @@ def test_bounds_are_those_of_normal_laws(tmp_path):
     assert found["likelihood.better"] == "differs"
 
 
+@pytest.mark.slow
 def test_guidance_sharpens_an_exact_law(tmp_path):
     record = commands.run("diffusion/guidance", "quick", TINY, tmp_path / "run")
     found = verdicts("diffusion/guidance", record)
@@ -80,6 +84,7 @@ def test_guidance_sharpens_an_exact_law(tmp_path):
     assert len(record.result["images"]) == 8 and (record.directory / "figure.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["samplers", "guidance", "likelihood"])
 def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
     module = catalog.get(f"diffusion/{name}").module
@@ -96,6 +101,7 @@ def test_paper_presets_run_two_steps_at_reduced_width(name, tmp_path):
         assert np.isfinite(module.main(config, run)["validation_v_error"])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", ["conv", "unet", "uvit"])
 def test_every_kind_of_network_trains(kind, tmp_path):
     options = [*TINY, "--network.kind", kind, "--steps", "3", "--samples", "20"]
@@ -110,6 +116,7 @@ def test_every_kind_of_network_trains(kind, tmp_path):
     assert max(jax.tree.leaves(moved)) > 1e-5
 
 
+@pytest.mark.slow
 def test_many_images_are_seen_in_pieces(monkeypatch):
     network = NetworkConfig(width=8, depth=1, classes=3)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(7, 8, 8, 1)), jnp.float32)

@@ -51,6 +51,7 @@ def setup(config=DistillConfig()):  # noqa: B008
     return network, params, teacher, distilling.how(config, teacher, Model(network, params), (2,))
 
 
+@pytest.mark.slow
 def test_an_iteration_trains_the_fake_denoiser_then_the_generator_against_it(x64):
     """With losses, gradients and Adam written out, from the noise that the step draws."""
     config = DistillConfig(alpha=1.2, fake_rate=2.0, sigma_data=0.7)
@@ -105,6 +106,7 @@ def test_an_iteration_trains_the_fake_denoiser_then_the_generator_against_it(x64
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_compiles_once():
     *_, how = setup()
     state, calls = how.init_state(NOTHING, SETTINGS, *how.given), []
@@ -118,6 +120,7 @@ def test_a_sweep_compiles_once():
     assert len(calls) == 1 and len(set(losses)) == 3
 
 
+@pytest.mark.slow
 def test_the_average_ramps_up_to_its_half_life():
     """EDM's rule: the half-life is a share of the steps so far, until it is that of the decay."""
     config = DistillConfig(ramp=0.5)
@@ -143,6 +146,7 @@ def test_rates_and_means_of_both_optimisers_are_their_own():
         assert (float(change["w"][0]) < 0) == (name == "generator")  # whose mean remembers
 
 
+@pytest.mark.slow
 def test_a_few_steps_are_trained_too():
     *_, how = setup(DistillConfig(levels=(2.5, 0.5)))
     state = how.init_state(NOTHING, SETTINGS, *how.given)
@@ -167,6 +171,7 @@ class Settings:
     training: TrainingConfig = SETTINGS
 
 
+@pytest.mark.slow
 def test_training_stops_and_goes_on_bit_exactly(tmp_path):
     """Both networks, both optimisers, the average and the noise."""
 
@@ -194,6 +199,7 @@ TINY += ["--training.steps", "20", "--training.batch_size", "64", "--check_every
 TINY += ["--patience", "10"]
 
 
+@pytest.mark.slow
 def test_the_mixture_is_distilled_by_every_loss(tmp_path):
     record = commands.run("diffusion/distill_mixture", "quick", TINY, tmp_path / "run")
     assert {row["arm"] for row in record.rows} == {"alpha = 0.5", "alpha = 1", "L1 alone"}

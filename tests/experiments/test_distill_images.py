@@ -22,6 +22,7 @@ QUICK = [*FIRST, "--start.steps", "3", "--start.batch_size", "8"]
 LONGER = ["--training.steps", "4", "--training.checkpoint_every", "2", "--training.ema", "0.5"]
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_and_distilled(tmp_path):
     record = commands.run("diffusion/distill", "quick", [*QUICK, *LONGER], tmp_path / "run")
     rows = [row for row in record.rows if "frechet" in row]
@@ -37,6 +38,7 @@ def test_a_teacher_is_trained_and_distilled(tmp_path):
     assert again.result == record.result
 
 
+@pytest.mark.slow
 def test_a_run_with_classes_is_a_teacher(tmp_path):
     options = ["--network.kind", "mlp", "--network.width", "8", "--network.depth", "1"]
     options += ["--network.classes", "10", "--training.steps", "3", "--training.batch_size", "8"]
@@ -57,6 +59,7 @@ def test_a_run_with_classes_is_a_teacher(tmp_path):
         commands.run("diffusion/distill", "quick", [*given, "--data.size", "16"], tmp_path / "no")
 
 
+@pytest.mark.slow
 def test_a_directory_of_diffusers_is_a_teacher():
     folder = Path(__file__).parents[1] / "golden" / "diffusers" / "ddpm"
     config = json.loads((folder / "config.json").read_text())

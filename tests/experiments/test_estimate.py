@@ -75,6 +75,7 @@ def test_convolutions_and_their_gradients_are_counted(strides, groups, places):
         assert counted == 3 * 2 * 5 * places * 4 * 9 * 4  # forward, and two for the gradients
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", PAPER)
 def test_paper_presets_lower_for_cuda_and_tpu(name):
     module = catalog.get(name).module
@@ -116,6 +117,7 @@ def test_the_estimate_is_within_a_fifth_of_what_a_step_takes():
     assert 0.8 < float(out.stdout) < 1.2
 
 
+@pytest.mark.slow
 def test_a_layout_divides_what_a_device_needs(cli):
     """On devices that are not there."""
     name, less = "attention/language_model", ("--model.n_layers", "1")
@@ -131,6 +133,7 @@ def test_a_layout_divides_what_a_device_needs(cli):
     assert arguments[1] < 0.3 * arguments[0] and temporaries[1] < 0.6 * temporaries[0]
 
 
+@pytest.mark.slow
 def test_the_paper_language_model_runs_two_steps_at_reduced_width(tmp_path):
     paper = language_model.PRESETS["paper"]
     small = configs.parse(

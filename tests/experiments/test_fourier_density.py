@@ -125,6 +125,7 @@ CHECKS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
     record = commands.run(f"fourier_density/{name}", "quick", TINY[name], tmp_path / name)

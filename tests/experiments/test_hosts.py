@@ -112,6 +112,7 @@ def test_hosts_that_differ_are_told_so(tmp_path):
     assert all(message in text for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_process_alone_is_told_so_in_one_line(tmp_path, index):
     """The first one waits in vain, the other does not reach it."""

@@ -47,6 +47,7 @@ def test_identities_hold_at_any_size(trained):
     assert claims["nanogpt"].measure(trained) is None  # not on tiny Shakespeare
 
 
+@pytest.mark.slow
 def test_latent_attention_is_another_value_of_one_field(tmp_path):
     from experiments.__main__ import main
 

@@ -58,6 +58,7 @@ def changed(name, decoder):
     return mixers.shifted(transformer.make_mixer(decoder.mixer), decoder.d_model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["low_rank", "shifted"])
 @pytest.mark.parametrize(
     "mixer", [GroupedConfig(16, 4, 2), LatentConfig(16, 2, 8, None, 4, 4, 4)], ids=["gqa", "mla"]

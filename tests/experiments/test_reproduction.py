@@ -56,6 +56,7 @@ def test_runs_report_and_sheet_and_nothing_twice(tmp_path, capsys):
     assert "2 runs, 2 of them finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_of_another_configuration_is_not_taken_for_finished(tmp_path, capsys):
     commands.reproduce("quick", ["attention/cache"], tmp_path, 1)
     jobs = [replace(job, digest="x") for job in reproduction.plan("quick", ["attention/cache"])]
@@ -64,6 +65,7 @@ def test_a_run_of_another_configuration_is_not_taken_for_finished(tmp_path, caps
     assert "0 of them finished" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_behind_the_report_of_the_rest(tmp_path, capsys):
     (tmp_path / "attention" / "cache" / "quick").mkdir(parents=True)
     (tmp_path / "attention" / "cache" / "quick" / "foreign.txt").write_text("not a run")

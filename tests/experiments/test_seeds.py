@@ -36,6 +36,7 @@ def run(tmp_path):
         yield current
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorised", [False, True, None])
 def test_together_is_one_by_one(run, vectorised):
     part = run.part("both")
@@ -67,12 +68,14 @@ def test_hosts_read_their_rows_of_all_seeds():
     assert seeds._stacked([problem(3, False)], (3,)).part is None
 
 
+@pytest.mark.slow
 def test_another_order_of_seeds_changes_nothing(run):
     one = seeds.train(make, SETTINGS, (3, 7), run.part("one"))
     two = seeds.train(make, SETTINGS, (7, 3), run.part("two"))
     assert one == two[::-1]
 
 
+@pytest.mark.slow
 def test_an_interrupted_part_goes_on_exactly(run):
     whole = seeds.train(make, SETTINGS, (1, 2), run.part("whole"))
 

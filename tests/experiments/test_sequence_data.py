@@ -106,6 +106,7 @@ def test_windows_of_topics_and_pairs_of_them():
     assert lengths.tolist() == [2, 1, 4]
 
 
+@pytest.mark.slow
 def test_pairs_of_lra_are_read_and_learnt_from(tmp_path):
     lines = [f"{float(k % 2)}\tid{k}\tid{k + 1}\ttext {k}\tmore {k}" for k in range(12)]
     for split in ("train", "test"):
@@ -232,6 +233,7 @@ def sets(tmp_path_factory):
     return str(where)
 
 
+@pytest.mark.slow
 def test_sets_of_tfds_are_read(sets, tmp_path):
     options = ["--data.name", "tiny_reviews", "--data.data_dir", sets, "--data.classes", "2"]
     record = commands.run("ssm/documents", "quick", [*options, *SHORT], tmp_path / "reviews")

@@ -35,6 +35,7 @@ def network(arm):
     return models.network(arm.model, 9, 2, inputs=1, pooling="mean")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_every_mixer_streams_through_the_model_as_it_is_trained(kind):
     mixer = models.make_mixer(dataclasses.replace(SMALL, mixer=kind), 9)
@@ -54,6 +55,7 @@ def test_every_mixer_streams_through_the_model_as_it_is_trained(kind):
     np.testing.assert_allclose(streamed(params, x), whole, atol=3e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", models.TWO_WAYS)
 def test_two_ways_see_both_ends_and_refuse_to_stream_by_name(kind):
     mixer = models.make_mixer(dataclasses.replace(SMALL, mixer=kind, bidirectional=True), 9)
@@ -77,6 +79,7 @@ def test_two_ways_see_both_ends_and_refuse_to_stream_by_name(kind):
                 getattr(mixer, name)(*arguments)
 
 
+@pytest.mark.slow
 def test_the_sum_of_two_directions_is_that_of_a_loop(x64):
     mixer = models.make_mixer(dataclasses.replace(SMALL, mixer="s4d", bidirectional=True), 9)
     one = models.make_mixer(dataclasses.replace(SMALL, mixer="s4d"), 9)
@@ -141,6 +144,7 @@ def test_the_update_has_a_rate_and_decay_for_every_group():
     assert isinstance(plain, optax.GradientTransformation)
 
 
+@pytest.mark.slow
 def test_statistics_follow_the_data_in_training_and_decide_afterwards(tmp_path):
     """Batch norms in the whole loop: the running mean of the first norm is that of its input."""
     model = dataclasses.replace(SMALL, norm="batch", mixer="s4d", size=2)
@@ -174,6 +178,7 @@ def test_evaluation_counts_every_example_once():
     assert learning.evaluate(0.5, score, held_out, 100)["loss"] == pytest.approx(found["loss"])
 
 
+@pytest.mark.slow
 def test_a_model_learns_the_task_and_counts_its_parameters():
     arm = Arm("s4d", dataclasses.replace(SMALL, mixer="s4d", norm="batch"))
     settings = TrainingConfig(steps=150, batch_size=32, learning_rate=1e-2, warmup=5)

@@ -42,6 +42,7 @@ TINY = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
     record = commands.run(f"ssm/{name}", "quick", TINY[name], tmp_path / name)
@@ -61,6 +62,7 @@ def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
     assert again.rows == record.rows
 
 
+@pytest.mark.slow
 def test_other_mixers_run_beside(tmp_path):
     against = ("s5", "attention")
     options = ["--model.mixer", "dss", "--against", *against, "--model.heads", "2"]
@@ -68,6 +70,7 @@ def test_other_mixers_run_beside(tmp_path):
     assert {row["mixer"] for row in record.rows} == {"dss", *against}
 
 
+@pytest.mark.slow
 def test_the_report_takes_the_largest_run_that_covers_a_claim(tmp_path, capsys):
     few = [
         *TINY["delay"],
@@ -141,6 +144,7 @@ REDUCED = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("module", "preset"), OTHERS)
 def test_further_paper_presets_lower_for_cuda_and_tpu(module, preset):
     for program in module.programs(module.PRESETS[preset]).values():
@@ -148,6 +152,7 @@ def test_further_paper_presets_lower_for_cuda_and_tpu(module, preset):
             assert "module" in program.lower((platform,)).as_text()[:200]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("module", "preset"), [*((module, "paper") for module in REDUCED), *OTHERS]
 )
@@ -176,6 +181,7 @@ def test_paper_presets_run_two_steps_at_reduced_width(module, preset):
     assert isinstance(state, training.TrainState) and int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_the_papers_sizes():
     """Layers, channels, states and steps of LRA's rows of arXiv 2405.06147, tables 8 and 9."""
     rows = {

@@ -14,7 +14,6 @@ from experiments import commands
 from experiments.diffusion import (
     architecture,
     arms,
-    classifier,
     denoising,
     multi_scale,
     schedule_shift,
@@ -74,6 +73,7 @@ def expected(network):
     return total + network.depth * layer + 1024 * bottom
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("preset", [p for p in train.PRESETS if p.startswith("paper")])
 def test_the_sizes_of_the_paper(preset):
     config = train.PRESETS[preset]
@@ -89,6 +89,7 @@ def test_the_sizes_of_the_paper(preset):
     assert f"{found:,} parameters" in described["network"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["paper_uvit_256", "paper_512"])
 def test_large_presets_run_two_steps_at_reduced_width(preset, tmp_path):
     options = ["--network.width", "4", "--network.head_width", "4", "--network.depth", "1"]
@@ -113,6 +114,7 @@ def test_large_presets_run_two_steps_at_reduced_width(preset, tmp_path):
     assert np.isfinite(problem.evaluate(training.averaged(state))["validation_v_error"])
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_while_weights_averages_and_losses_stay_float32():
     images = image_sets.load(ImageConfig(size=16))
     results = []
@@ -138,6 +140,7 @@ def test_bfloat16_computes_while_weights_averages_and_losses_stay_float32():
     assert half_error == pytest.approx(wide_error, rel=0.02)
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_their_definition():
     network = NetworkConfig(width=8, depth=1)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 1)), jnp.float32)
@@ -189,6 +192,7 @@ def shapes(tmp_path):
     return tmp_path / "shapes"
 
 
+@pytest.mark.slow
 def test_training_on_a_folder_takes_one_flag(shapes, tmp_path):
     tiny = ["--network.kind", "mlp", "--network.width", "8", "--network.depth", "1"]
     tiny += ["--training.steps", "4", "--training.batch_size", "8"]
@@ -210,6 +214,7 @@ def test_training_on_a_folder_takes_one_flag(shapes, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_a_run_is_loaded_as_a_denoiser(tmp_path):
     options = ["--network.kind", "conv", "--network.width", "4", "--network.depth", "1"]
     options += ["--training.steps", "3", "--training.batch_size", "8", "--training.ema", "0.5"]
@@ -263,6 +268,7 @@ def test_images_without_classes_are_measured_by_pixels():
         denoising.check(dataclasses.replace(TINY, classes=2), images)
 
 
+@pytest.mark.slow
 def test_guided_samples_are_those_of_the_guided_denoiser():
     images = image_sets.load(image_sets.DIGITS)
     network = NetworkConfig(width=8, depth=1, classes=10)
@@ -278,46 +284,6 @@ def test_guided_samples_are_those_of_the_guided_denoiser():
     with_class, without = (apply(params, z, level, c) for c in (label, jnp.full(20, 10)))
     guided = train._guided(apply, 3.0, 10, params, z, level, label)
     np.testing.assert_allclose(guided, without + 3 * (with_class - without), atol=1e-5)
-
-
-def test_the_classifier_is_kept_with_its_seed(tmp_path, monkeypatch):
-    classifier.train.cache_clear()
-    first = classifier.train()
-    assert len(list((tmp_path / "cache" / "classifiers").glob("*.npz"))) == 1
-    classifier.train.cache_clear()
-    monkeypatch.setattr(classifier, "_fit", None)  # a second one must not be trained
-    again = classifier.train()
-    images = image_sets.load(image_sets.DIGITS)
-    np.testing.assert_array_equal(first.features(images.test), again.features(images.test))
-    assert again.record() == first.record() and first.record()["seed"] == 0
-    share = first.probabilities(images.test)
-    np.testing.assert_allclose(share.sum(1), 1.0)
-    assert (share.argmax(1) == images.test_labels).mean() == pytest.approx(first.accuracy)
-    classifier.train.cache_clear()
-
-
-def test_large_images_are_averaged_before_the_classifier():
-    x = np.random.default_rng(0).uniform(-1, 1, (2, 128, 128, 3))
-    expected = x.reshape(2, 32, 4, 32, 4, 3).mean((2, 4)).reshape(2, -1)
-    np.testing.assert_allclose(classifier.flat(x), expected, atol=1e-6)
-    assert classifier.shrunk(x[:, :100], 32).shape == (2, 25, 32, 3)
-    assert classifier.shrunk(np.ones((1, 101, 7, 1)), 8).shape == (1, 7, 1, 1)
-    assert classifier.shrunk(np.ones((1, 101, 7, 1)), 8) == pytest.approx(1.0)
-
-
-def test_classes_without_a_training_image_have_no_probability():
-    images = image_sets.load(image_sets.DIGITS)
-    for kept in ((0, 2, 5), (3, 7)):
-        mine = np.isin(images.train_labels, kept)
-        part = dataclasses.replace(
-            images, train=images.train[mine], train_labels=images.train_labels[mine]
-        )
-        found = classifier._fit(part, 16, 0)
-        weights = tuple((found[f"matrix_{i}"], found[f"vector_{i}"]) for i in range(2))
-        share = classifier.Classifier(weights, 0, 0.0, "").probabilities(part.train)
-        assert share.shape == (mine.sum(), 10)
-        np.testing.assert_allclose(share[:, list(kept)].sum(1), 1.0)
-        assert (share.argmax(1) == part.train_labels).mean() > 0.95
 
 
 def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):

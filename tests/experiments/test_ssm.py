@@ -39,6 +39,7 @@ TINY = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
     record = commands.run(f"ssm/{name}", "quick", TINY[name], tmp_path / name)

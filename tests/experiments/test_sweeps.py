@@ -85,6 +85,7 @@ def test_short_names_have_to_be_clear():
         sweeps._field("name", ["a.name", "b.name"])
 
 
+@pytest.mark.slow
 def test_cells_are_run_once_and_joined(cli, adds, tmp_path):
     arguments = [adds, "--workdir", tmp_path / "sweep", "--number", "1,2", "--seed", "0:3"]
     code, out, _ = cli("sweep", *arguments, "--jobs", "2")
@@ -101,6 +102,7 @@ def test_cells_are_run_once_and_joined(cli, adds, tmp_path):
     assert json.loads(cli("report", "--workdir", tmp_path, "--json")[1]) is not None
 
 
+@pytest.mark.slow
 def test_failed_cells_are_named_and_the_others_run(cli, adds, tmp_path):
     code, out, err = cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "13,2")
     assert code == 1 and "| 2 | value | 2 | - | 1 |" in out
@@ -108,6 +110,7 @@ def test_failed_cells_are_named_and_the_others_run(cli, adds, tmp_path):
     assert "thirteen" in (tmp_path / "sweep" / "logs" / "number=13.txt").read_text()
 
 
+@pytest.mark.slow
 def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     assert cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2")[0] == 0
     code, _, err = cli(
@@ -121,6 +124,7 @@ def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     assert code == 2 and "expected --cluster beside it" in err
 
 
+@pytest.mark.slow
 def test_a_cluster_runs_cells_through_submitit(adds, tmp_path):
     """Its executor for processes of this machine has the interface of that for SLURM.
 

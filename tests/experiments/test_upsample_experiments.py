@@ -23,6 +23,7 @@ SMALL += ["--logsnr_min", "-8", "--logsnr_max", "8", "--cuts", "0.5"]
 SMALL += ["--strengths", "0.5", "1.0", "1.3"]
 
 
+@pytest.mark.slow
 def test_every_distance_is_that_of_matrices(tmp_path):
     record = commands.run("diffusion/upsample_exact", "quick", SMALL, tmp_path / "run")
     result = record.result
@@ -44,6 +45,7 @@ def test_every_distance_is_that_of_matrices(tmp_path):
     assert (record.directory / "figure.png").exists()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dimensions", ["1", "2"])
 def test_guidance_beats_both_alternatives(dimensions, tmp_path):
     options = ["--dimensions", dimensions, "--strengths", "0.5", "1.0", "1.5", "--cuts", "0.5"]
@@ -85,6 +87,7 @@ def ratio(record, above, below, metric):
     return np.exp(logs[0] - logs[1])
 
 
+@pytest.mark.slow
 def test_every_way_of_enlarging_is_measured(tmp_path):
     record = commands.run("diffusion/upsample", "quick", TINY, tmp_path / "run")
     names = by_arm.names(record)
@@ -152,6 +155,7 @@ LATENT += ["--training.steps", "2", "--training.batch_size", "8", "--training.em
 LATENT += ["--samples", "24", "--steps", "4", "--autoencoder.channels", "4"]
 
 
+@pytest.mark.slow
 def test_latent_diffusion_is_measured_at_both_sizes(tmp_path):
     record = commands.run("diffusion/latent", "quick", LATENT, tmp_path / "run")
     names = by_arm.names(record)
@@ -183,6 +187,7 @@ def test_diffusion_of_pixels_has_the_operations_of_both_stages():
     assert programs["autoencoder step"].calls == 500
 
 
+@pytest.mark.slow
 def test_the_first_stage_learns_and_its_latents_are_normalised():
     data = dataclasses.replace(image_sets.DIGITS, size=8)
     images = image_sets.load(data)

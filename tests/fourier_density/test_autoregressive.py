@@ -38,6 +38,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_see_only_what_comes_before(name):
     network = NETWORKS[name]()
@@ -77,6 +78,7 @@ def test_zeros_are_the_base(name, x64):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", HEADS)
 def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(name, x64):
     """Also from infinity on, and with finite gradients there."""
@@ -94,6 +96,7 @@ def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(na
     assert np.isfinite(jax.grad(lambda raw: jnp.log(masses(raw)).sum())(raw)).all()
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4, 1e-5])
 @pytest.mark.parametrize("name", HEADS)
 def test_masses_of_narrow_intervals_keep_their_digits(name, width):
@@ -132,6 +135,7 @@ def test_a_component_within_an_interval_counts_in_full(x64):
     np.testing.assert_allclose(density.log_interval_prob(0.2, 1.5), np.log(expected), rtol=1e-9)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", HEADS)
 def test_densities_of_a_head_have_integral_one_and_a_distribution_function(name, x64):
     head = HEADS[name]
@@ -174,6 +178,7 @@ def made(head, dimensions=2, size=0.3):
     return model, noisy(model.init(KEY), size)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", HEADS)
 def test_the_density_of_two_dimensions_is_the_product_of_conditionals(name, x64):
     model, params = made(HEADS[name], size=0.1)
@@ -219,6 +224,7 @@ def test_levels_have_probabilities_that_add_up_to_one(x64):
     )
 
 
+@pytest.mark.slow
 def test_angles_beside_numbers(x64):
     pair = [heads.Fourier(2, "circle"), heads.Fourier(1)]
     network = networks.masked_mlp(2, max(h.outputs for h in pair), hidden=8)

@@ -67,6 +67,7 @@ def head_parts(order, categories, values="mass", floor=0.0, seed=2):
     return a, head.apply({"params": params}, features)[0]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("order, categories", [(0, 3), (1, 1), (4, 18), (12, 7), (9, 100)])
 def test_probabilities_of_the_fourier_head_are_masses_of_bins(order, categories, x64):
     a, logits = head_parts(order, categories)

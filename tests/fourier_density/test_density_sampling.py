@@ -36,6 +36,7 @@ def reference_quantile(a, u, floor=0.0):
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_quantile_inverts_the_cdf(name, precision):
     a = COEFFICIENTS[name]

@@ -25,6 +25,7 @@ BATCH = np.stack([A, np.roll(A, 1), A[::-1]])
 
 
 # What distrax's own tests ask of a distribution: shapes, sampling, agreement of the methods.
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sample_shape", [(), (5,), (2, 3)])
 def test_shapes(kind, sample_shape):
@@ -40,6 +41,7 @@ def test_shapes(kind, sample_shape):
             assert getattr(density, name)().shape == batch
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_methods_agree(kind, x64):
     density = KINDS[kind]()

@@ -52,6 +52,7 @@ def single(density, x):
     }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_jit_vmap_and_precision_of_every_method(kind, precision):
     density, traces = KINDS[kind](), []
@@ -72,6 +73,7 @@ def test_jit_vmap_and_precision_of_every_method(kind, precision):
         np.testing.assert_allclose(value, values[name], atol=loose, rtol=loose, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_every_method_equal_finite_differences(kind, x64):
     density = KINDS[kind]()

@@ -136,6 +136,7 @@ def test_quantile_inverts_the_cdf(name, x64):
     assert jnp.all(jnp.isnan(ends[2:]))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
 def test_small_levels_have_quantiles_of_their_own(boundary):
     a = A.real if boundary == "reflect" else A
@@ -149,6 +150,7 @@ def test_small_levels_have_quantiles_of_their_own(boundary):
     np.testing.assert_allclose(call(one, "survival_function", upper), rest, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_quantile_equals_finite_differences(x64):
     step, at = 1e-5, np.array([LOC, SCALE, 0.3])
 
@@ -247,6 +249,7 @@ def test_expectations_equal_quadrature_over_the_line(name, x64):
     np.testing.assert_allclose(summary(density(name)), expected, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_moments_that_do_not_exist_are_nan(x64):
     cauchy = RealLineDensity([1.0], 0.0, 1.0, transforms.StudentT(1.0))
     assert jnp.isnan(call(cauchy, "variance")) and jnp.isnan(call(cauchy, "mean"))
@@ -293,6 +296,7 @@ def test_tails_of_a_density_far_from_the_middle_of_its_base():
     np.testing.assert_allclose(mirrored.log_survival_function(-y), got, rtol=1e-5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("base", ["tanh", "normal", "laplace", "student_t"])
 def test_gradients_of_half_infinite_bins_are_those_of_the_distribution_function(base):
     def slopes(function):

@@ -123,6 +123,7 @@ def test_the_divergence_is_that_of_the_even_densities(x64):
     np.testing.assert_allclose(value, expected, atol=1e-11, rtol=0)
 
 
+@pytest.mark.slow
 def test_line_with_reflected_ends(x64):
     """Each tail has a factor of its own; values against p(v) b(u) and against quadrature."""
     density = RealLineDensity(A, 0.5, 2.0, "normal", FLOOR, boundary="reflect")

@@ -26,14 +26,17 @@ def test_damaged_data_sets_are_refused_or_read_as_they_were(tmp_path):
     holds(data.campaign(tmp_path, 8), 50)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_by_name(tmp_path):
     holds(inputs.campaign(tmp_path, every=8), 500)
 
 
+@pytest.mark.slow
 def test_nan_anywhere_ends_a_run_and_is_never_saved(tmp_path):
     holds(faults.not_finite(tmp_path, [6]), 5)
 
 
+@pytest.mark.slow
 def test_a_signal_in_any_step_loses_nothing(tmp_path):
     holds(faults.signals(tmp_path, [0, 6, 49]), 3)
 

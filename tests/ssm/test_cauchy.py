@@ -22,6 +22,7 @@ def pair(z, dtype=None):
     return jnp.asarray(z.real, dtype), jnp.asarray(z.imag, dtype)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("length", [1, 2, 7, 16, 33, 400])
 def test_sums_are_those_of_the_fractions(length, precision):
     """The zero frequency and, for even lengths, Nyquist included."""

@@ -95,6 +95,7 @@ def agree(name, seed, length, bound):
         near(second, np.asarray(first), bound, scale)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("length", [LONGEST - 1, LONGEST])
 @pytest.mark.parametrize("name", MIXERS)
 @given(seed=st.integers(0, 2**16))
@@ -104,6 +105,7 @@ def test_views_agree_in_values_and_gradients(name, length, seed):
         agree(name, seed, length, 1e-10)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "length"), [(name, LONGEST - i % 2) for i, name in enumerate(MIXERS)]
 )
@@ -113,6 +115,7 @@ def test_views_agree_in_single_precision(name, length):
         agree(name, seed, length, 1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", MIXERS)
 def test_prefill_gives_the_state_of_every_prefix(name, x64):
     layer = MIXERS[name]
@@ -132,6 +135,7 @@ def test_prefill_gives_the_state_of_every_prefix(name, x64):
         near(found, np.stack([leaves[n][i] for i, n in enumerate(lengths)]), 1e-11)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", MIXERS)
 def test_every_initial_parameter_trains(name):
     """At the values of `init`, not next to them: a clip there would stop it for good."""
@@ -147,6 +151,7 @@ def test_every_initial_parameter_trains(name):
         assert np.all(gradient.get(key, 1.0) != 0), key
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("name", MIXERS)
 def test_narrow_parameters_states_and_signals_are_widened(name):
     layer = MIXERS[name]
@@ -193,6 +198,7 @@ def test_bad_prefixes_are_refused_by_name(name):
             layer.prefill(params, wrong, state)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("name", MIXERS)
 def test_bad_steps_are_refused_by_name(name):
     layer = MIXERS[name]
@@ -269,6 +275,7 @@ def systems():
         yield "rtf", rtf.kernel, rtf.from_coefficients(b, a, d, length)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("length", [30, 31])
 @pytest.mark.parametrize("index", range(9))
 def test_gradients_at_the_edge_of_stability_are_finite_and_right(index, length, x64):

@@ -77,6 +77,7 @@ def test_growing_poles_and_broadcasting(x64):
                 np.testing.assert_allclose(values[i, j], exact, atol=1e-11 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**16), size=st.integers(1, 9), more=st.integers(1, 40))
 @settings(max_examples=25)
 def test_what_is_left_after_some_terms(seed, size, more):

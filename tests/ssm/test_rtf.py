@@ -38,6 +38,7 @@ def near(value, exact, bound):
     np.testing.assert_allclose(value, exact, atol=bound * np.abs(exact).max(), rtol=0)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("size", "groups"), [(1, 4), (2, 4), (7, 1), (7, 2), (64, 4), (100, 2)])
 def test_the_infinite_response_is_lfilter(size, groups, precision):
     b, a, d = draw(size, size, groups)
@@ -89,6 +90,7 @@ def test_the_truncated_numerator_is_that_of_matrix_powers(length, x64):
     near(again.direct, d, 1e-11)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("delay", [0, 1])
 @pytest.mark.parametrize("radius", [1.0, 0.96])
 @pytest.mark.parametrize(("size", "length"), [(8, 64), (8, 33), (128, 1024), (1, 2), (5, 6)])
@@ -235,6 +237,7 @@ def test_damping_multiplies_the_kernel(x64):
         )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("config", [{"init": k} for k in rtf.INITS])
 def test_the_l1_constraint_keeps_poles_inside(config):
     one = rtf.Config(H, 64, 8, constraint="l1", denominators=2, **config)

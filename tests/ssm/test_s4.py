@@ -50,6 +50,7 @@ def near(value, expected, bound):
     np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
 
 
+@pytest.mark.sample(11)
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("length", [1, 2, 33, 64])
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,6 +70,7 @@ def test_a_shorter_kernel_is_the_beginning_of_the_stored_one(kind, x64):
     near(kernel(back, 90), responses(parts, 90), 1e-9)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("length", [1000, 4095])
 @pytest.mark.parametrize("measure", s4.MEASURES)
 def test_long_kernels_in_single_precision(measure, length):
@@ -102,6 +104,7 @@ def test_two_dense_solves_never_meet_in_one_program():
     assert counts == [0, 1, 1, 1]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolution_recurrence_and_the_dense_loop_agree(kind, x64):
     parts, length = numbers(kind), 12

@@ -32,6 +32,7 @@ def near(value, expected, bound):
     np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("length", [1, 8, 9, 100])
 def test_convolution_equals_the_loop(rule, length, precision):

@@ -29,6 +29,7 @@ def near(value, expected, bound):
     np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("method", recurrence.METHODS)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("conjugate", [True, False])

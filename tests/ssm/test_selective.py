@@ -51,6 +51,7 @@ def test_selective_scan_is_the_loop(seed, batch, length, chunk, method):
             np.testing.assert_allclose(x[i], last, atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 10**6),
     st.integers(1, 3),
@@ -92,6 +93,7 @@ def leaves64(params):
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 
 
+@pytest.mark.slow
 def test_blocks_are_their_definitions(x64):
     u = jnp.asarray(np.random.default_rng(0).normal(size=(2, 11, 6)))
     config = selective.Config(6, states=3, rank=2, chunk=4)
@@ -147,6 +149,7 @@ def test_initial_steps_and_decays_are_those_of_the_sources():
     assert decays.min() > 1 and decays.max() < 16 and decays.std() > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", selective.METHODS)
 def test_gradients_are_finite_where_decays_underflow(method):
     """exp(dt A) of 1e4: zero, and no NaN behind it."""

@@ -36,6 +36,7 @@ def other_statistics(params):
     return jax.tree.map(change, params, norms.is_statistic(params))
 
 
+@pytest.mark.slow
 def test_one_layer_is_its_formula(x64):
     config = stack.Config(channels=D, outputs=3, inputs=2, layers=1, activation="gelu")
     model = stack.model(config, MIXER)
@@ -54,6 +55,7 @@ def test_one_layer_is_its_formula(x64):
     np.testing.assert_allclose(jax.jit(model.apply)(params, u), expected, atol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pooling", ["none", "mean", "last"])
 @pytest.mark.parametrize(
     ("norm", "prenorm", "activation"),
@@ -107,6 +109,7 @@ def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
         np.testing.assert_allclose(y[i], model.apply(params, alone)[0], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_tokens_and_two_directions_and_irregular_steps():
     tokens = jnp.arange(2 * T).reshape(B, T) % 5
     config = stack.Config(channels=D, outputs=5, inputs=None, vocabulary=5, layers=2)
@@ -123,6 +126,7 @@ def test_tokens_and_two_directions_and_irregular_steps():
         model.prepare(params)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_padding_is_not_read_from_behind(pooling, x64):
     config = stack.Config(D, 3, 2, layers=2, pooling=pooling)
@@ -184,6 +188,7 @@ SHELLS = (
 )
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("shell", "functions"), SHELLS)
 def test_shells_only_own_the_parameters(shell, functions):
     u = signal() if isinstance(shell, layers.Stack) else jnp.tile(signal(), 2)
@@ -285,6 +290,7 @@ def test_descent_with_a_tenth_keeps_running_statistics(x64):
     np.testing.assert_allclose(weights["variance"], variance, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_gradients_through_a_batch_norm_are_those_of_its_formula(x64):
     """All but those of the running statistics, which are defined."""
     model = stack.model(stack.Config(D, 2, 2, layers=2, norm="batch", remat=True), MIXER)

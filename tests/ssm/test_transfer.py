@@ -173,6 +173,7 @@ def systems():
     yield rtf, rtf.system(config, rtf.init_params(config, key))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("index", range(6))
 def test_small_systems_of_every_kind_are_exact_rtfs(index, x64):
     module, one = list(systems())[index]
@@ -188,6 +189,7 @@ def test_small_systems_of_every_kind_are_exact_rtfs(index, x64):
     np.testing.assert_allclose(kernel, K, atol=1e-9 * np.abs(K).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", transfer.METHODS)
 def test_reductions_report_their_error(method):
     config = s4d.Config(2, 32, dt_min=0.05, dt_max=0.2)
