@@ -7,6 +7,9 @@ Notation
 
 Position p is stored in slot p modulo S. A cache with a slot for every token never wraps; that of a
 sliding window has as many slots as the window and keeps the newest tokens, a ring.
+
+Source: https://kexue.fm/archives/10091; the ring is the rolling buffer of Mistral (arXiv
+2310.06825).
 """
 
 from typing import Any, NamedTuple
@@ -228,6 +231,6 @@ def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def restore(x: Array, scale: Array, parts: tuple[int, int]) -> Array:
-    """Floats from what `quantise` gave."""
+    """Floats [..., d] from what `quantise` gave, x [..., d] and scale [..., parts]."""
     wide = jnp.repeat(scale, np.array(parts), axis=-1, total_repeat_length=sum(parts))
     return x.astype(scale.dtype) * wide

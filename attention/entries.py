@@ -7,6 +7,8 @@ Notation
 
 A variant says what it projects (`queries`, `entries`), what keys and values a row stands for
 (`expand`) and what becomes of the sums (`finish`); masks, caches, chunks and steps are here.
+
+Source: what MLA, tied and grouped latents of https://kexue.fm/archives/10091 have in common.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""What stands beside attention in a layer: SwiGLU, or experts, behind a norm; and dropout."""
+"""What stands beside attention in a layer: SwiGLU, or experts, behind a norm; and dropout.
+
+Source: SwiGLU of Shazeer (arXiv 2002.05202); experts as in `experts`.
+"""
 
 from typing import Any
 

@@ -1,6 +1,8 @@
 """The cache of multi-head latent attention: latents as floats, or in int8.
 
 Notation as in `latent`: w = d_c + d_r entries of a token.
+
+Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1; int8 rows are the project's own.
 """
 
 import functools

@@ -1,6 +1,8 @@
 """Sizes of multi-head latent attention, and which of its computations when.
 
 Notation as in `latent`.
+
+Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1.
 """
 
 from dataclasses import dataclass

@@ -220,6 +220,9 @@ def rotate(
         cos, sin: [..., d_r/2], broadcast against the leading axes of x.
         layout: which dimensions form a pair.
 
+    Raises:
+        ValueError: an unknown layout.
+
     Source: Su et al. (arXiv 2104.09864), equations 15 and 34, in the layout "interleaved";
     https://kexue.fm/archives/10091, the rotation of equation 7.
     """

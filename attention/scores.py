@@ -87,6 +87,9 @@ def causal(
         window: number of keys a query sees, itself included.
         scale, block: as in `attend`; queries at once.
 
+    Raises:
+        ValueError: keys of another length than queries.
+
     Source: https://kexue.fm/archives/10091, equations 1 to 3, whose sums are over i <= t.
     """
     time = q.shape[2]

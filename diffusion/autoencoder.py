@@ -116,7 +116,11 @@ class Autoencoder(nn.Module):
     image: int = 1
 
     def setup(self) -> None:
-        """The two halves."""
+        """The two halves.
+
+        Raises:
+            ValueError: sizes below 1 or no level.
+        """
         if min(self.channels, self.latent, self.image, *(self.multipliers or (0,))) < 1:
             raise ValueError(
                 "channels, multipliers, latent, image: expected at least 1 and one level, got "

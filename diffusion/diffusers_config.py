@@ -70,78 +70,86 @@ def checked_config(given: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+class _Arrays:
+    """Shapes by name, layer by layer."""
+
+    def __init__(self, config: Mapping[str, Any], width: int):
+        self.config, self.width = config, width
+        self.found: dict[str, tuple[int, ...]] = {}
+
+    def dense(self, name: str, inside: int, outside: int, *kernel: int) -> None:
+        self.found[f"{name}.weight"] = (outside, inside, *kernel)
+        self.found[f"{name}.bias"] = (outside,)
+
+    def norm(self, name: str, channels: int) -> None:
+        self.found[f"{name}.weight"] = self.found[f"{name}.bias"] = (channels,)
+
+    def resnet(self, name: str, inside: int, outside: int) -> None:
+        self.norm(f"{name}.norm1", inside)
+        self.dense(f"{name}.conv1", inside, outside, 3, 3)
+        twice = 2 if self.config["resnet_time_scale_shift"] == "scale_shift" else 1
+        self.dense(f"{name}.time_emb_proj", self.width, twice * outside)
+        self.norm(f"{name}.norm2", outside)
+        self.dense(f"{name}.conv2", outside, outside, 3, 3)
+        if inside != outside:
+            self.dense(f"{name}.conv_shortcut", inside, outside, 1, 1)
+
+    def attention(self, name: str, channels: int, normed: bool = True) -> None:
+        if normed:
+            self.norm(f"{name}.group_norm", channels)
+        for part in ("to_q", "to_k", "to_v", "to_out.0"):
+            self.dense(f"{name}.{part}", channels, channels)
+
+    def resample(self, name: str, how: str, kind: str, channels: int) -> None:
+        if how == "resnet" and kind.startswith("Attn"):  # the plain blocks know convolutions alone
+            self.resnet(name, channels, channels)
+        else:
+            self.dense(f"{name}.conv", channels, channels, 3, 3)
+
+
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of all arrays as the file has them, by name."""
     levels, layers = config["block_out_channels"], config["layers_per_block"]
     width = config.get("time_embedding_dim") or 4 * levels[0]
-    found: dict[str, tuple[int, ...]] = {}
-
-    def dense(name: str, inside: int, outside: int, *kernel: int) -> None:
-        found[f"{name}.weight"], found[f"{name}.bias"] = (outside, inside, *kernel), (outside,)
-
-    def norm(name: str, channels: int) -> None:
-        found[f"{name}.weight"] = found[f"{name}.bias"] = (channels,)
-
-    def resnet(name: str, inside: int, outside: int) -> None:
-        norm(f"{name}.norm1", inside)
-        dense(f"{name}.conv1", inside, outside, 3, 3)
-        twice = 2 if config["resnet_time_scale_shift"] == "scale_shift" else 1
-        dense(f"{name}.time_emb_proj", width, twice * outside)
-        norm(f"{name}.norm2", outside)
-        dense(f"{name}.conv2", outside, outside, 3, 3)
-        if inside != outside:
-            dense(f"{name}.conv_shortcut", inside, outside, 1, 1)
-
-    def attention(name: str, channels: int, normed: bool = True) -> None:
-        if normed:
-            norm(f"{name}.group_norm", channels)
-        for part in ("to_q", "to_k", "to_v", "to_out.0"):
-            dense(f"{name}.{part}", channels, channels)
-
-    def resample(name: str, how: str, kind: str, channels: int) -> None:
-        if how == "resnet" and kind.startswith("Attn"):  # the plain blocks know convolutions alone
-            resnet(name, channels, channels)
-        else:
-            dense(f"{name}.conv", channels, channels, 3, 3)
-
-    dense("conv_in", config["in_channels"], levels[0], 3, 3)
-    dense("time_embedding.linear_1", levels[0], width)
-    dense("time_embedding.linear_2", width, width)
+    arrays = _Arrays(config, width)
+    arrays.dense("conv_in", config["in_channels"], levels[0], 3, 3)
+    arrays.dense("time_embedding.linear_1", levels[0], width)
+    arrays.dense("time_embedding.linear_2", width, width)
     if config["class_embed_type"] == "timestep":
-        dense("class_embedding.linear_1", levels[0], width)
-        dense("class_embedding.linear_2", width, width)
+        arrays.dense("class_embedding.linear_1", levels[0], width)
+        arrays.dense("class_embedding.linear_2", width, width)
     elif config["num_class_embeds"] is not None:
-        found["class_embedding.weight"] = (config["num_class_embeds"], width)
+        arrays.found["class_embedding.weight"] = (config["num_class_embeds"], width)
     skips, before = [levels[0]], levels[0]
     for level, (kind, channels) in enumerate(zip(config["down_block_types"], levels, strict=True)):
         name = f"down_blocks.{level}"
         for layer in range(layers):
-            resnet(f"{name}.resnets.{layer}", before, channels)
+            arrays.resnet(f"{name}.resnets.{layer}", before, channels)
             before = channels
             skips.append(channels)
             if kind.startswith("Attn"):
-                attention(f"{name}.attentions.{layer}", channels)
+                arrays.attention(f"{name}.attentions.{layer}", channels)
         if level < len(levels) - 1:
-            resample(f"{name}.downsamplers.0", config["downsample_type"], kind, channels)
+            arrays.resample(f"{name}.downsamplers.0", config["downsample_type"], kind, channels)
             skips.append(channels)
     if config["mid_block_type"] is not None:
         for layer in range(2):
-            resnet(f"mid_block.resnets.{layer}", before, before)
+            arrays.resnet(f"mid_block.resnets.{layer}", before, before)
         if config["add_attention"]:
-            attention("mid_block.attentions.0", before, mid_groups(config) is not None)
+            arrays.attention("mid_block.attentions.0", before, mid_groups(config) is not None)
     pairs = zip(config["up_block_types"], reversed(levels), strict=True)
     for level, (kind, channels) in enumerate(pairs):
         name = f"up_blocks.{level}"
         for layer in range(layers + 1):
-            resnet(f"{name}.resnets.{layer}", before + skips.pop(), channels)
+            arrays.resnet(f"{name}.resnets.{layer}", before + skips.pop(), channels)
             before = channels
             if kind.startswith("Attn"):
-                attention(f"{name}.attentions.{layer}", channels)
+                arrays.attention(f"{name}.attentions.{layer}", channels)
         if level < len(levels) - 1:
-            resample(f"{name}.upsamplers.0", config["upsample_type"], kind, channels)
-    norm("conv_norm_out", levels[0])
-    dense("conv_out", levels[0], config["out_channels"], 3, 3)
-    return found
+            arrays.resample(f"{name}.upsamplers.0", config["upsample_type"], kind, channels)
+    arrays.norm("conv_norm_out", levels[0])
+    arrays.dense("conv_out", levels[0], config["out_channels"], 3, 3)
+    return arrays.found
 
 
 def mid_groups(config: Mapping[str, Any]) -> int | None:

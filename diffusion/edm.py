@@ -2,7 +2,7 @@
 
 Notation
     y        x + s eps = z / alpha, what EDM's denoisers read
-    s        sigma of EDM, noise over signal: exp(-lambda / 2)
+    s        sigma of EDM, noise over signal: exp(-lambda / 2); times and levels have any shape
     s_d      standard deviation of the data
     F, D     network and denoiser: D = c_skip y + c_out F(c_in y, log(s) / 4)
 
@@ -163,6 +163,9 @@ def precondition(
 
     Args:
         network: reads y [B, ...] and c_noise [B].
+
+    Raises:
+        ValueError: `sigma_data` is not positive.
 
     Source: Karras et al. (arXiv 2206.00364), equation 7.
     """

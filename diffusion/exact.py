@@ -8,6 +8,9 @@ prediction follows from, and `log_prob(z, logsnr)` of the diffused variable in n
     Field      a stationary Gaussian field on a torus, by its spectrum
 
 Notation as in `process`.
+
+Source: conditional normal laws; Bishop, "Pattern Recognition and Machine Learning" (2006), section
+2.3.
 """
 
 import math

@@ -1,6 +1,6 @@
 """A schedule that is trained: monotone between two bounds that it keeps exactly.
 
-Notation as in `schedule`.
+Notation as in `schedule`; times and log-SNRs have any shape.
 """
 
 from typing import Any

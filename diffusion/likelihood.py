@@ -124,6 +124,9 @@ def reconstruction(
     Without bins p is N(z / alpha, exp(-lambda)), whose mean is known; with bins, one draw of z and
     the softmax of its log-density over them.
 
+    Raises:
+        ValueError: values of x, where known, that are not among the bins.
+
     Source: Kingma et al. (arXiv 2107.00630), equations 8 and 11, second term; without bins, derived
     from the density of a normal law.
     """

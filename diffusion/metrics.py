@@ -217,6 +217,9 @@ def report(
         metric: (samples, reference) -> number.
         held_out: real data that is not in the reference.
         ceilings: sets that should be worse, by name.
+
+    Raises:
+        ValueError: a set without rows.
     """
     worse = dict(ceilings or {})
     sets = [samples, reference, held_out, *worse.values()]

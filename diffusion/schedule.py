@@ -1,7 +1,7 @@
 """What a noise schedule is: time to log-SNR, its inverse, its density.
 
 Notation
-    t         time, 0 at the data and 1 at the noise
+    t         time of any shape, 0 at the data and 1 at the noise
     lambda    logsnr = log(alpha^2 / sigma^2), in nats; falls with t
     z         alpha x + sigma eps, with alpha^2 + sigma^2 = 1
 
@@ -9,6 +9,8 @@ A schedule is a frozen object: `schedule(t)`, `schedule.inverse(logsnr)`, `sched
 (of logsnr when t is uniform, |dt / dlambda|). Everything else of this package speaks logsnr only.
 Arguments outside the schedule are refused by name where they are known, and give NaN where they
 are traced.
+
+Source: Kingma et al. (arXiv 2107.00630), where schedules are log-SNRs of time.
 """
 
 import abc

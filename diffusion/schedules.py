@@ -2,12 +2,14 @@
 `edm` and `edm_sigmas`, `learned`, and the tables `linear_beta`, `scaled_linear_beta`,
 `nichol_cosine`.
 
-Notation as in `schedule`.
+Notation as in `schedule`; times and log-SNRs have any shape.
 
 >>> from diffusion import schedules
 >>> large = schedules.shifted(schedules.cosine(), base_resolution=64, resolution=256)
 >>> round(float(large(0.5)), 3)  # as noisy after pooling as 64 x 64 without
 -2.773
+
+Source: https://kexue.fm/archives/10047, and the papers that each names.
 """
 
 import math

@@ -1,6 +1,9 @@
 """Schedules of discrete-time models: tables of alpha-bar in float64, read between their entries.
 
 Notation as in `schedules`; index i of N stands for t = i / (N - 1).
+
+Source: Ho et al. (arXiv 2006.11239), whose models have such tables; between entries, the project's
+own.
 """
 
 import functools

@@ -100,15 +100,11 @@ def upsample(
 
     def residual(z: Array, logsnr: Array, condition: Any, output: Array) -> Array:
         value, pooled, product, power = small(z, logsnr, condition)
-        mean = pooling.average(output, factor)
-        if prediction == "x":
-            difference = value - mean
-        elif prediction == "eps":
-            difference = value / math.sqrt(n) - mean
-        else:
-            difference = value / jnp.sqrt(n * power) - mean
-            difference = difference - product * (1.0 - 1.0 / n) / power * pooled
-        return difference.astype(output.dtype)
+        if prediction == "eps":
+            value = value / math.sqrt(n)
+        elif prediction == "v":
+            value = value / jnp.sqrt(n * power) - product * (1.0 - 1.0 / n) / power * pooled
+        return (value - pooling.average(output, factor)).astype(output.dtype)
 
     def guided(z: Array, logsnr: Any, condition: Any = None) -> Array:
         _check_axes(z, spatial_axes, factor)

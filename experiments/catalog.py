@@ -5,7 +5,6 @@ import difflib
 import importlib
 import importlib.util
 import inspect
-import pkgutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import experiments
 from experiments.harness.errors import UsageError
 from experiments.harness.ledger import Claim
+from experiments.names import names
 
 PRESETS = ("quick", "cpu", "paper")
 
@@ -60,19 +59,6 @@ class Experiment:
                 f"--preset: {self.name} has {', '.join(presets)}; got {name!r}, nearest: {near[0]}"
             )
         return presets[name]
-
-
-def names() -> list[str]:
-    """All experiments of this package, sorted."""
-    found = []
-    for info in pkgutil.walk_packages(experiments.__path__, "experiments."):
-        parts = info.name.split(".")[1:]
-        if len(parts) == 2 and parts[0] != "harness" and not info.ispkg:
-            spec = importlib.util.find_spec(info.name)
-            source = Path(spec.origin).read_text() if spec and spec.origin else ""
-            if "\nPRESETS" in source:
-                found.append("/".join(parts))
-    return sorted(found)
 
 
 def get(name: str) -> Experiment:

@@ -103,6 +103,13 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
 
         return total(params, v, key, log)
 
+    return Model(network.init, densities, log_prob, log_level_prob, _sampler(network, each))
+
+
+def _sampler(network: Network, each: list[Head]) -> Callable[..., Array]:
+    """Coordinate by coordinate; in one loop if they share a head."""
+    size = network.dimensions
+
     def sample(
         params: Params,
         *,
@@ -118,13 +125,13 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
             return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), d, -1)
 
         x = jnp.zeros((*sample_shape, size))
-        if single:
+        if len(each) == 1:
             return jax.lax.fori_loop(0, size, lambda d, x: drawn(x, d, each[0]), x)
         for d, one in enumerate(each):
             x = drawn(x, d, one)
         return x
 
-    return Model(network.init, densities, log_prob, log_level_prob, sample)
+    return sample
 
 
 def _checked(x: Any, size: int) -> Array:

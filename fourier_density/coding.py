@@ -15,6 +15,8 @@ A stream is framed: what it holds is checked before a value is decoded. Little-e
 
 A stream that was cut, changed, made with other tables or by another version is refused with a
 `StreamError`: it never decodes to other data.
+
+Source: the framing is the project's own, the range coder that of the library `constriction`.
 """
 
 import hashlib
@@ -89,7 +91,11 @@ def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
 
 
 def decode(data: bytes, tables: Table | Sequence[Table], *, most: int = MOST_VALUES) -> np.ndarray:
-    """Symbols int64 of a stream of `encode`. Arguments and errors as `decompress`."""
+    """Symbols int64 of a stream of `encode`. Arguments and errors as `decompress`.
+
+    Raises:
+        StreamError: fewer bits than values; what `decompress` raises.
+    """
     decoder = Decoder(data, fingerprint(tables), most=most)
     shape = decoder.shape
     each = _split(tables, shape, StreamError)
@@ -133,7 +139,11 @@ class Encoder:
         self._escapes += symbols[~table.contains(symbols)].astype("<i8").tobytes()
 
     def write_each(self, indices: np.ndarray, frequencies: np.ndarray) -> None:
-        """Places [n] in frequencies [n, S >= 2] of their own (see `tables.frequencies`)."""
+        """Places [n] in frequencies [n, S >= 2] of their own (see `tables.frequencies`).
+
+        Raises:
+            ValueError: indices outside their row of frequencies, or not as many as rows.
+        """
         w, indices = _checked_frequencies(frequencies), np.asarray(indices)
         if indices.shape != w.shape[:1] or np.any((indices < 0) | (indices >= w.shape[1])):
             raise ValueError(f"indices: expected [{len(w)}] from 0 to {w.shape[1] - 1}")
@@ -146,6 +156,9 @@ class Encoder:
         Args:
             symbols: all of them, int64 in their shape: only shape and digest are kept.
             fingerprint: eight bytes that name the tables.
+
+        Raises:
+            ValueError: symbols of more axes than a stream can tell.
         """
         symbols = np.asarray(symbols, np.int64)
         if symbols.ndim > MOST_DIMENSIONS:
@@ -180,7 +193,11 @@ class Decoder:
         self._coder = stream.queue.RangeDecoder(words)
 
     def read(self, count: int, table: Table) -> np.ndarray:
-        """Symbols int64 [count]."""
+        """Symbols int64 [count].
+
+        Raises:
+            StreamError: an escaped symbol is missing.
+        """
         indices = np.zeros(count, np.int64)
         if table.frequencies.size > 1 and count:
             indices = self._decoded(_model(self._models, table.frequencies), count)

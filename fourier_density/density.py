@@ -15,6 +15,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Float, Key
 
 from fourier_density import (
+    checks,
     extrema,
     factorisation,
     information,
@@ -60,8 +61,8 @@ class PeriodicDensity:
                 "coefficients: expected shape [..., N+1] with N >= 0, "
                 f"got {tuple(coefficients.shape)}"
             )
-        shape = joint_shape(coefficients.shape[:-1], floor=floor)
-        _check_values(coefficients, floor)
+        shape = checks.joint_shape(coefficients.shape[:-1], floor=floor)
+        checks.check_values(coefficients, floor)
         if isinstance(coefficients, np.ndarray):  # the scale is free: bring it into float32
             largest = np.maximum(np.abs(coefficients.real), np.abs(coefficients.imag))
             exponent = np.frexp(largest.max(-1, keepdims=True))[1]
@@ -74,7 +75,7 @@ class PeriodicDensity:
         self.im = jnp.broadcast_to(jnp.asarray(coefficients.imag), whole)
         self.floor = jnp.broadcast_to(jnp.asarray(floor, self.re.dtype), shape)
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
         names = ("re", "im", "floor")
         return tuple((GetAttrKey(name), getattr(self, name)) for name in names), None
@@ -224,6 +225,9 @@ class PeriodicDensity:
     def kl_divergence(self, other: "PeriodicDensity") -> Array:
         """KL(self || other) = E[log p(X) - log p'(X)] in nats, in closed form.
 
+        Raises:
+            ValueError: another kind of density.
+
         Source: derived from https://kexue.fm/archives/10007, equation 14, by Parseval's identity.
         """
         if not isinstance(other, PeriodicDensity):
@@ -363,35 +367,3 @@ def _quantile_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 def _sign(n: Array) -> Array:
     return 1.0 - 2.0 * (n % 2)
-
-
-def _check_values(coefficients: Any, floor: Any) -> None:
-    """Concrete values raise; traced values cannot be looked at."""
-    values, weight = concrete(coefficients), concrete(floor)
-    if values is not None and not np.all(np.isfinite(values)):
-        raise ValueError("coefficients: expected finite values, got NaN or infinity")
-    if values is not None and values.size and not np.all(np.any(values != 0, axis=-1)):
-        raise ValueError("coefficients: expected a non-zero a_0..a_N, got all zeros")
-    if weight is not None and not np.all((weight >= 0) & (weight < 1)):
-        raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
-
-
-def joint_shape(shape: tuple[int, ...], **parameters: Any) -> tuple[int, ...]:
-    """The batch shape of coefficients and parameters, by broadcasting."""
-    for name, value in parameters.items():
-        try:
-            shape = jnp.broadcast_shapes(shape, np.shape(value))
-        except ValueError:
-            raise ValueError(
-                f"{name}: expected a shape that broadcasts against the batch {shape}, "
-                f"got {np.shape(value)}"
-            ) from None
-    return shape
-
-
-def concrete(value: Any) -> np.ndarray | None:
-    """The value as an array, or None while it is traced."""
-    try:
-        return np.asarray(value)
-    except jax.errors.TracerArrayConversionError:
-        return None

@@ -1,7 +1,7 @@
 """Densities as entropy models: bits of quantised values, and of noisy ones in training.
 
 Notation
-    y        a latent value, with density p
+    y        latent values of any shape, with density p
     step     width of a bin, 1 by default
     u        uniform noise in [-step/2, step/2)
     s_alpha  soft rounding; the identity for alpha = 0, rounding for alpha to infinity

@@ -10,6 +10,9 @@ Notation
 The log-likelihood is concave in the autocorrelation c of a, so a stationary point can be
 certified: by Jensen's inequality no density of the same order and floor has a training
 log-likelihood more than log((1 - eps) lambda_max(R) + eps sum_j w_j / q_j) above the fit.
+
+Source: the certificate is derived here; the likelihood is https://kexue.fm/archives/10007, equation
+14.
 """
 
 import functools

@@ -10,6 +10,8 @@ The loss of q(y) = 2 p(v) b(u) / scale is that of v on the circle, plus
 the best are improved by L-BFGS on coefficients, location and scale together, the best of each
 base to the end; the coefficients are then fitted once more, with certificate, on all the data,
 which choose the base.
+
+Source: derived here from arXiv 2402.15345, section 2, with other bases than tanh.
 """
 
 from typing import Any, NamedTuple

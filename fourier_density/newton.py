@@ -1,4 +1,7 @@
-"""Newton's method for an increasing function, kept inside a bracket."""
+"""Newton's method for an increasing function, kept inside a bracket.
+
+Everything is elementwise, over arrays of one shape.
+"""
 
 from collections.abc import Callable
 from typing import Any

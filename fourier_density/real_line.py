@@ -17,8 +17,8 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Key
 
-from fourier_density import extrema, masses, plotting, quadrature, series, transforms
-from fourier_density.density import PeriodicDensity, concrete, joint_shape
+from fourier_density import checks, extrema, masses, plotting, quadrature, series, transforms
+from fourier_density.density import PeriodicDensity
 from fourier_density.reflected import ReflectedDensity
 
 
@@ -66,7 +66,7 @@ class RealLineDensity:
         if boundary not in ("periodic", "reflect"):
             raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
         self.reflect = boundary == "reflect"
-        place = joint_shape(np.shape(floor), loc=loc, scale=scale)
+        place = checks.joint_shape(np.shape(floor), loc=loc, scale=scale)
         xp: Any = jnp if isinstance(floor, jax.Array) else np  # NumPy's can be checked under jit
         floor = xp.broadcast_to(floor, place)
         circle: Any = (ReflectedDensity if self.reflect else PeriodicDensity)(coefficients, floor)
@@ -76,14 +76,14 @@ class RealLineDensity:
         shape, dtype = self.turned.batch_shape, self.turned.re.dtype
         self.loc = jnp.broadcast_to(jnp.asarray(loc, dtype), shape)
         self.scale = jnp.broadcast_to(jnp.asarray(scale, dtype), shape)
-        values = concrete(scale)
+        values = checks.concrete(scale)
         if values is not None and not ((values > 0) & np.isfinite(values)).all():
             raise ValueError(f"scale: expected positive values, got {scale}")
-        values = concrete(loc)
+        values = checks.concrete(loc)
         if values is not None and not np.isfinite(values).all():
             raise ValueError(f"loc: expected finite values, got {loc}")
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
         names = ("turned", "loc", "scale", "base")
         # The class of the base as well: JAX does not tell dataclasses of one shape apart.
@@ -305,6 +305,9 @@ class RealLineDensity:
 
         Densities with the same base, loc and scale have the divergence of their `circle`s,
         which is in closed form.
+
+        Raises:
+            ValueError: something without `log_prob`, or a density on the circle.
         """
         if isinstance(other, PeriodicDensity | ReflectedDensity) or not hasattr(other, "log_prob"):
             raise ValueError(

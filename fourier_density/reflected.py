@@ -50,7 +50,7 @@ class ReflectedDensity:
             raise ValueError("coefficients: expected real values for a reflected density")
         self.even = PeriodicDensity(coefficients, floor)
 
-    def tree_flatten_with_keys(self):
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
         return ((GetAttrKey("even"), self.even),), None
 
@@ -174,7 +174,11 @@ class ReflectedDensity:
 
     @jax.jit
     def kl_divergence(self, other: "ReflectedDensity") -> Array:
-        """KL(self || other) in nats: that of the even densities."""
+        """KL(self || other) in nats: that of the even densities.
+
+        Raises:
+            ValueError: another kind of density.
+        """
         if not isinstance(other, ReflectedDensity):
             raise ValueError(f"other: expected a ReflectedDensity, got {type(other).__name__}")
         return self.even.kl_divergence(other.even)

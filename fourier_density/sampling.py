@@ -21,7 +21,9 @@ def cells(order: int) -> int:
     return max(CELLS, 2 ** (32 * (order + 1) - 1).bit_length())
 
 
-def invert(u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Array], m: int):
+def invert(
+    u: Array, cdf: Callable[[Array], Array], prob: Callable[[Array], Array], m: int
+) -> Array:
     """Points x in [-1, 1] with cdf(x) = u, for one density and any number of u in [0, 1].
 
     The cell is found by bisection of the table; inside, the cubic that interpolates P and p at

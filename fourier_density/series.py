@@ -20,6 +20,8 @@ for K a power of two. Parts are interleaved, A = sum_i z^i sum_j a_{Kj+i} (z^K)^
 inner sums then do not wait for each other, and unrolled into one elementwise expression; long
 series scan over blocks of it. The gradient with respect to shared coefficients is a product
 with the matrix of powers, over chunks of points. Memory is proportional to the number of points.
+
+Source: https://kexue.fm/archives/10007, whose densities are such series.
 """
 
 import functools

@@ -9,6 +9,8 @@ An encoder and a decoder have to agree on every w_k to the last digit. Masses of
 computed in float64 on the CPU, and shared out in whole numbers. What another version of a library
 rounds differently could still move a frequency: `Table.fingerprint` tells, streams carry it, and
 `Table.to_bytes` keeps a table itself.
+
+Source: the project's own; densities as in arXiv 2402.15345, where they are priors.
 """
 
 import functools

@@ -137,6 +137,9 @@ def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
     Returns:
         numerator [N], denominator [N] and direct.
 
+    Raises:
+        ValueError: poles and residues of different shapes.
+
     Source: partial fractions; Kailath, "Linear Systems" (1980), chapter 2.
     """
     poles, residues = np.atleast_1d(poles).astype(complex), np.atleast_1d(residues).astype(complex)
@@ -154,6 +157,9 @@ def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
 
 def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int) -> np.ndarray:
     """K_0..K_{length-1} by the recurrence, step by step.
+
+    Raises:
+        ValueError: a length below 1.
 
     Source: https://kexue.fm/archives/10180, the series of equation 8, one step later behind the
     direct term.

@@ -140,6 +140,9 @@ def stream(prepared: Array, tail: Tail, u: Array) -> tuple[Tail, Array]:
 
     A block costs one transform of 2 T points each way and K/T products of spectra.
 
+    Raises:
+        ValueError: a block of another length than the prepared one.
+
     Source: Wefers, "Partitioned convolution algorithms" (2015), chapter 5.
     """
     size = tail.pending.shape[-1]

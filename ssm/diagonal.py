@@ -7,6 +7,8 @@ Notation
     bilinear    a = (1 + dt lambda/2)/(1 - dt lambda/2),  b = dt/(1 - dt lambda/2)
 
 Complex arrays are pairs of real ones: optimizers then need no care.
+
+Source: https://kexue.fm/archives/10137, which derives both kinds of steps.
 """
 
 from typing import Any

@@ -15,12 +15,12 @@ from jax.sharding import AxisType, PartitionSpec
 
 
 def rfft(x: Array, size: int, *, batch: bool = False) -> Array:
-    """As `jnp.fft.rfft`; with `batch` the first axis is one of examples."""
+    """As `jnp.fft.rfft` of x [..., L]; with `batch` the first axis is one of examples."""
     return _rows(jnp.fft.rfft, x, size, batch)
 
 
 def irfft(x: Array, size: int, *, batch: bool = False) -> Array:
-    """As `jnp.fft.irfft`; with `batch` the first axis is one of examples."""
+    """As `jnp.fft.irfft` of x [..., F]; with `batch` the first axis is one of examples."""
     return _rows(jnp.fft.irfft, x, size, batch)
 
 

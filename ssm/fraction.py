@@ -115,7 +115,7 @@ def exact(system: System) -> System:
 
 
 def from_values(system: System, whole: Array) -> System:
-    """The exact system of a stored one, from its kernel.
+    """The exact system of a stored one, from its kernel `whole` [H, L].
 
     Source: derived from https://kexue.fm/archives/10180, equation 8: coefficients of both sides
     times the denominator.

@@ -33,7 +33,7 @@ class Shell(nn.Module):
         """The six functions (see `mixer.Mixer`)."""
         return type(self).make(self.config)
 
-    def setup(self):
+    def setup(self) -> None:
         """Own the parameters, one tree."""
         self.tree = self.param("weights", self.functions.init)
 

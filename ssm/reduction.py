@@ -87,6 +87,9 @@ def _channels(system: Any) -> int:
 def impulse_responses(system: Any, length: int) -> np.ndarray:
     """K_0..K_{length-1}, [H, length], or [H_out, H_in, length] for S5, in float64.
 
+    Raises:
+        ValueError: a length below 1.
+
     Source: https://kexue.fm/archives/10180, equation 3, one step later behind the direct term.
     """
     if length < 1:
@@ -188,6 +191,9 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
     """Numerator and denominator for an impulse response K [L], K_0 the direct term.
 
     Of `order` entries, or fewer where the Hankel matrix has no more singular values.
+
+    Raises:
+        ValueError: values of K that are complex or not finite; an order outside 1 .. L/2.
 
     Source: Ho, Kalman (1966) and Kung (1978); Pade's approximants.
     """

@@ -23,6 +23,9 @@ def spectral_margin(system: System, length: int | None = None) -> tuple[np.ndarr
     Returns:
         The least modulus over the sum of those of its coefficients, and the bin, both [G].
 
+    Raises:
+        ValueError: no length, neither of the system nor given.
+
     Source: derived from https://kexue.fm/archives/10180, equation 17: the denominator at the
     points of the kernel.
     """
@@ -90,6 +93,9 @@ def check_stable(system: System) -> None:
 def damped(system: System, factor: float) -> System:
     """The system whose exact kernel is multiplied by factor^l, its poles by factor.
 
+    Raises:
+        ValueError: coefficients of a folded kernel.
+
     Source: derived from https://kexue.fm/archives/10180, equation 8, at z times the factor.
     """
     if system.length is not None:
@@ -127,6 +133,9 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
 
     Args:
         length: L for a system without one of its own.
+
+    Raises:
+        ValueError: a length beside the system's own.
 
     Source: derived from https://kexue.fm/archives/10180, equations 15 and 16: what is left of
     the infinite response at L points.

@@ -76,7 +76,7 @@ def test_benchmarks_start():
 
 
 def test_commands_of_the_readme_exist():
-    from experiments.__main__ import build
+    from experiments.arguments import build
 
     text = (ROOT / "README.md").read_text()
     known = build().format_help()

@@ -159,18 +159,10 @@ def how(config: DistillConfig, teacher: Model, student: Model, shape: tuple[int,
     return How(init_state, make_step, (student.params, teacher.params))
 
 
-def joint_step(
-    config: DistillConfig,
-    teacher: Network,
-    network: Network,
-    shape: tuple[int, ...],
-    settings: TrainingConfig,
-) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """The pure update (state, batch[, seed[, weights]]) of both networks.
-
-    `weights`, alpha and that of L2, may be traced, so that a sweep compiles once.
-    """
-    optimizers = {name: optimizer(config, settings, name) for name in TRAINED}
+def _losses(
+    config: DistillConfig, teacher: Network, network: Network, shape: tuple[int, ...]
+) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """Samples of the generator, the loss of the fake denoiser, and that of the generator."""
 
     def samples(generator: Any, batch: Any, key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 3)
@@ -207,6 +199,24 @@ def joint_step(
         label = batch.get("label")
         each = distillation.generator_loss(x, f, p, sigma, noise, alpha, label, identity=identity)
         return jnp.mean(each), deviation(x)
+
+    return samples, fake_loss, generator_loss
+
+
+def joint_step(
+    config: DistillConfig,
+    teacher: Network,
+    network: Network,
+    shape: tuple[int, ...],
+    settings: TrainingConfig,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The pure update (state, batch[, seed[, weights]]) of both networks.
+
+    `weights`, alpha and that of L2, may be traced, so that a sweep compiles once.
+    """
+    optimizers = {name: optimizer(config, settings, name) for name in TRAINED}
+
+    samples, fake_loss, generator_loss = _losses(config, teacher, network, shape)
 
     def step(
         state: TrainState, batch: Any, seed: Any = None, weights: Any = None

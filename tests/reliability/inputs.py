@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import random
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,73 @@ def fields(every: int = 1) -> Iterator[Case]:
     yield from cases[::every]
 
 
+BAD = """\
+nothing
+--nothing
+run
+run ''
+run a/b/c
+run fourier_density/mixtures --preset ''
+run fourier_density/mixtures --preset large
+run fourier_density/mixtures --workdir
+run fourier_density/mixtures --workdir {folder}/taken
+run fourier_density/mixtures more
+run fourier_density/mixtures --nothing 1
+run fourier_density/mixtures --seed
+run fourier_density/mixtures --seed 1 2
+run fourier_density/mixtures --seed x
+run fourier_density/mixtures --mesh.data 3
+run fourier_density/mixtures --mesh.data 0
+run fourier_density/mixtures --mesh.model -1
+run fourier_density/mixtures --mesh.model x
+run fourier_density/mixtures --hosts.count 2
+run attention/language_model --data.text {folder}/absent
+run attention/language_model --data.path {folder}/absent
+run attention/language_model --data.path {folder}/empty.txt
+run diffusion/train --data.path {folder}/absent
+run diffusion/train --data.path {folder}/empty
+run diffusion/train --data.path {folder}/taken
+run diffusion/train --data.path {folder}/words.txt
+run diffusion/train --data.size 0
+run diffusion/distill --teacher {folder}/absent
+run diffusion/distill --teacher {folder}/empty
+sweep fourier_density/mixtures
+sweep fourier_density/mixtures --seed 1
+sweep fourier_density/mixtures --seed 3:1
+sweep fourier_density/mixtures --seed 0:2 --jobs 0
+sweep fourier_density/mixtures --seed 0:2 --jobs x
+sweep fourier_density/mixtures --seed 0:2 --workdir {folder}/taken
+sweep nothing --seed 0:2
+reproduce --only nothing
+reproduce --only
+estimate
+estimate nothing
+estimate attention/language_model --mesh.data 7
+costs nothing
+costs gqa --nothing 1
+generate
+generate --checkpoint {golden}/llama
+generate --checkpoint {golden}/llama --prompt a --top-p 2
+generate --checkpoint {golden}/llama --prompt a --top-k 0
+generate --checkpoint {golden}/llama --prompt a --temperature -1
+generate --checkpoint {golden}/llama --prompt a --temperature nan
+generate --checkpoint {golden}/llama --prompt a --seed -1
+generate --checkpoint {golden}/llama --prompt a --dtype int8
+generate --checkpoint {golden}/llama --prompt a --max-new-tokens -1
+compress {folder}/words.txt --step 0
+compress {folder}/words.txt --step nan
+publish {folder}/taken
+compare
+new
+list more
+doctor more
+report --nothing
+cite nothing
+cite fourier_density/mixtures nothing
+completion ksh
+"""  # besides these, no argument at all
+
+
 def commands(folder: Path) -> Iterator[Case]:
     """Commands that cannot be carried out."""
     files = {
@@ -118,70 +186,8 @@ def commands(folder: Path) -> Iterator[Case]:
             yield f"run below {place.name}", command(*small, place / "run")
             yield f"new {place.name}", command("new", place)
             yield f"figures {place.name}", command("figures", "--workdir", place)
-    for arguments in (
-        [],
-        ["nothing"],
-        ["--nothing"],
-        ["run"],
-        ["run", ""],
-        ["run", "a/b/c"],
-        ["run", "fourier_density/mixtures", "--preset", ""],
-        ["run", "fourier_density/mixtures", "--preset", "large"],
-        ["run", "fourier_density/mixtures", "--workdir"],
-        ["run", "fourier_density/mixtures", "--workdir", folder / "taken"],
-        ["run", "fourier_density/mixtures", "more"],
-        ["run", "fourier_density/mixtures", "--nothing", "1"],
-        ["run", "fourier_density/mixtures", "--seed"],
-        ["run", "fourier_density/mixtures", "--seed", "1", "2"],
-        ["run", "fourier_density/mixtures", "--seed", "x"],
-        ["run", "fourier_density/mixtures", "--mesh.data", "3"],
-        ["run", "fourier_density/mixtures", "--mesh.data", "0"],
-        ["run", "fourier_density/mixtures", "--mesh.model", "-1"],
-        ["run", "fourier_density/mixtures", "--mesh.model", "x"],
-        ["run", "fourier_density/mixtures", "--hosts.count", "2"],
-        ["run", "attention/language_model", "--data.text", folder / "absent"],
-        ["run", "attention/language_model", "--data.path", folder / "absent"],
-        ["run", "attention/language_model", "--data.path", folder / "empty.txt"],
-        ["run", "diffusion/train", "--data.path", folder / "absent"],
-        ["run", "diffusion/train", "--data.path", folder / "empty"],
-        ["run", "diffusion/train", "--data.path", folder / "taken"],
-        ["run", "diffusion/train", "--data.path", folder / "words.txt"],
-        ["run", "diffusion/train", "--data.size", "0"],
-        ["run", "diffusion/distill", "--teacher", folder / "absent"],
-        ["run", "diffusion/distill", "--teacher", folder / "empty"],
-        ["sweep", "fourier_density/mixtures"],
-        ["sweep", "fourier_density/mixtures", "--seed", "1"],
-        ["sweep", "fourier_density/mixtures", "--seed", "3:1"],
-        ["sweep", "fourier_density/mixtures", "--seed", "0:2", "--jobs", "0"],
-        ["sweep", "fourier_density/mixtures", "--seed", "0:2", "--jobs", "x"],
-        ["sweep", "fourier_density/mixtures", "--seed", "0:2", "--workdir", folder / "taken"],
-        ["sweep", "nothing", "--seed", "0:2"],
-        ["reproduce", "--only", "nothing"],
-        ["reproduce", "--only"],
-        ["estimate"],
-        ["estimate", "nothing"],
-        ["estimate", "attention/language_model", "--mesh.data", "7"],
-        ["costs", "nothing"],
-        ["costs", "gqa", "--nothing", "1"],
-        ["generate"],
-        ["generate", "--checkpoint", GOLDEN / "llama"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--top-p", "2"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--top-k", "0"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--temperature", "-1"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--temperature", "nan"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--seed", "-1"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--dtype", "int8"],
-        ["generate", "--checkpoint", GOLDEN / "llama", "--prompt", "a", "--max-new-tokens", "-1"],
-        ["compress", folder / "words.txt", "--step", "0"],
-        ["compress", folder / "words.txt", "--step", "nan"],
-        ["publish", folder / "taken"],
-        ["compare"],
-        ["new"],
-        ["list", "more"],
-        ["doctor", "more"],
-        ["report", "--nothing"],
-    ):
-        yield " ".join(map(str, arguments)), command(*arguments)
+    for line in ["", *BAD.format(folder=folder, golden=GOLDEN).splitlines()]:
+        yield line, command(*shlex.split(line))
 
 
 def records(folder: Path, run: Path) -> Iterator[Case]:

@@ -42,6 +42,24 @@ def refused(function: Callable[[], Any], *, may: bool = False) -> Callable[[], s
     return check
 
 
+def _headers(tensors: bytes, head: int, table: Any) -> Iterator[tuple[str, bytes]]:
+    """A file of safetensors with other headers."""
+    first = next(name for name in table if name != "__metadata__")
+    for text in (
+        {**table, first: {**table[first], "shape": [2**40, 2**20]}},
+        {**table, first: {**table[first], "data_offsets": [0, 2**60]}},
+        {**table, first: {**table[first], "data_offsets": [-1, 4]}},
+        {**table, first: {**table[first], "dtype": "OBJECT"}},
+        {name: entry for name, entry in table.items() if name != first},
+        [],
+    ):
+        encoded = json.dumps(text).encode()
+        header = len(encoded).to_bytes(8, "little") + encoded
+        yield "header of safetensors", header + tensors[8 + head :]
+    for size in (0, 7, 2**63, 2**62, 10**9, head - 1, head + 1):
+        yield f"header of {size} bytes", size.to_bytes(8, "little") + tensors[8:]
+
+
 def pretrained(folder: Path, every: int = 1) -> Iterator[Case]:
     """Directories of checkpoints with other settings, and with damaged tensors."""
     generator, cases = random.Random(0), []
@@ -79,21 +97,8 @@ def pretrained(folder: Path, every: int = 1) -> Iterator[Case]:
 
     head = int.from_bytes(tensors[:8], "little")
     table = json.loads(tensors[8 : 8 + head])
-    first = next(name for name in table if name != "__metadata__")
-    for text in (
-        {**table, first: {**table[first], "shape": [2**40, 2**20]}},
-        {**table, first: {**table[first], "data_offsets": [0, 2**60]}},
-        {**table, first: {**table[first], "data_offsets": [-1, 4]}},
-        {**table, first: {**table[first], "dtype": "OBJECT"}},
-        {name: entry for name, entry in table.items() if name != first},
-        [],
-    ):
-        encoded = json.dumps(text).encode()
-        changed = len(encoded).to_bytes(8, "little") + encoded + tensors[8 + head :]
-        cases.append(("header of safetensors", refused(load("llama", written(changed)))))
-    for size in (0, 7, 2**63, 2**62, 10**9, head - 1, head + 1):
-        changed = size.to_bytes(8, "little") + tensors[8:]
-        cases.append((f"header of {size} bytes", refused(load("llama", written(changed)))))
+    for name, changed in _headers(tensors, head, table):
+        cases.append((name, refused(load("llama", written(changed)))))
     for _ in range(40):
         end = generator.randrange(len(tensors))
         cases.append((f"cut to {end}", refused(load("llama", written(tensors[:end])))))

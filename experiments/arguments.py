@@ -1,0 +1,170 @@
+"""The parser of the command line: subcommands, their options and help, completion in shells."""
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import argcomplete
+
+from experiments.harness.errors import UsageError
+from experiments.names import names
+
+Add = Callable[[str, str], argparse.ArgumentParser]
+NAME = "<package>/<experiment>, or a Python file"
+PRESET = "quick, cpu, paper or another of its own (default: quick)"
+HOSTS = (
+    ("coordinator", str, "address:port of the first process"),
+    ("count", int, "of processes"),
+    ("index", int, "of this process"),
+    ("timeout", int, "seconds to wait for the others at the start (default: 300)"),
+    ("patience", int, "seconds without a step after which a host counts as lost (default: 1800)"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors are raised, to be shown as one line."""
+
+    def error(self, message: str) -> Never:
+        """Raise instead of printing the usage."""
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+
+def build() -> Parser:
+    """The parser of all subcommands; fields of an experiment's configuration go to tyro."""
+    text = "Experiments on Fourier densities, attention, diffusion and state-space models."
+    parser = Parser(prog="kexue-jax", description=text, allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        return command
+
+    _add_running(add)
+    _add_results(add)
+    _add_tools(add)
+    return parser
+
+
+def _add_running(add: Add) -> None:
+    one = add("list", "list the experiments")
+    one.add_argument("--json", action="store_true")
+    one = add("run", "run or resume an experiment; --FIELD VALUE changes its configuration")
+    one.add_argument("name", help=NAME)
+    one.add_argument("--preset", default="quick", help=PRESET)
+    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/<preset>")
+    one.add_argument("--dry-run", action="store_true", help="show what would run; compile only")
+    one.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
+    _add_mesh(one)
+    text = "as one of several processes; --hosts.* where no cluster tells them of each other"
+    one.add_argument("--distributed", action="store_true", help=text)
+    for name, kind, text in HOSTS:
+        one.add_argument(f"--hosts.{name}", type=kind, dest=name, metavar="X", help=text)
+    one = add("sweep", "run an experiment over a grid: --FIELD a,b --FIELD 0:5")
+    one.add_argument("name", help=NAME)
+    one.add_argument("--preset", default="quick", help=PRESET)
+    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/sweep-<preset>")
+    one.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
+    text = "of submitit, such as slurm; default: processes of this machine"
+    one.add_argument("--cluster", help=text)
+    text = "of submitit's executor, such as timeout_min=240 slurm_partition=gpu"
+    one.add_argument("--submit", nargs="+", default=[], metavar="KEY=VALUE", help=text)
+    one = add("reproduce", "run all experiments that are not finished, then report")
+    text = "quick, cpu or paper, with all of that scale, such as cpu_32 (default: quick)"
+    one.add_argument("--preset", default="quick", help=text)
+    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names")
+    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
+    text = "at once, each on its share of the cores (default: 1)"
+    one.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
+    one = add("estimate", "memory and arithmetic before any training")
+    one.add_argument("name", help=NAME)
+    one.add_argument("--preset", default="quick", help=PRESET)
+    _add_mesh(one)
+    one = add("new", "write a small working experiment to start from")
+    one.add_argument("path", type=Path)
+
+
+def _add_results(add: Add) -> None:
+    one = add("figures", "redraw all figures from recorded numbers")
+    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("report", "claims against results")
+    one.add_argument("--json", action="store_true")
+    one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
+    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one = add("compare", "one table and one figure of several runs")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    one.add_argument("--output", type=Path, default=Path("comparison.png"))
+    one = add("publish", "copy a finished run's small outcome into results/")
+    one.add_argument("run", type=Path)
+    one.add_argument("--results", type=Path, default=Path("results"))
+    one = add("cite", "BibTeX of the project, and of what experiments reproduce")
+    one.add_argument("names", nargs="*", metavar="NAME")
+
+
+def _add_tools(add: Add) -> None:
+    one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
+    one.add_argument(
+        "name",
+        nargs="?",
+        default="gqa",
+        help="mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
+    )
+    one = add("generate", "continue or score text with a public checkpoint")
+    given = "config.json, safetensors, tokenizer.json of Llama, Mistral, DeepSeek-V2 or V3"
+    one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help=given)
+    one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")
+    one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")
+    one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
+    one.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
+    one.add_argument("--top-k", type=int, metavar="K")
+    one.add_argument("--top-p", type=float, metavar="P")
+    one.add_argument("--min-p", type=float, metavar="P")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--chunk", type=int, help="tokens of a prompt that are read at once")
+    one.add_argument("--dtype", help="of the weights; that of the file by default")
+    one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="of config.json")
+    one = add("compress", "compress a file of floats to a given step")
+    one.add_argument("file", type=Path, help=".npy, or text with numbers between white space")
+    one.add_argument("--step", type=float, help="default: 1/256 of the interquartile range")
+    one.add_argument("--output", type=Path, help="default: FILE.fbd")
+    one = add("restore", "restore a file that compress has made")
+    one.add_argument("file", type=Path)
+    one.add_argument("--output", type=Path, help="default: NAME.restored.npy or .txt")
+    add("doctor", "devices, versions, data, package origins")
+    one = add("completion", 'for a shell: eval "$(kexue-jax completion bash)"')
+    one.add_argument("shell", choices=("bash", "zsh", "fish"), nargs="?", default="bash")
+
+
+def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Replace argparse's list of choices by the nearest command."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    known = [*actions[0].choices]
+    given = next((a for a in arguments if not a.startswith("-")), None)
+    if given is not None and given not in known:
+        near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
+        raise UsageError(f"no command {given!r}; nearest: {near[0]} (all: {', '.join(known)})")
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks what a word may become, and leave."""
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.dest in ("name", "names", "only") and command.prog.split()[-1] != "costs":
+                action.completer = lambda **_: names()  # type: ignore[attr-defined]
+            elif action.dest == "preset":
+                action.completer = lambda **_: ("quick", "cpu", "paper")  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def _add_mesh(one: argparse.ArgumentParser) -> None:
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
+    text = "devices among which batches are divided (default: all that mesh.model leaves)"
+    one.add_argument("--mesh.data", dest="data", help=text, **number)
+    text = "devices among which weights are divided, by heads or channels (default: 1)"
+    one.add_argument("--mesh.model", dest="model", default=1, help=text, **number)
+    text = "divide weights and moments among the data devices too"
+    one.add_argument("--mesh.fsdp", dest="fsdp", action="store_true", help=text)
