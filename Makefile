@@ -13,7 +13,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all devices lint format docs pages bench reliability audit ci lock clean help
+.PHONY: demo test test-all wheel devices lint format docs pages bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## one small experiment of each theory, their figures on a sheet, the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO) --jobs $(JOBS)
@@ -23,6 +23,15 @@ test: $(STAMP) ## the tests but for the slow ones and most cases of long lists o
 
 test-all: $(STAMP) ## every test, three quarters of an hour
 	$(BIN)/python -m pytest -n 2 --dist loadscope --all
+
+wheel: $(STAMP) ## build the wheel, install it into an environment of its own, run the tests from it
+	rm -rf build dist && mkdir -p build/installed
+	$(BIN)/uv build --quiet --wheel --out-dir dist --python $(BIN)/python
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/installed/venv
+	$(BIN)/uv pip install --quiet --python build/installed/venv/bin/python -r requirements.lock dist/*.whl
+	cp -r tests benchmarks docs results README.md CITATION.cff pyproject.toml build/installed
+	rm build/installed/tests/test_*.py  # those read the sources
+	cd build/installed && venv/bin/python -m pytest -n 2 --dist loadscope
 
 devices: $(STAMP) ## the paper presets' steps at reduced width on eight virtual devices
 	JAX_NUM_CPU_DEVICES=8 $(BIN)/python -m pytest -n 2 --all tests/experiments -k "two_steps or reduced_width"

@@ -10,9 +10,9 @@ from docs.pages.sources import ROOT
 
 def texts() -> dict[Path, str]:
     """Every generated file, relative to the root, and what has to stand in it."""
-    from docs.pages import api, claims, equations, figures, gallery, performance
+    from docs.pages import api, claims, colab, equations, figures, gallery, performance
 
-    made_by = (claims, figures, gallery, equations, performance, api)
+    made_by = (claims, figures, gallery, equations, performance, api, colab)
     found = {made.PATH: made.page() for made in made_by}
     readme = Path("README.md")
     return {**found, readme: claims.readme((ROOT / readme).read_text())}

@@ -71,6 +71,7 @@ def test_ablations_are_paired_drawn_and_judged(records, name):
     assert "in all" in about["trainings"] and "M tokens" in about["training"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_identities_hold_in_the_smallest_run(records, name):
     module = catalog.get(f"attention/{name}").module
