@@ -92,15 +92,16 @@ def memory(name):
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(name))
 module = catalog.get("attention/language_model").module
 preset = module.PRESETS["paper"]
-small = config.parse(preset, ["--model.n_layers", "3", "--training.batch_size", "16"])
+small = config.parse(preset, ["--model.n_layers", "3", "--training.batch_size", "32"])
 (program,) = module.programs(small).values()
 row = estimate.estimate({"step": program})[0]
 compiled = program.lower().compile(compiler_options=compiling.options())
 gc.collect()
 before = memory("VmRSS")
-open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
 state, batch = jax.tree.map(lambda s: jnp.asarray(np.zeros(s.shape, s.dtype)), program.arguments)
-for _ in range(2):
+for step in range(3):
+    if step == 2:  # the first ones cannot give up the memory of NumPy's arrays
+        open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
     state, metrics = jax.block_until_ready(compiled(state, batch))
 print(row["peak_bytes"] / (memory("VmHWM") - before))
 """
@@ -109,7 +110,7 @@ print(row["peak_bytes"] / (memory("VmHWM") - before))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory are read from /proc")
 def test_the_estimate_is_within_a_fifth_of_what_a_step_takes():
-    """Some 350 MB; what a process needs besides, 20 MB and the runtime itself, is not in it."""
+    """Some 760 MB; what a process needs besides, 20 MB and the runtime itself, is not in it."""
     root = Path(__file__).resolve().parents[2]
     out = subprocess.run(
         [sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, cwd=root
