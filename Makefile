@@ -63,7 +63,7 @@ ci: lint test devices docs ## what continuous integration runs; test-all runs ev
 audit: $(STAMP) ## known vulnerabilities of the locked packages; needs a network
 	$(BIN)/uv tool run pip-audit --requirement requirements.lock --no-deps --disable-pip
 
-lock: ## resolve requirements.lock again for all supported Pythons
+lock: $(STAMP) ## resolve requirements.lock again for all supported Pythons
 	$(BIN)/uv pip compile --universal setup.cfg --extra dev --extra docs -o requirements.lock -q
 
 $(STAMP): requirements.lock setup.cfg pyproject.toml

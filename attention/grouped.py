@@ -100,8 +100,9 @@ class GroupedConfig:
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by."""
-        return self.width**-0.5 * rope.score_factor(self.rope_scaling)
+        """What scores are multiplied by; YaRN's factor belongs to the rotation."""
+        scaling = None if self.rope_base is None else self.rope_scaling
+        return self.width**-0.5 * rope.score_factor(scaling)
 
     @property
     def cache_elements(self) -> int:

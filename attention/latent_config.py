@@ -87,7 +87,8 @@ class LatentConfig:
 
         Source: DeepSeek-V2 (arXiv 2405.04434), equation 18, and section 3.1.4 for the factor.
         """
-        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
+        scaling = self.rope_scaling if self.rope_dim else None
+        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(scaling)
 
     @property
     def crossover(self) -> float:

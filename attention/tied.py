@@ -154,14 +154,16 @@ def finish(
 ) -> Float[Array, "B H T d_v"]:
     """Sums as they are, or rotated back by the position of their query.
 
-    (sum_i a_ti r_i R_i) R_t^T = sum_i a_ti r_i R_(i-t).
+    (sum_i a_ti r_i R_i) R_t^T = sum_i a_ti r_i R_(i-t), without the amplitude that YaRN gives to
+    both rotations.
 
     Source: https://kexue.fm/archives/10907, part IV, and https://kexue.fm/archives/10862 (s2).
     """
     if config.kind != "s2":
         return sums
     plain, rotated = jnp.split(sums, [config.nope_dim], axis=-1)
-    return jnp.concatenate([plain, rope.rotated(rotated, -positions[:, None], config)], axis=-1)
+    back = rope.rotated(rotated, -positions[:, None], config)
+    return jnp.concatenate([plain, back / rope.amplitude(config.rope_scaling) ** 2], axis=-1)
 
 
 @functools.lru_cache

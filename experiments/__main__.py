@@ -12,7 +12,7 @@ from typing import Any, Never
 
 from argcomplete.shell_integration import shellcode
 
-from experiments.arguments import HOSTS, build, complete, suggest_command
+from experiments.arguments import FIELDS, HOSTS, build, complete, help_text, suggest_command
 from experiments.harness.errors import ExperimentError, UsageError
 
 
@@ -26,8 +26,11 @@ def dispatch(arguments: Sequence[str]) -> None:
     if "_ARGCOMPLETE" in os.environ:
         complete(parser)
     suggest_command(parser, arguments)
+    if arguments and arguments[0] in FIELDS and not {"-h", "--help"}.isdisjoint(arguments):
+        _help(parser, arguments)
+        return
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command not in ("run", "sweep", "estimate", "costs"):
+    if rest and options.command not in FIELDS:
         raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
 
     if options.command == "completion":
@@ -37,6 +40,21 @@ def dispatch(arguments: Sequence[str]) -> None:
     if options.command == "run":
         _join(options)
     _call(options, rest)
+
+
+def _help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Of the command, then of the fields of the configuration that it is asked about."""
+    print(help_text(parser, arguments[0]))
+    try:
+        rest = [argument for argument in arguments if argument not in ("-h", "--help")]
+        options, _ = parser.parse_known_args(rest)
+    except UsageError:
+        print(f"{arguments[0]} NAME --help also lists the fields of its configuration")
+        return
+    from experiments import commands
+
+    preset = "" if options.command == "costs" else options.preset
+    commands.show_fields(options.command, options.name, preset)
 
 
 def _call(options: argparse.Namespace, rest: list[str]) -> None:
@@ -60,9 +78,9 @@ def _call(options: argparse.Namespace, rest: list[str]) -> None:
         case "reproduce":
             commands.reproduce(options.preset, options.only, options.workdir, options.jobs)
         case "figures":
-            commands.redraw(options.workdir)
+            commands.redraw(options.workdir, options.files)
         case "report":
-            commands.report(options.workdir, options.json, options.brief)
+            commands.report(options.workdir, options.files, options.json, options.brief)
         case "estimate":
             commands.show_estimate(options.name, options.preset, rest, _layout(options))
         case "costs":
@@ -96,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"kexue-jax: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("kexue-jax: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

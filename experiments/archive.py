@@ -8,7 +8,7 @@ this is last: an archive that was cut or changed is refused.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -38,11 +38,11 @@ class Archive(msgspec.Struct, forbid_unknown_fields=True):
         stream: of `coding`.
     """
 
-    kind: str
-    dtype: str
+    kind: Literal["npy", "text"]
+    dtype: Literal["float16", "float32", "float64", "float128"]
     centre: float
-    spread: float
-    step: float
+    spread: Annotated[float, msgspec.Meta(gt=0)]
+    step: Annotated[float, msgspec.Meta(gt=0)]
     parts: tuple[list[float], list[float]]
     loc: float
     scale: float
@@ -116,11 +116,13 @@ def restore(source: Path, target: Path) -> int:
         raise UsageError(f"{source}: {error}") from error
     values = archive.centre + archive.spread * standard
     _refuse_existing(target)
-    if archive.kind == "npy":
-        with target.open("wb") as file:
-            np.save(file, values.astype(archive.dtype))
-    else:
-        np.savetxt(target, values.ravel(), fmt="%.17g")
+    unfinished = target.with_name(f"{target.name}.tmp")
+    with unfinished.open("wb") as file:
+        if archive.kind == "npy":
+            np.save(file, values.astype(archive.dtype), allow_pickle=False)
+        else:
+            np.savetxt(file, values.ravel(), fmt="%.17g")
+    unfinished.replace(target)
     return values.size
 
 
@@ -173,7 +175,7 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
 
 
 def _fitted(
-    y: np.ndarray, kind: str, dtype: str, centre: float, spread: float, step: float
+    y: np.ndarray, kind: Any, dtype: Any, centre: float, spread: float, step: float
 ) -> Archive:
     """The archive without its stream."""
     sample = np.random.default_rng(0).permutation(y)[:FITTED]

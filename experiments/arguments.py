@@ -13,6 +13,7 @@ from experiments.names import names
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 NAME = "<package>/<experiment>, or a Python file"
+OWN = "experiments of your own whose runs count too (their code is executed)"
 PRESET = "quick, cpu, paper or another of its own (default: quick)"
 HOSTS = (
     ("coordinator", str, "address:port of the first process"),
@@ -21,6 +22,9 @@ HOSTS = (
     ("timeout", int, "seconds to wait for the others at the start (default: 300)"),
     ("patience", int, "seconds without a step after which a host counts as lost (default: 1800)"),
 )
+
+
+FIELDS = ("run", "sweep", "estimate", "costs")  # take fields of a configuration as well
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +93,10 @@ def _add_running(add: Add) -> None:
 
 def _add_results(add: Add) -> None:
     one = add("figures", "redraw all figures from recorded numbers")
+    one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
     one.add_argument("--workdir", type=Path, default=Path("runs"))
     one = add("report", "claims against results")
+    one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
     one.add_argument("--json", action="store_true")
     one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
     one.add_argument("--workdir", type=Path, default=Path("runs"))
@@ -146,6 +152,12 @@ def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
     if given is not None and given not in known:
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
         raise UsageError(f"no command {given!r}; nearest: {near[0]} (all: {', '.join(known)})")
+
+
+def help_text(parser: argparse.ArgumentParser, command: str) -> str:
+    """Of a subcommand."""
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return commands.choices[command].format_help()
 
 
 def complete(parser: argparse.ArgumentParser) -> None:

@@ -1,5 +1,6 @@
 """What the subcommands of the command line do."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -61,7 +62,8 @@ def run(
     if dry:
         _dry_run(experiment, config, directory, layout)
         return None
-    with Run(experiment.name, preset, config, directory, wandb=wandb, layout=layout) as current:
+    given: dict[str, Any] = {"wandb": wandb, "layout": layout, "overrides": overrides}
+    with Run(experiment.name, preset, config, directory, **given) as current:
         if current.finished:
             print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
             record = current.record()
@@ -87,7 +89,7 @@ def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[s
 def default_directory(name: str, preset: str, config: Any, default: Any) -> Path:
     """runs/<experiment>/<preset>; a changed configuration adds its hash."""
     changed = "" if config == default else f"-{configs.digest(config)[:6]}"
-    return Path("runs") / name.removesuffix(".py").strip("/") / f"{preset}{changed}"
+    return "runs" / runs.slug(name) / f"{preset}{changed}"
 
 
 def present(experiment: catalog.Experiment, record: Record) -> None:
@@ -153,9 +155,9 @@ def sweep(options: Any, fields: list[str]) -> None:
     sweeps.run(chosen, root, options.jobs, options.cluster, options.submit)
 
 
-def redraw(root: Path) -> None:
-    """Draw every figure again from its recorded numbers."""
-    found = reports.finished(root)
+def redraw(root: Path, files: list[Path]) -> None:
+    """Draw every figure again from its recorded numbers; of user's files those that are named."""
+    found = reports.known(reports.finished(root), files)
     if not found:
         raise ExperimentError(f"{root}, results: expected finished runs, found none; run one first")
     for record in found:
@@ -163,9 +165,13 @@ def redraw(root: Path) -> None:
         print(record.directory / "figure.png")
 
 
-def report(root: Path, as_json: bool, brief: bool = False) -> None:
-    """Claims of all experiments, each against the largest finished run that covers it."""
-    rows = reports.rows(reports.finished(root))
+def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) -> None:
+    """Claims of all experiments, each against the largest finished run that covers it.
+
+    Args:
+        files: of the user's own, whose runs count too; nothing else that a run names is executed.
+    """
+    rows = reports.rows(reports.known(reports.finished(root), files))
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -184,6 +190,13 @@ def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout =
 def show_costs(name: str, overrides: list[str]) -> None:
     """Cache, parameters and operations of a decoder."""
     print(costs.table(configs.parse(costs.preset(name), overrides)))
+
+
+def show_fields(command: str, name: str, preset: str) -> None:
+    """What can be set, with the values of a preset."""
+    default = costs.preset(name) if command == "costs" else catalog.get(name).preset(preset)
+    with contextlib.suppress(SystemExit):
+        configs.parse(default, ["--help"])
 
 
 def compare(directories: list[Path], output: Path) -> None:
@@ -267,6 +280,8 @@ def generate(options: Any) -> None:
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed: expected a number from 0 to 2^32 - 1, got {options.seed}")
     dtype = writing.check_dtype(options.dtype)
+    if options.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     checkpoint = writing.Checkpoint(options.checkpoint.expanduser(), dtype, options.ignore)
     if options.score is not None:
         writing.score_text(checkpoint, options.score, prompts[0] if prompts else None)
@@ -306,7 +321,7 @@ def publish(directory: Path, results: Path) -> None:
         raise ExperimentError(
             f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
         )
-    target = results / record.data["experiment"].removesuffix(".py") / record.data["preset"]
+    target = results / runs.slug(record.data["experiment"]) / runs.slug(record.data["preset"])
     target.mkdir(parents=True, exist_ok=True)
     for name in ("run.json", "metrics.jsonl", "table.md", "figure.png"):
         source = directory / name

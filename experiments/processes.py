@@ -41,7 +41,7 @@ class Event:
 def run(tasks: Sequence[Task], jobs: int, told: Callable[[Event], None], kept: Path) -> list[str]:
     """Run all, `jobs` at once; each gets an equal share of this process's cores.
 
-    SIGTERM and SIGINT are passed on once to what runs; nothing more is started then.
+    SIGTERM and SIGINT are passed on to what runs; nothing more is started then.
 
     Args:
         told: called at the beginning and at the end of every task, from several threads.
@@ -70,15 +70,25 @@ def run(tasks: Sequence[Task], jobs: int, told: Callable[[Event], None], kept: P
             return None
         share, began = shares.get(), time.monotonic()
         told(Event(task))
+        try:
+            code = work(task, share)
+        except OSError as error:  # it could not begin
+            told(Event(task, error.errno or 1, time.monotonic() - began))
+            return f"{task.name} ({error.strerror})"
+        finally:
+            shares.put(share)
+        told(Event(task, code, time.monotonic() - began))
+        return None if code == 0 else f"{task.name} (exit status {code})"
+
+    def work(task: Task, share: set[int]) -> int:
         with task.log.open("ab") as log:
             process = subprocess.Popen(task.command, stdout=log, stderr=log, start_new_session=True)
             started.append(process)
+            if stopped:  # while it started, untold
+                process.send_signal(signal.SIGTERM)
             if share:
                 _pin(process.pid, share)
-            code = process.wait()
-        shares.put(share)
-        told(Event(task, code, time.monotonic() - began))
-        return None if code == 0 else f"{task.name} (exit status {code})"
+            return process.wait()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,5 +1,6 @@
 """Claims against results, their summary, and all figures on one sheet."""
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -34,6 +35,25 @@ def records(root: Path) -> list[Record]:
 def finished(root: Path) -> list[Record]:
     """Those of `records` that came to their end."""
     return [record for record in records(root) if record.data.get("status") == "done"]
+
+
+def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
+    """Those of this package's experiments, and of the files given: no other code is executed.
+
+    A record can name any file; what its claims and figures are is for that file to say, and only
+    somebody who trusts it may run it.
+    """
+    ours, mine = set(catalog.names()), {file.with_suffix(".py").resolve() for file in files}
+    kept, left = [], set()
+    for record in found:
+        name = record.data["experiment"]
+        if name in ours or Path(name).resolve() in mine:
+            kept.append(record)
+        else:
+            left.add(name)
+    for name in sorted(left):
+        print(f"note: runs of {name} are left out; to include them, name the file", file=sys.stderr)
+    return kept
 
 
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:

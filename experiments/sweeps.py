@@ -64,7 +64,7 @@ class Sweep:
 
     def command(self, cell: Cell, root: Path) -> list[str]:
         """That runs or resumes a cell."""
-        start = [sys.executable, "-m", "experiments", "run", self.experiment]
+        start = [sys.executable, "-P", "-m", "experiments", "run", self.experiment]
         where = ["--preset", self.preset, "--workdir", str(root / cell.directory)]
         return [*start, *where, *self.fixed, *cell.arguments]
 

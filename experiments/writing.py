@@ -229,6 +229,4 @@ def check_dtype(dtype: str | None) -> Any:
     """
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype: expected one of {DTYPES}, got {dtype!r}")
-    if dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
     return None if dtype is None else jnp.dtype(dtype)

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-LEAST_ALPHA = 0.01  # below it s_alpha differs from the identity by less than 1e-6
+LEAST_ALPHA = 0.01  # below it s_alpha differs from the identity by less than 2e-6
 
 
 def log_bin_prob(

@@ -10,7 +10,8 @@ nearly empty interval. Two formulas that do not:
     integral of p = h (1 + 2 sum_n sinc(n h) Re(gamma_n exp(i pi n m)))
                   = h sum_j w_j p(m + h t_j)        (Gauss-Legendre; all terms positive)
 
-The first costs one pass and is used where its terms do not cancel, the second elsewhere.
+The first costs one pass and is used where its terms do not cancel, the second elsewhere. Where p
+itself is below the square of a rounding error of its largest value, there are no digits to keep.
 """
 
 from collections.abc import Callable

@@ -86,7 +86,7 @@ class ReflectedDensity:
     def log_prob(self, x: Any) -> Array:
         """Natural logarithm of the density at x; -inf outside [-1, 1]."""
         t = self._t(x)
-        return jnp.where((t >= 0) & (t <= 1), self.even.log_prob(t), -jnp.inf)
+        return jnp.where((t < 0) | (t > 1), -jnp.inf, self.even.log_prob(t))
 
     @jax.jit
     def prob(self, x: Any) -> Array:
@@ -132,7 +132,8 @@ class ReflectedDensity:
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1]. Implicit gradients."""
         u = jnp.asarray(probability, self.even.re.dtype)
-        x = 2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0
+        x = jnp.clip(2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0, -1.0, 1.0)
+        x = jnp.where(u == 0, -1.0, jnp.where(u == 1, 1.0, x))  # also where p has a root at an end
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
     def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
@@ -200,7 +201,8 @@ class ReflectedDensity:
     def modes(self) -> Array:
         """The modes in ascending order, [..., N], padded with NaN; an end can be one."""
         t = self.even.modes()
-        t = jnp.where(t == -1.0, 1.0, t)
+        near = 64 * jnp.finfo(t.dtype).eps  # modes at the ends come with rounding errors
+        t = jnp.where(1 - jnp.abs(t) < near, 1.0, jnp.where(jnp.abs(t) < near, 0.0, t))
         inside = (t >= 0) & (t <= 1)
         return jnp.sort(jnp.where(inside, 2.0 * t - 1.0, jnp.nan), axis=-1)
 

@@ -70,9 +70,14 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("sample"):
             cases[item.nodeid.split("[")[0]].append(item)
     for every in cases.values():
-        (count,) = every[0].get_closest_marker("sample").args
-        spread = {round(i) for i in np.linspace(0, len(every) - 1, count)}
-        left_out |= {item for i, item in enumerate(every) if i not in spread}
+        chosen = every[0].get_closest_marker("sample").args
+        if isinstance(chosen[0], int):
+            spread = np.linspace(0, len(every) - 1, *chosen).round()
+            kept = {every[int(i)] for i in spread}
+        else:
+            kept = {item for item in every if any(f"[{name}]" in item.nodeid for name in chosen)}
+            assert len(kept) == len(chosen), f"{every[0].nodeid}: a sample that is not there"
+        left_out |= set(every) - kept
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 

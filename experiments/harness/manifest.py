@@ -108,8 +108,10 @@ def named(path: Path) -> Iterator[None]:
 
 def _compare(folder: Path, files: dict[str, Any]) -> None:
     pieces, expected = [], []
+    real = folder.resolve()
     for name, file in files.items():
-        if Path(name).is_absolute() or ".." in Path(name).parts or (folder / name).is_symlink():
+        elsewhere = (folder / name).resolve() != real / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or elsewhere:
             raise Damaged(f"{name}: expected a file of this folder")
         if not (folder / name).is_file():
             raise Damaged(f"{name}: missing")

@@ -5,10 +5,13 @@ import json
 import os
 import platform
 import resource
+import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -134,6 +137,8 @@ class Run:
         resumed: whether the directory already held work of the same configuration.
         finished: whether that work had come to its end.
         divided: whether anything has asked for the layout of devices.
+
+    `overrides` are what the command line changed, for the command that run.json names.
     """
 
     def __init__(
@@ -145,7 +150,9 @@ class Run:
         *,
         wandb: bool = False,
         layout: Layout = DEFAULT,
+        overrides: Sequence[str] = (),
     ):
+        self._overrides, self._handlers = overrides, {}
         self.experiment, self.preset, self.config = experiment, preset, config
         self.directory, self._layout = directory, layout
         self.stop_requested = self.divided = False
@@ -222,15 +229,16 @@ class Run:
         return Record(self.directory, json.loads(json.dumps(self.data)), self.tracker.rows())
 
     def __enter__(self):
-        signal.signal(signal.SIGINT, self._handle)
+        numbers = [signal.SIGINT]
         if not hosts.several():  # else the runtime's own handler tells all hosts
-            signal.signal(signal.SIGTERM, self._handle)
+            numbers.append(signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread():  # others cannot
+            self._handlers = {one: signal.signal(one, self._handle) for one in numbers}
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if not hosts.several():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if kind is not None:
             with contextlib.suppress(OSError):  # what ended the run is to be told, not this
                 self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
@@ -303,8 +311,8 @@ class Run:
             "preset": self.preset,
             "config": configs.to_dict(self.config),
             "config_hash": configs.digest(self.config),
-            "seed": configs.flatten(configs.to_dict(self.config)).get("training.seed"),
-            "command": command(self.experiment, self.preset),
+            "seed": _seed(self.config),
+            "command": command(self.experiment, self.preset, self._overrides),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **self.data,
             **environment(),
@@ -318,9 +326,24 @@ class Run:
         manifest.replace(self.directory / "run.json", text.encode())
 
 
-def command(experiment: str, preset: str) -> str:
-    """The command that reproduces a run of a preset."""
-    return f"python -m experiments run {experiment} --preset {preset}"
+def command(experiment: str, preset: str, overrides: Sequence[str] = ()) -> str:
+    """The command that reproduces a run."""
+    return shlex.join(
+        ["python", "-m", "experiments", "run", experiment, "--preset", preset, *overrides]
+    )
+
+
+def slug(name: str) -> Path:
+    """A relative path for an experiment's name, or for its file wherever that lies."""
+    parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/")]
+    return Path(*parts)
+
+
+def _seed(config: Any) -> int | None:
+    """Of the training, or the first other one."""
+    fields = configs.flatten(configs.to_dict(config))
+    named = [value for name, value in fields.items() if name.rpartition(".")[2] == "seed"]
+    return fields.get("training.seed", named[0] if named else None)
 
 
 def environment() -> dict[str, Any]:
@@ -348,8 +371,14 @@ def peak_memory() -> int:
 
 
 def find(root: Path) -> list[Record]:
-    """All runs below a directory, sorted by path."""
-    return [load(path.parent) for path in sorted(root.rglob("run.json"))]
+    """All runs below a directory, sorted by path; what cannot be read is told and left out."""
+    found = []
+    for path in sorted(root.rglob("run.json")):
+        try:
+            found.append(load(path.parent))
+        except ExperimentError as error:
+            print(f"note: left out: {error}", file=sys.stderr)
+    return found
 
 
 def free_disk(directory: Path) -> int:

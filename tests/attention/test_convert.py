@@ -15,6 +15,7 @@ from attention import (
     convert,
     generate,
     latent,
+    rope,
     transformer,
 )
 
@@ -170,3 +171,15 @@ def test_half_precision_is_converted_too():
 
 def latents():
     return convert.to_latent(*decoder(GroupedConfig(12, 2, rope_base=None)))
+
+
+def test_what_is_not_rotated_has_no_factor_of_rotation(x64):
+    """YaRN's factor of the scores goes with the rotation, in either kind of attention."""
+    scaling = rope.Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
+    without = GroupedConfig(12, 4, 2, 5, None)
+    mixer = dataclasses.replace(without, rope_scaling=scaling)
+    assert mixer.scale == without.scale and mixer.scale < GroupedConfig(12, 4, 2, 4).scale
+    params, config = decoder(mixer)
+    made, latents = convert.to_latent(params, config)
+    expected = transformer.apply(params, TOKENS, config)
+    np.testing.assert_allclose(transformer.apply(made, TOKENS, latents), expected, atol=1e-12)

@@ -46,7 +46,7 @@ def logits(config):
     return jax.jit(functools.partial(transformer.apply, config=config))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.sample("13-gqa", "13-absorbed")
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("slots", [13, 40])
 def test_chunks_equal_the_whole(name, slots, x64):
@@ -100,7 +100,7 @@ def test_quantised_chunks_are_near_the_whole(x64):
         assert 0 < np.abs(y - exact[:, 4:]).max() < 0.02 * np.abs(exact).max(), form
 
 
-@pytest.mark.sample(1)
+@pytest.mark.sample("gqa", "chosen")
 @pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen", "mla-window"])
 def test_prompts_read_in_chunks_are_continued_alike(name):
     config, params = decoder(name)

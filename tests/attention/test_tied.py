@@ -14,6 +14,7 @@ from attention import (
     accounting,
     cache_bytes,
     entries,
+    rope,
     tied,
     transformer,
 )
@@ -172,3 +173,13 @@ def test_operations_are_those_of_the_projections(kind):
 def test_impossible_sizes_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TiedConfig(**SIZES), **options)
+
+
+def test_values_turned_back_keep_their_size(x64):
+    """One token sees itself alone: YaRN's amplitude must not be left in what it reads."""
+    plain = TiedConfig(**SIZES, kind="s2")
+    scaled = dataclasses.replace(plain, rope_scaling=rope.Yarn(4.0, 16))
+    params = jax.tree.map(lambda leaf: leaf.astype(float), tied.init(jax.random.key(0), plain))
+    x = jax.random.normal(jax.random.key(1), (2, 1, 12), float)
+    found, expected = (tied.mixer(config).apply(params, x) for config in (scaled, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-14)

@@ -1,5 +1,6 @@
 """Files of floats to archives and back, by the command line."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -103,3 +104,28 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
         (tmp_path / "bad.fbd").write_bytes(data[:size])
         assert run("restore", tmp_path / "bad.fbd", "--output", tmp_path / "cut") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "object"},
+        {"dtype": "U200000"},
+        {"dtype": "nonsense"},
+        {"kind": "zzz"},
+        {"spread": 0.0},
+        {"spread": -1.0},
+        {"step": 0.0},
+    ],
+)
+def test_a_forged_header_writes_nothing(tmp_path, capsys, change):
+    """Its digest is right: nothing but the schema can refuse it."""
+    np.save(tmp_path / "v.npy", np.array([2.0] * 40))
+    archive.compress(tmp_path / "v.npy", tmp_path / "v.fbd")
+    data = (tmp_path / "v.fbd").read_bytes()
+    fields = msgspec.msgpack.decode(data[len(archive.MAGIC) : -archive.DIGEST])
+    body = msgspec.msgpack.encode({**fields, **change})
+    (tmp_path / "bad.fbd").write_bytes(archive.MAGIC + body + archive._digest(body))
+    assert run("restore", tmp_path / "bad.fbd", "--output", tmp_path / "out") == 2
+    assert next(iter(change)) in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))

@@ -167,6 +167,17 @@ def test_a_forged_manifest_reaches_no_other_file(saved):
             manifest.check(path.parent)
 
 
+def test_folders_that_lie_elsewhere_are_refused(saved, tmp_path_factory):
+    """The files are whole, but whoever owns the other folder can change them later."""
+    step, elsewhere = saved / "checkpoints" / "3", tmp_path_factory.mktemp("elsewhere") / "d"
+    inner = next(path for path in step.iterdir() if path.is_dir())
+    manifest.check(step)
+    shutil.move(inner, elsewhere)
+    inner.symlink_to(elsewhere)
+    with pytest.raises(manifest.Damaged, match="expected a file of this folder"):
+        manifest.check(step)
+
+
 @pytest.mark.parametrize("files", [1, [], {"a": 1}, {"a": {}}, {"a\0": {"bytes": 1, "sha256": []}}])
 def test_what_lists_no_files_is_damaged(tmp_path, files):
     (tmp_path / "a").write_text("b")

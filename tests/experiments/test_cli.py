@@ -28,7 +28,6 @@ def mixtures(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "mixtures")
 
 
-@pytest.mark.slow
 def test_list_names_every_experiment_with_its_presets(cli):
     code, out, _ = cli("list", "--json")
     rows = json.loads(out)
@@ -239,3 +238,52 @@ def test_wandb_is_optional_and_used_when_asked_for(cli, tmp_path, monkeypatch):
     code, _, err = cli(*arguments, "--workdir", tmp_path / "b")
     assert code == 0, err
     assert len(Fake.logged) == 5 and Fake.logged[-1] == "finished"
+
+
+def test_no_code_that_only_a_record_names_is_executed(cli, mixtures, tmp_path):
+    """Neither by the report nor by figures; and publish writes below its folder."""
+    data = json.loads((mixtures / "run.json").read_text())
+    (tmp_path / "mine.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
+    (mixtures / "run.json").write_text(json.dumps({**data, "experiment": "mine.py"}))
+    for command in (["report"], ["figures"]):
+        _, _, err = cli(*command, "--workdir", mixtures)
+        assert "mine.py are left out" in err
+    assert not (tmp_path / "executed").exists()
+    data |= {"experiment": "../../escaped", "preset": "../../quick"}
+    (mixtures / "run.json").write_text(json.dumps(data))
+    code, _, err = cli("publish", mixtures, "--results", tmp_path / "below" / "results")
+    assert code == 0, err
+    assert (tmp_path / "below" / "results" / "escaped" / "quick" / "run.json").exists()
+
+
+def test_files_that_are_named_are_in_the_report(cli, tmp_path):
+    cli("new", "mine")
+    cli("run", "mine.py", "--darts", "500")
+    rows = json.loads(cli("report", "mine.py", "--json")[1])
+    assert [row["id"] for row in rows if row["experiment"] == "mine.py"] == ["mine.pi"]
+    code, out, _ = cli("figures", "mine.py")
+    assert code == 0 and out.startswith("runs/mine/")
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "estimate"])
+def test_help_lists_the_fields_of_the_configuration(cli, command):
+    code, out, _ = cli(command, "fourier_density/mixtures", "--help")
+    assert code == 0 and "--preset" in out and "--orders" in out and "--samples" in out
+    code, out, _ = cli(command, "-h")
+    assert code == 0 and "--preset" in out and "--orders" not in out and "NAME --help" in out
+
+
+def test_help_of_other_commands(cli):
+    assert "--context" in cli("costs", "--help")[1]
+    with pytest.raises(SystemExit):
+        cli("report", "--help")
+    assert cli("run", "ssm/dela", "--help")[0] == 2
+
+
+def test_an_interrupt_outside_a_run_is_a_line(cli, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalog, "names", interrupted)
+    code, _, err = cli("list")
+    assert code == 130 and err == "kexue-jax: interrupted\n"

@@ -103,7 +103,6 @@ def test_a_dead_or_hung_host_ends_the_run_with_a_message(tmp_path, number):
     assert any(path.name.isdigit() for path in (folder / "checkpoints").iterdir())
 
 
-@pytest.mark.slow
 def test_hosts_that_differ_are_told_so(tmp_path):
     both = pair(tmp_path / "run", free_port(), second=("--training.seed", "7"))
     texts = ends(both)

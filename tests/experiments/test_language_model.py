@@ -103,7 +103,6 @@ def test_sigterm_saves_and_exits_75_then_the_same_command_finishes(cli, tmp_path
     assert [r["step"] for r in load(directory).rows if "loss" in r] == list(range(1, 13))
 
 
-@pytest.mark.slow
 def test_a_second_signal_aborts_at_once(spawn, tmp_path):
     directory = tmp_path / "run"
     process = spawn(*("run", *TINY_LM, "--workdir", str(directory), "--training.steps", "1000000"))

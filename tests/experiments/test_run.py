@@ -1,7 +1,9 @@
 """A run's directory: locked while in use, found again after any kill, told plainly otherwise."""
 
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,3 +102,55 @@ def test_metrics_that_cannot_be_written_name_the_file(tmp_path):
         current.tracker.path.mkdir()
         with pytest.raises(OSError, match=r"metrics\.jsonl"):
             current.tracker.log(0, value=1.0)
+
+
+def test_what_cannot_be_read_is_told_and_left_out(tmp_path, capsys):
+    for name, text in (("a", "{}"), ("b", "[" * 10**5), ("c", "no json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    with start(tmp_path / "good") as run:
+        run.finish({})
+    assert [record.directory.name for record in runs.find(tmp_path)] == ["good"]
+    assert capsys.readouterr().err.count("left out") == 3
+
+
+def test_handlers_are_given_back_and_other_threads_need_none(tmp_path):
+    mine = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with start(tmp_path / "first"):
+            assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, mine)
+
+    def work():
+        with start(tmp_path / "second") as run:
+            run.finish({"x": 1})
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
+    assert runs.load(tmp_path / "second").result == {"x": 1}
+
+
+def test_the_record_has_the_command_with_what_was_changed_and_the_seed(cli, tmp_path):
+    changed = ["--orders", "2", "3", "--samples", "200", "--nodes", "1024", "--seed", "4"]
+    cli("run", "fourier_density/mixtures", "--workdir", tmp_path / "run", *changed)
+    data = runs.load(tmp_path / "run").data
+    assert data["seed"] == 4
+    assert data["command"] == (
+        f"python -m experiments run fourier_density/mixtures --preset quick {' '.join(changed)}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ssm/delay", "ssm/delay"),
+        ("my/exp.py", "my/exp"),
+        ("../../escaped", "escaped"),
+        ("/absolute/mine.py", "absolute/mine"),
+        ("a/../b.py", "a/b"),
+    ],
+)
+def test_names_become_paths_below(name, expected):
+    assert runs.slug(name).as_posix() == expected

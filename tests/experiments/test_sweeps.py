@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import sweeps
+from experiments import processes, sweeps
 from experiments.harness.errors import ExperimentError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +102,6 @@ def test_cells_are_run_once_and_joined(cli, adds, tmp_path):
     assert json.loads(cli("report", "--workdir", tmp_path, "--json")[1]) is not None
 
 
-@pytest.mark.slow
 def test_failed_cells_are_named_and_the_others_run(cli, adds, tmp_path):
     code, out, err = cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "13,2")
     assert code == 1 and "| 2 | value | 2 | - | 1 |" in out
@@ -173,3 +172,19 @@ def test_a_record_of_a_sweep_can_be_read_again(adds, tmp_path):
     assert "0 of 2 cells" in sweeps.table(tmp_path / "new")
     with pytest.raises(ExperimentError, match="another sweep"):
         sweeps._remember(sweeps.parse(adds, "cpu", ["--number", "1,2"]), tmp_path / "new")
+
+
+def test_a_task_that_cannot_begin_keeps_no_other_waiting(tmp_path):
+    """One share of the cores, and the first task has a log that cannot be opened."""
+    tasks = [
+        processes.Task("lost", [sys.executable, "-c", ""], tmp_path / ("x" * 300)),
+        processes.Task("good", [sys.executable, "-c", ""], tmp_path / "log"),
+        processes.Task("absent", [str(tmp_path / "absent")], tmp_path / "log"),
+        processes.Task("bad", [sys.executable, "-c", "exit(3)"], tmp_path / "log"),
+    ]
+    failed = processes.run(tasks, 1, lambda event: None, tmp_path)
+    assert failed == [
+        "lost (File name too long)",
+        "absent (No such file or directory)",
+        "bad (exit status 3)",
+    ]

@@ -148,3 +148,21 @@ def test_nan_is_not_outside():
     density = ReflectedDensity([1.0, 0.5])
     values = density.prob(jnp.array([np.nan, -2.0, 2.0, 0.5]))
     assert np.isnan(values[0]) and np.all(values[1:3] == 0) and values[3] > 0
+
+
+@pytest.mark.parametrize("order", [16, 20, 34])
+def test_a_mode_at_an_end_is_not_lost_in_rounding(order):
+    """All coefficients equal: the highest peak stands exactly at the lower end."""
+    found = call(ReflectedDensity(np.ones(order + 1)), "modes")
+    assert found[0] == -1.0
+
+
+@pytest.mark.parametrize("a", [[1.0, -3.0, 3.0, -1.0], [1.0, -2.0, 1.0]])
+def test_quantiles_at_the_ends_are_the_ends(a):
+    """The density has a root at -1 there, of high order."""
+    density = ReflectedDensity(np.array(a))
+    np.testing.assert_array_equal(call(density, "quantile", np.array([0.0, 1.0])), [-1.0, 1.0])
+
+
+def test_the_logarithm_at_nan_is_nan():
+    assert jnp.isnan(call(ReflectedDensity(A), "log_prob", jnp.nan))
