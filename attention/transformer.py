@@ -204,7 +204,8 @@ def apply(
         weights, keys = inputs
         first, second = (None, None) if keys is None else keys
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
-        x = x + drop(first, mixer.apply(weights["mixer"], normed, **context), dropout)
+        y = mixer.apply(weights["mixer"], normed, **context).astype(x.dtype)
+        x = x + drop(first, y, dropout)
         return x + drop(second, feed_forward(weights, x, config), dropout), None
 
     first, key = (None, None) if key is None else jax.random.split(key)
@@ -305,7 +306,7 @@ def prefill(
         weights, layer_state = inputs
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.prefill(weights["mixer"], normed, layer_state, lengths)
-        x = x + y
+        x = x + y.astype(x.dtype)
         return x + feed_forward(weights, x, config), layer_state
 
     x, states = embed(params, tokens, config), ()
@@ -379,7 +380,7 @@ def step(
     for weights, layer_state in zip(prepared["layers"], state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.step(weights["mixer"], layer_state, normed)
-        x = x + y
+        x = x + y.astype(x.dtype)
         x = x + feed_forward(weights, x, config)
         states.append(layer_state)
     return tuple(states), unembed(prepared, x, config)

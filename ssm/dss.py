@@ -29,7 +29,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import diagonal, s4d, vandermonde
+from ssm import checks, diagonal, s4d, vandermonde
 from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Pair
 
@@ -221,9 +221,7 @@ class Config:
     dt_max: float = 1e-1
 
     def __post_init__(self):
-        for name in ("channels", "length", "modes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        checks.sizes(self, "channels", "length", "modes")
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"normalization: expected one of {', '.join(NORMALIZATIONS)}, "

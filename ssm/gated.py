@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import diagonal, rtf, short_convolution
+from ssm import checks, diagonal, rtf, short_convolution
 from ssm.mixer import Mixer
 
 
@@ -46,8 +46,7 @@ class Config:
     constraint: str = "l1"
 
     def __post_init__(self):
-        if self.width < 1:
-            raise ValueError(f"width: expected at least 1, got {self.width}")
+        checks.sizes(self, "width")
         self.filter()
 
     def filter(self) -> rtf.Config:

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ssm import convolution, diagonal
+from ssm import checks, convolution, diagonal
 from ssm.direct_form import Step, init_state, prefill, prepare, step
 from ssm.fraction import System, check_form, exact, kernel, truncated
 from ssm.mixer import Mixer, no_steps, over_systems
@@ -196,9 +196,7 @@ class Config:
     bidirectional: bool = False
 
     def __post_init__(self):
-        for name in ("channels", "length", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        checks.sizes(self, "channels", "length", "size")
         for name, known in (
             ("init", INITS),
             ("constraint", CONSTRAINTS),

@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import chunks, diagonal, fourier, hippo
+from ssm import checks, chunks, diagonal, fourier, hippo
 from ssm.dplr import (
     System,
     all_modes,
@@ -251,9 +251,7 @@ class Config:
     dt_max: float = 1e-1
 
     def __post_init__(self):
-        for name in ("channels", "length", "size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        checks.sizes(self, "channels", "length", "size")
         if self.measure not in MEASURES:
             raise ValueError(
                 f"measure: expected one of {', '.join(MEASURES)}, got {self.measure!r}"

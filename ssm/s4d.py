@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Complex
 
-from ssm import diagonal, hippo, vandermonde
+from ssm import checks, diagonal, hippo, vandermonde
 from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Modes, Pair
 
@@ -268,8 +268,7 @@ class Config:
     dt_max: float = 1e-1
 
     def __post_init__(self):
-        if self.channels < 1:
-            raise ValueError(f"channels: expected at least 1, got {self.channels}")
+        checks.sizes(self, "channels", "modes")
         diagonal.check_range(self.dt_min, self.dt_max)
         diagonal.check_rule(self.discretization)
         poles(self.init, self.modes)

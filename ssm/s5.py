@@ -26,7 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import diagonal, hippo, recurrence, vandermonde
+from ssm import checks, diagonal, hippo, recurrence, vandermonde
 from ssm.mixer import Mixer, no_steps, over_systems
 from ssm.vandermonde import Modes, Pair
 
@@ -314,8 +314,7 @@ class Config:
     dt_max: float = 1e-1
 
     def __post_init__(self):
-        if self.channels < 1:
-            raise ValueError(f"channels: expected at least 1, got {self.channels}")
+        checks.sizes(self, "channels", "modes", "blocks")
         if self.modes < 1 or self.blocks < 1 or self.modes % self.blocks:
             raise ValueError(
                 f"modes, blocks: expected a multiple of blocks, got {self.modes}, {self.blocks}"

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import diagonal, short_convolution
+from ssm import checks, diagonal, short_convolution
 from ssm.mixer import Mixer, over_blocks
 
 METHODS = ("scan", "associative")
@@ -165,10 +165,7 @@ class Config:
     dt_max: float = 1e-1
 
     def __post_init__(self):
-        for name in ("channels", "expand", "states", "rank", "width", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        checks.sizes(self, "channels", "expand", "states", "rank", "width", "chunk")
         if self.method not in (*METHODS, "auto"):
             raise ValueError(
                 f"method: expected one of auto, {', '.join(METHODS)}, got {self.method!r}"

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import diagonal, short_convolution
+from ssm import checks, diagonal, short_convolution
 from ssm.mixer import Mixer, over_blocks
 
 EPSILON = 1e-5
@@ -152,9 +152,7 @@ class Config:
     decay_max: float = 16.0
 
     def __post_init__(self):
-        for name in ("channels", "expand", "head_dim", "states", "groups", "width", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        checks.sizes(self, "channels", "expand", "head_dim", "states", "groups", "width", "chunk")
         if self.inner % self.head_dim:
             raise ValueError(f"head_dim: expected a divisor of {self.inner}, got {self.head_dim}")
         if self.heads % self.groups:

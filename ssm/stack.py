@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import diagonal, norms
+from ssm import checks, diagonal, norms
 from ssm.mixer import Mixer
 
 CHOICES = {
@@ -65,10 +65,7 @@ class Config:
     remat: bool = False
 
     def __post_init__(self):
-        for name in ("channels", "outputs", "inputs", "vocabulary", "layers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        checks.sizes(self, "channels", "outputs", "inputs", "vocabulary", "layers")
         if (self.inputs is None) == (self.vocabulary is None):
             raise ValueError(
                 "inputs, vocabulary: expected one of them and None for the other, got "
@@ -159,6 +156,7 @@ def _block(
     keys = (None, None) if key is None else jax.random.split(key)
     z = normalise(weights["norm"], x) if config.prenorm else x
     z, state = mix(weights["mixer"], z)
+    z = z.astype(x.dtype)  # mixers compute in float32 or wider
     z = _map(weights["out"], _drop(keys[0], jax.nn.gelu(z), config.dropout))
     z = jax.nn.glu(z) if config.activation == "glu" else z
     x = x + _drop(keys[1], z, config.dropout)

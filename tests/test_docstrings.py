@@ -79,7 +79,8 @@ def test_docstrings_are_complete(package):
         ],
     }
     for what, names in lacking.items():
-        assert len(names) <= 0.05 * len(found), f"{len(names)} of {len(found)} lack {what}: {names}"
+        allowed = 0.05 * len(found) if what in ("shapes", "a source") else 0  # found by their words
+        assert len(names) <= allowed, f"{len(names)} of {len(found)} lack {what}: {names}"
 
 
 def test_modules_open_with_what_they_are_for():

@@ -181,13 +181,8 @@ def _partition(model: ModelConfig, size: int) -> sharding.Rules:
 
 @functools.lru_cache
 def mixer_of(model: ModelConfig, length: int) -> Mixer:
-    """A mixer of `ssm` that keeps the dtype of what it reads."""
-    inner = models.make_mixer(model, length)
-
-    def apply(params: Any, x: jax.Array) -> jax.Array:
-        return inner.apply(params, x).astype(x.dtype)
-
-    return Mixer(**{**inner._asdict(), "apply": apply})
+    """A mixer of `ssm`, the same object for the same model."""
+    return Mixer(**models.make_mixer(model, length)._asdict())
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

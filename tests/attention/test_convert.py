@@ -72,6 +72,7 @@ def layers(params, config):
     return [d @ u for d, u in zip(down[..., : config.mixer.latent_dim], up, strict=True)]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_fewer_latents_are_the_nearest_ones(weighted, x64):
     """The error is that of the singular values left out, of numpy's SVD, and no rank loses none."""
@@ -159,6 +160,7 @@ def test_what_cannot_be_converted_is_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_half_precision_is_converted_too():
     params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)

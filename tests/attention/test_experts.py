@@ -66,7 +66,7 @@ def made(config):
     return jax.tree.map(lambda leaf: leaf.astype(jnp.zeros(0).dtype), params)
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_tokens_pass_through_their_experts(name, count, x64):
@@ -79,6 +79,7 @@ def test_tokens_pass_through_their_experts(name, count, x64):
     )
 
 
+@pytest.mark.slow
 def test_gradients_reach_weights_and_router(x64):
     """Central differences of both paths."""
     config = KINDS["sigmoid"]

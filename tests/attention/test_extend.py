@@ -112,6 +112,7 @@ def test_prompts_read_in_chunks_are_continued_alike(name):
     assert len(np.unique(whole)) > 2
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen", "mla-window"])
 def test_padding_on_the_left_changes_nothing(name, x64):
     """Positions count live tokens; what stands before them is masked."""

@@ -21,6 +21,7 @@ def choose(logits, key, temperature, top_k=None, top_p=None, min_p=None):
     return sampling.choose(logits, key, Sampling(temperature, top_k, top_p, min_p))
 
 
+@pytest.mark.sample(2)
 def test_greedy_generation_is_the_argmax_of_the_full_forward_pass(kv_heads):
     config = decoder_config(kv_heads, tie_embeddings=False)  # tied random weights repeat
     params = decoder_params(config)

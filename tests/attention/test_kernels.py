@@ -54,7 +54,7 @@ def inputs(groups, value_dim=16, time=256):
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("window", [None, 40])
 @pytest.mark.parametrize("name", ["cudnn", "splash"])
 def test_kernels_equal_our_own_in_values_and_gradients(name, window, kv_heads):

@@ -145,7 +145,7 @@ def streamed(config, params, x, prompt, capacity, lengths=None):
     return state, jnp.concatenate([first, rest.swapaxes(0, 1)], axis=1)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(("time", "prompt"), [(9, 4), (10, 7)])
 def test_prefill_and_steps_equal_apply_in_values_and_gradients(name, time, prompt, precision):
@@ -223,6 +223,7 @@ def test_an_int8_cache_has_a_bounded_error(x64):
     assert np.abs(chunk - exact[:, :3]).max() < 0.02 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_yarn_multiplies_scores_by_the_square_of_its_factor(x64):
     yarn = rope.Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
     config = LatentConfig(**SMALL, rope_scaling=yarn)

@@ -24,7 +24,7 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float)
 
 
-@pytest.mark.sample(14)
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("lengths", [(1, 7, 11), (1, 3, 5)])  # all slots at once, a loop
 @pytest.mark.parametrize("block", [3, 4, 100])
 @pytest.mark.parametrize("window", [None, 1, 4])
@@ -74,7 +74,7 @@ def test_a_ring_holds_the_newest_positions(capacity):
         assert all(p % capacity == j for j, p in enumerate(row) if p >= 0)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["grouped", "latent"])
 @pytest.mark.parametrize("prompt", [2, 9])
 def test_a_window_needs_no_more_slots_than_its_size(kind, prompt, x64):
@@ -110,7 +110,7 @@ MIXERS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("batch", [1, 12])
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_compiled_step_copies_no_cache(name, batch):

@@ -51,7 +51,7 @@ def layer(name, batch=1, time=9):
     return config, params, x
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("chunk", [3, 4, 6])
 def test_overflowing_chunks_are_nan_and_stay_so(name, chunk):
@@ -133,7 +133,7 @@ def test_lengths_that_cannot_be(name, function):
     assert np.all(np.isnan(y[0])) and np.all(np.isfinite(y[1]))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("form", latent.FORMS)
 @pytest.mark.parametrize("quantised", [False, True])
 def test_chunks_and_steps_have_gradients_under_jit(form, quantised, x64):

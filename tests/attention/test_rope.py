@@ -134,6 +134,7 @@ def test_yarn_of_deepseek_and_llama3(x64):
     np.testing.assert_allclose(half, 0.5 * rope.frequencies(8, 100.0, float), rtol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 4), (2, 8)])
 def test_layouts_are_converted_without_changing_scores(start, stop, x64):
     rng = np.random.default_rng(0)

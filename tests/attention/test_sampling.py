@@ -53,6 +53,7 @@ def test_draws_follow_the_distribution_that_is_left():
     assert np.all(np.abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / 4000))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_draws_unlikely_tokens_too(dtype):
     """One token of 0.7, 2000 of the rest: noise of half precision would hardly reach those."""
@@ -77,6 +78,7 @@ def test_examples_end_with_their_stop_token():
     np.testing.assert_array_equal(one[0], [plain[0, 0], *[9] * 7])
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "top_p": 0.9, "chunk": 3}])
 def test_a_stream_is_what_is_generated(options):
     config = decoder_config(2, tie_embeddings=False)
@@ -148,6 +150,7 @@ MIXERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", MIXERS)
 def test_256_greedy_steps_are_those_of_full_forward_passes(name):
     """In one full pass over prompt and answer every token is the most likely after those before."""

@@ -81,6 +81,7 @@ def layer(config):
     return params, jax.random.normal(jax.random.key(1), (2, 9, 12))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("config", CASES, ids=IDS)
 def test_layers_are_their_definitions(config, x64):
     params, x = layer(config)

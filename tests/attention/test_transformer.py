@@ -129,7 +129,7 @@ def recurrent(params, tokens, prompt, config, lengths=None, mixer=None):
     return jnp.concatenate([logits, rest.swapaxes(0, 1)], axis=1)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("time", "prompt"), [(5, 2), (6, 3)])
 def test_prefill_and_steps_equal_apply_in_values_and_gradients(time, prompt, precision, tolerance):
     config = decoder_config(2)
@@ -148,6 +148,7 @@ def test_prefill_and_steps_equal_apply_in_values_and_gradients(time, prompt, pre
         np.testing.assert_allclose(a, b, atol=tolerance, rtol=0)
 
 
+@pytest.mark.sample(2)
 def test_ragged_prompts_continue_as_if_alone(kv_heads, precision, tolerance):
     config = decoder_config(kv_heads)
     params, lengths, rows = decoder_params(config), np.array([2, 4]), np.arange(2)

@@ -152,7 +152,7 @@ def test_the_same_weights_serve_every_size(trained):
         np.testing.assert_allclose(encoded.mean, q.mean, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_what_is_far_away_changes_nothing(trained):
     """A patch in two surroundings of different sizes, encoded and decoded: no norm looks far."""
     network, params = trained

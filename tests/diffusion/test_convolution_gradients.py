@@ -29,6 +29,7 @@ def loops(x, w):
     return y
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (5, 3)])
 def test_it_is_the_sum_over_places_with_its_gradients(kernel):
     with jax.enable_x64(True):

@@ -28,6 +28,7 @@ def test_all_models_are_there():
     assert NAMES == ["classes_by_time", "ddpm", "scale_shift"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_those_of_diffusers(name, x64):
     model, kept = load_diffusers_unet(GOLDEN / name), np.load(GOLDEN / name / "expected.npz")

@@ -157,6 +157,7 @@ def expectation(loss, theta, alpha, fixed):
     return jnp.sum(each * jnp.tile(weight, 5)) / 5
 
 
+@pytest.mark.slow
 def test_half_is_half_of_the_exact_gradient(x64):
     """Through the fake denoiser that is optimal for each generator, by differentiation."""
     theta = jnp.array([0.8, 0.3, 0.25])

@@ -53,6 +53,7 @@ def test_f_loses_nothing_to_cancellation(lam, sigma_data):
     np.testing.assert_allclose(back, f, atol=3e-6 * max(1.0, np.abs(f).max(), np.abs(v).max()))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -82,6 +83,7 @@ def test_wide_levels_of_edm_are_finite():
     assert np.all(np.isfinite(schedules.vp_sde(0.1, 300.0)(ends)))
 
 
+@pytest.mark.slow
 def test_bounds_of_half_precision_data_are_computed_in_single():
     law, schedule = exact.gaussian([0.0], [[0.5]]), schedules.linear(-5.0, 13.3)
     x = law.sample(jax.random.key(0), 4000)

@@ -33,6 +33,7 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), float)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "field"])
 def test_the_score_is_the_gradient_of_the_log_density(name, x64):
     law, shape = laws()[name]
@@ -83,6 +84,7 @@ def test_components_one_by_one(x64):
     np.testing.assert_allclose(given[3], law.denoise(z, 0.5)[3], atol=1e-13)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "field"])
 def test_samples_follow_the_law(name):
     """The mean of z given x, and x given z, from samples: E[x (z - E z)] by both."""

@@ -27,6 +27,7 @@ def random(params, seed=0):
     return jax.tree.map(lambda leaf: leaf + 0.3 * jnp.asarray(rng.normal(size=leaf.shape)), params)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predictions_have_the_shape_of_z_and_start_at_zero(name):
     network, shape = NETWORKS[name]

@@ -41,6 +41,7 @@ def test_the_bound_of_a_normal_law_is_its_entropy_and_a_small_gap():
         assert analytic(variance, -15.0, 15.0) == pytest.approx(entropy, abs=1e-4)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("steps", [None, 8, 100])
 @pytest.mark.parametrize("prediction", ["eps", "v"])
 def test_the_mean_of_the_bound_is_analytic(steps, prediction, x64):

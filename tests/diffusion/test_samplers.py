@@ -38,6 +38,7 @@ def edm_denoiser(one):
     return denoise
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("method", ["ddim", "ancestral", "dpmpp_2m"])
 @pytest.mark.parametrize("prediction", ["v", "eps", "x", "score", "F"])
 def test_trajectories_are_those_of_the_loops(method, prediction, x64):
@@ -155,6 +156,7 @@ def test_a_normal_law_in_closed_form(x64):
     assert abs(start - 80.0) < 0.01
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("variance", [0.0, 0.3, 1.0])
 def test_ancestral_samples_have_the_moments_of_the_data(variance):
     """Of a normal law; between both bounds of the variance many small steps agree."""

@@ -36,7 +36,7 @@ def weights(network, z, seed=0, scale=0.2):
     )
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predictions_have_the_shape_of_z_and_start_at_zero(name):
     network, z, level = NETWORKS[name], draw(2, 8, 8, 3), jnp.array([-3.0, 3.0])
@@ -89,6 +89,7 @@ def unscanned(network, params, z, level):
     return conv("write", jax.nn.swish(norm))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["unet", "deep"])
 def test_scans_are_loops_over_blocks_and_skips(name, x64):
     network, z, level = NETWORKS[name], draw(2, 8, 8, 3), jnp.array([-3.0, 3.0])
@@ -136,7 +137,7 @@ def test_products_of_tokens_are_dot_general(x, w, axes, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *sides)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UNet, UViT])
 def test_recomputation_changes_nothing(kind):
     z, level = draw(2, 8, 8, 2), jnp.zeros(2)
@@ -153,7 +154,7 @@ def test_recomputation_changes_nothing(kind):
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max() + 1e-6)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [UNet, UViT])
 def test_dropout_acts_in_training_at_small_sizes_only(kind):
     z, level = draw(2, 8, 8, 2), jnp.zeros(2)
@@ -182,6 +183,7 @@ def test_stems_do_the_work_at_a_smaller_size():
         assert "f32[1,16,16,8]" not in sizes[stem] and "f32[1,4,4,8]" in sizes[stem]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("stem", "channels"), [("dwt", 48), ("conv", 3)])
 def test_predictions_are_written_back_to_full_size(stem, channels):
     """All weights but the last bias zero: its numbers are bands, or the pixels of each patch."""

@@ -57,7 +57,7 @@ def test_every_form_is_the_definition(prediction, k, factor, x64):
             np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("prediction", "wide"), [("eps", True), ("x", True), ("v", True), ("v", False)]
 )

@@ -27,6 +27,7 @@ def bands(image):
     return [np.stack(part) for half in rows for part in zip(*map(lift, half.T), strict=True)]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("shape", [(2, 8, 4, 1), (1, 6, 10, 3), (2, 2, 2, 1)])
 def test_bands_are_those_of_the_lifting_steps(shape, precision):
     x = draw(*shape)
@@ -39,7 +40,7 @@ def test_bands_are_those_of_the_lifting_steps(shape, precision):
                 np.testing.assert_allclose(y[b, :, :, k * shape[3] + c], band, atol=bound)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_the_inverse_is_exact(levels, precision):
     x = jnp.asarray(draw(2, 16, 8, 3))

@@ -132,6 +132,7 @@ def test_many_images_are_seen_in_pieces(monkeypatch):
         assert (np.abs(pieces - whole).max() < 1e-4) == (condition is not None)
 
 
+@pytest.mark.slow
 def test_a_denoiser_learns_and_the_classifier_knows_digits():
     images = image_sets.load(image_sets.DIGITS)
     assert images.train.shape == (1500, 8, 8, 1) and images.train.min() == -1.0

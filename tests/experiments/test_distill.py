@@ -156,6 +156,7 @@ def test_a_few_steps_are_trained_too():
     assert np.isfinite(float(found["loss"])) and int(state.step) == 3
 
 
+@pytest.mark.slow
 def test_programs_hold_no_weights():
     """Teacher and first weights are arguments: nothing of their size is written into a step."""
     *_, how = setup()

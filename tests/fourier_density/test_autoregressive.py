@@ -78,7 +78,7 @@ def test_zeros_are_the_base(name, x64):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(name, x64):
     """Also from infinity on, and with finite gradients there."""
@@ -96,7 +96,7 @@ def test_masses_of_a_batch_of_heads_are_differences_of_distribution_functions(na
     assert np.isfinite(jax.grad(lambda raw: jnp.log(masses(raw)).sum())(raw)).all()
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4, 1e-5])
 @pytest.mark.parametrize("name", HEADS)
 def test_masses_of_narrow_intervals_keep_their_digits(name, width):
@@ -135,7 +135,7 @@ def test_a_component_within_an_interval_counts_in_full(x64):
     np.testing.assert_allclose(density.log_interval_prob(0.2, 1.5), np.log(expected), rtol=1e-9)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_densities_of_a_head_have_integral_one_and_a_distribution_function(name, x64):
     head = HEADS[name]
@@ -244,6 +244,7 @@ def test_features_of_angles_are_periodic(x64):
     assert networks.waves(3)(jnp.zeros((2, 5))).shape == (2, 5, 7)
 
 
+@pytest.mark.slow
 def test_training_learns_what_depends_on_what():
     """x_2 = x_1^2 + noise: the entropy is that of x_1 and of the noise."""
     import optax

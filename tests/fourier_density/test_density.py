@@ -148,6 +148,7 @@ def test_derivative_of_the_cdf_is_the_density(x64):
     np.testing.assert_allclose(slope, fourier.density(a, x), atol=1e-12, rtol=0)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("order", "floor"), CASES)
 def test_moments_mean_and_variance_equal_quadrature(order, floor, precision):
     a, density = case(order, floor)

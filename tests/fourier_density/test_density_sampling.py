@@ -147,6 +147,7 @@ def test_reparameterised_gradient_equals_finite_differences(x64):
     np.testing.assert_allclose(exact, numeric, atol=1e-7, rtol=0)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["random", "peaked, 32 roots", "flat ends"])
 def test_quantiles_from_the_table_invert_the_cdf(name, precision):
     """Enough levels to share a table: |P(x) - u| <= 5e-7 in single precision."""

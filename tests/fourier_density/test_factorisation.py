@@ -55,6 +55,7 @@ def test_cepstrum_equals_the_power_sums_of_the_roots(order, x64):
     np.testing.assert_allclose(re + 1j * im, expected, atol=1e-11, rtol=0)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("order", "floor"), [(0, 0.0), (1, 0.0), (5, 0.2), (13, 0.0), (31, 0.0)])
 def test_entropy_equals_quadrature(order, floor, x64):
     a = fourier.random_coefficients(order, order)
@@ -71,6 +72,7 @@ def test_entropy_of_a_density_with_roots_on_the_circle(x64):
     np.testing.assert_allclose(value, fourier.entropy(a), atol=1e-6, rtol=0)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("power", [2, 8, 16])
 def test_entropy_next_to_roots_of_high_multiplicity(power, precision):
     a = np.array([math.comb(power, k) for k in range(power + 1)], float)  # (1 + z)^power
@@ -79,6 +81,7 @@ def test_entropy_next_to_roots_of_high_multiplicity(power, precision):
     np.testing.assert_allclose(value, fourier.entropy(a), atol=bound, rtol=0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("root", [1.0, np.exp(0.7j)])
 def test_divergence_from_a_density_with_a_multiple_root(root, x64):
     """E log|1 - z / r|^2 = -2 Re sum_m E[z^m] / (m r^m) for every root on the circle."""
@@ -103,6 +106,7 @@ def test_entropy_in_single_precision():
     np.testing.assert_allclose(value, fourier.entropy(a), atol=2e-5, rtol=0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("orders", [(5, 13), (13, 5), (4, 4)])
 def test_divergence_equals_quadrature(orders, x64):
     a, b = (fourier.random_coefficients(40 + i, order) for i, order in enumerate(orders))

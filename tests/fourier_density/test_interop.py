@@ -82,6 +82,7 @@ def test_points_of_every_precision(kind):
         assert found.dtype == jnp.float32
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_adapter_says_what_the_density_says(kind):
     density = KINDS[kind](BATCH)

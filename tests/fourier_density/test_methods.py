@@ -52,7 +52,7 @@ def single(density, x):
     }
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_jit_vmap_and_precision_of_every_method(kind, precision):
     density, traces = KINDS[kind](), []

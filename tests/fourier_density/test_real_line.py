@@ -67,16 +67,19 @@ def check_tails(name, precision):
         np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
 
 
+@pytest.mark.sample(1)
 def test_tails_have_relative_accuracy_out_to_forty_scales(precision):
     check_tails("tanh", precision)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", [name for name in BASES if name != "tanh"])
 def test_tails_of_the_other_bases(name):
     """In single precision; `test_transforms` checks the bases in both."""
     check_tails(name, "float32")
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_alive_out_to_forty_scales():
     def values(d, y):
         return d.log_prob(y), d.log_interval_prob(y - 0.25, y + 0.25)
@@ -88,6 +91,7 @@ def test_gradients_are_finite_and_alive_out_to_forty_scales():
         assert jnp.all(by_y != 0) and jnp.all(by_density.loc != 0)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["student_t", "mixture"])
 def test_slopes_of_other_bases_are_finite_and_alive(name):
     def slope(y):
@@ -126,6 +130,7 @@ def test_order_zero_is_the_base(x64):
     np.testing.assert_allclose(call(flat, "log_prob", y), expected, rtol=1e-13)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["tanh", "mixture"])
 def test_quantile_inverts_the_cdf(name, x64):
     u = np.array([1e-6, 0.01, 0.3, 0.5, 0.8, 0.999])
@@ -136,7 +141,7 @@ def test_quantile_inverts_the_cdf(name, x64):
     assert jnp.all(jnp.isnan(ends[2:]))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
 def test_small_levels_have_quantiles_of_their_own(boundary):
     a = A.real if boundary == "reflect" else A
@@ -224,6 +229,7 @@ def test_a_traced_negative_scale_gives_nan():
     assert jnp.isnan(value)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["normal", "tanh"])
 def test_expectations_equal_quadrature_over_the_line(name, x64):
     """Against panels of Gauss-Legendre quadrature in y, narrow enough for the dips of log q."""
@@ -268,6 +274,7 @@ def test_divergence_between_bases_and_to_itself(x64):
     np.testing.assert_allclose(value, expected, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_modes_are_the_maxima_of_a_fine_grid(x64):
     modes = np.asarray(call(density("normal", 0.1), "modes"))
     y = np.linspace(LOC - 4 * SCALE, LOC + 4 * SCALE, 2**15)
@@ -296,7 +303,7 @@ def test_tails_of_a_density_far_from_the_middle_of_its_base():
     np.testing.assert_allclose(mirrored.log_survival_function(-y), got, rtol=1e-5)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["tanh", "normal", "laplace", "student_t"])
 def test_gradients_of_half_infinite_bins_are_those_of_the_distribution_function(base):
     def slopes(function):

@@ -93,6 +93,7 @@ def test_unit_keeps_full_accuracy_far_from_the_origin():
     np.testing.assert_allclose([cos, sin], [np.sqrt(0.5)] * 2, atol=2e-7, rtol=0)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("order", [63, 64, 300])
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_long_series_equal_the_direct_sum(order, batch, precision):

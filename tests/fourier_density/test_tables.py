@@ -47,6 +47,7 @@ def test_tables_are_the_same_in_both_precisions_and_again(x64):
     assert tables.from_density(NORMAL, step=0.1, offset=0.01).fingerprint != single.fingerprint
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("step", [0.25, 0.3, 2.0, 7.0])
 def test_on_a_bounded_support_nothing_is_left_out(step):
     a = np.array([1.0, 0.3 - 0.4j, 0.2])

@@ -58,6 +58,7 @@ def test_students_t_of_any_degrees_of_freedom(df, precision):
     check(transforms.StudentT(df), pdf, cdf, precision, rtol)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", BASES)
 def test_quantiles_invert_the_distribution_function_from_both_sides(name, x64):
     # Many levels: far from a root slopes are rounding errors, and some would mislead Newton.

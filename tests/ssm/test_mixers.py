@@ -108,7 +108,7 @@ def test_views_agree_in_values_and_gradients(name, length, seed):
         agree(name, seed, length, 1e-10)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "length"), [(name, LONGEST - i % 2) for i, name in enumerate(MIXERS)]
 )
@@ -138,7 +138,7 @@ def test_prefill_gives_the_state_of_every_prefix(name, x64):
         near(found, np.stack([leaves[n][i] for i, n in enumerate(lengths)]), 1e-11)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", MIXERS)
 def test_every_initial_parameter_trains(name):
     """At the values of `init`, not next to them: a clip there would stop it for good."""
@@ -154,7 +154,7 @@ def test_every_initial_parameter_trains(name):
         assert np.all(gradient.get(key, 1.0) != 0), key
 
 
-@pytest.mark.sample(9)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", MIXERS)
 def test_narrow_parameters_states_and_signals_are_widened(name):
     layer = MIXERS[name]
@@ -168,6 +168,7 @@ def test_narrow_parameters_states_and_signals_are_widened(name):
     assert [y.dtype for y in found] == ["float32"] * 3
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", MIXERS)
 def test_default_states_have_the_default_precision(name, x64):
     layer = MIXERS[name]
@@ -183,6 +184,7 @@ def test_default_states_have_the_default_precision(name, x64):
     assert [y.dtype for y in found] == ["float64"] * 2
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("name", MIXERS)
 def test_bad_prefixes_are_refused_by_name(name):
     layer = MIXERS[name]
@@ -201,7 +203,7 @@ def test_bad_prefixes_are_refused_by_name(name):
             layer.prefill(params, wrong, state)
 
 
-@pytest.mark.sample(10)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", MIXERS)
 def test_bad_steps_are_refused_by_name(name):
     layer = MIXERS[name]
@@ -223,6 +225,7 @@ def test_a_bilinear_step_that_does_not_exist_is_refused(module):
         module.from_diagonal(Lambda, *one)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("module", [s4d, s5])
 def test_whole_numbers_have_the_default_precision(module, x64):
     Lambda = [[-1]] if module is s4d else [-1]
@@ -235,6 +238,7 @@ def test_whole_numbers_have_the_default_precision(module, x64):
     assert y.dtype == "float64"
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("module", [s4d, s5])
 def test_a_bilinear_pole_that_is_gone_after_a_step(module, precision):
     """Z = -1, a = 0: the logarithm of a is infinite, the kernel is not."""

@@ -69,7 +69,7 @@ def test_every_windowed_measure_runs(measure, x64):
     close(got, reference.window(SIGNAL, A, B, 0.1, "bilinear"), 1e-9)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5, 32])
 def test_the_exact_method_projects_the_held_signal(n, x64):
     got = online.project(SIGNAL, "legs", n, "exact")
@@ -102,6 +102,7 @@ ORDERS = {
 }
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("measure", ORDERS)
 def test_orders_of_convergence(measure, x64):
     """Against the exact projection for LegS, the exact solution of the system for LegT."""

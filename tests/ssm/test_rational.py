@@ -90,6 +90,7 @@ def test_what_is_left_after_some_terms(seed, size, more):
     np.testing.assert_allclose(later, exact[more:], atol=1e-11 * np.abs(exact).max())
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [3, 66])
 def test_gradients(size, x64):
     rng = np.random.default_rng(2)
@@ -106,6 +107,7 @@ FILTERS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", FILTERS)
 def test_poles_that_stand_together(name, precision):
     """Low-pass filters: as accurate as the recurrence in the same precision, stored or not."""

@@ -106,7 +106,7 @@ def test_bad_input(change, message):
         recurrence.states(**arguments)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("length", "reverse"),
     [(1, False), (2, True), (127, False), (128, True), (129, False), (515, True), (1024, False)],

@@ -32,7 +32,7 @@ def near(value, expected, bound):
     np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("length", [1, 8, 9, 100])
 def test_convolution_equals_the_loop(rule, length, precision):
@@ -65,6 +65,7 @@ def test_recurrence_equals_the_loop(rule, precision):
         near(state[0][i] + 1j * state[1][i], last, bound)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("lengths", [None, (5, 9), (0, 1)])
 def test_prefill_gives_the_exact_state_of_every_prefix(rule, lengths, x64):
@@ -81,6 +82,7 @@ def test_prefill_gives_the_exact_state_of_every_prefix(rule, lengths, x64):
             near(y[i, :count], expected, 1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 def test_gradients_of_both_views_agree(rule, x64):
     u = numbers()[-1]

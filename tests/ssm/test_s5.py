@@ -29,7 +29,7 @@ def near(value, expected, bound):
     np.testing.assert_allclose(value, expected, atol=bound * np.max(np.abs(expected)), rtol=0)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", recurrence.METHODS)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("conjugate", [True, False])
@@ -57,6 +57,7 @@ def test_kernel_is_the_response_to_an_impulse(length, x64):
         near(kernel[:, i], y.T, 1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("method", recurrence.METHODS)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 def test_irregular_steps(method, rule, x64):
@@ -164,6 +165,7 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
         s5.step(s5.prepare(one), s5.init_state(one, 2), jnp.zeros((2, 4)))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("method", recurrence.METHODS)
 def test_slow_modes_that_turn_fast_stay_on_their_circle(method, rule):

@@ -240,15 +240,15 @@ def test_bad_arguments_of_heads_are_refused(change, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: selective.Config(0), "channels: expected at least 1"),
-        (lambda: selective.Config(4, rank=0), "rank: expected at least 1"),
+        (lambda: selective.Config(0), "channels: expected a whole number of at least 1"),
+        (lambda: selective.Config(4, rank=0), "rank: expected a whole number of at least 1"),
         (lambda: selective.Config(4, method="fft"), "method: expected one of auto"),
         (lambda: selective.Config(4, dt_min=1.0), "dt_min"),
         (lambda: ssd.Config(4, head_dim=3), "head_dim: expected a divisor of 8, got 3"),
         (lambda: ssd.Config(4, head_dim=2, groups=3), "groups: expected a divisor of 4, got 3"),
         (lambda: ssd.Config(4, head_dim=2, decay_min=0.0), "decay_min, decay_max"),
         (lambda: gated.Config(4, 8, 8), "size|length"),
-        (lambda: gated.Config(4, 8, 2, width=0), "width: expected at least 1"),
+        (lambda: gated.Config(4, 8, 2, width=0), "width: expected a whole number of at least 1"),
     ],
 )
 def test_impossible_blocks_are_refused(make, message):

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssm import dss, layers, norms, s4, s4d, s5, stack
+import attention
+from attention import transformer
+from ssm import dss, gated, layers, norms, s4, s4d, s5, ssd, stack
 
 D, B, T = 4, 2, 9
 MIXER = s4d.mixer(s4d.Config(D, modes=2))
@@ -55,7 +57,7 @@ def test_one_layer_is_its_formula(x64):
     np.testing.assert_allclose(jax.jit(model.apply)(params, u), expected, atol=1e-12)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["none", "mean", "last"])
 @pytest.mark.parametrize(
     ("norm", "prenorm", "activation"),
@@ -83,6 +85,7 @@ def test_streaming_is_the_whole_signal_cut_short(norm, prenorm, activation, pool
     np.testing.assert_allclose(y[:, -1], whole(params, u), atol=1e-12)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     "mixer",
     [
@@ -98,6 +101,7 @@ def test_every_mixer_streams_through_the_stack(mixer, x64):
     np.testing.assert_allclose(y, jax.jit(model.apply)(params, u), atol=1e-10)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("lengths", [(0, 5), (9, 1)])
 def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
     model = stack.model(stack.Config(D, 3, 2, layers=2, pooling="mean"), MIXER)
@@ -126,7 +130,7 @@ def test_tokens_and_two_directions_and_irregular_steps():
         model.prepare(params)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_padding_is_not_read_from_behind(pooling, x64):
     config = stack.Config(D, 3, 2, layers=2, pooling=pooling)
@@ -157,6 +161,7 @@ def test_dropout_has_the_right_share_and_mean_and_only_with_a_key():
     assert np.abs(one - plain).max() > 1e-2 and np.abs(one - other).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory(x64):
     u = signal()
     config = {"channels": D, "outputs": 3, "inputs": 2, "layers": 2}
@@ -184,11 +189,13 @@ SHELLS = (
     (layers.S4D(s4d.Config(D, 2)), MIXER),
     (layers.DSS(dss.Config(D, T, 2)), dss.mixer(dss.Config(D, T, 2))),
     (layers.S5(s5.Config(D, 2)), s5.mixer(s5.Config(D, 2))),
+    (layers.Mamba2(ssd.Config(D, 1, 4)), ssd.mixer(ssd.Config(D, 1, 4))),
+    (layers.GatedRTF(gated.Config(D, T, 2)), gated.mixer(gated.Config(D, T, 2))),
     (layers.Stack(CONFIG, MIXER), stack.model(CONFIG, MIXER)),
 )
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("shell", "functions"), SHELLS)
 def test_shells_only_own_the_parameters(shell, functions):
     u = signal() if isinstance(shell, layers.Stack) else jnp.tile(signal(), 2)
@@ -219,7 +226,7 @@ def test_the_linen_stack_draws_dropout_only_in_training():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layers": 0}, "layers: expected at least 1, got 0"),
+        ({"layers": 0}, "layers: expected a whole number of at least 1, got 0"),
         ({"vocabulary": 5}, "inputs, vocabulary: expected one of them and None for the other"),
         ({"norm": "group"}, "norm: expected one of layer, rms, batch, got 'group'"),
         ({"activation": "relu"}, "activation: expected one of glu, gelu"),
@@ -316,3 +323,31 @@ def test_gradients_through_a_batch_norm_are_those_of_its_formula(x64):
     )
     assert float((up - down) / (2 * step)) == pytest.approx(float(expected), rel=1e-6)
     assert "variance" in gradient["layers"]["norm"]
+
+
+def half(tree):
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms", "batch"])
+def test_half_precision_stays_half_between_layers(norm):
+    """Mixers widen what they read; what stands around them does not."""
+    model = stack.model(stack.Config(D, 3, 2, layers=2, norm=norm), MIXER)
+    params, u = model.init(jax.random.key(0)), signal().astype(jnp.float32)
+    y = jax.jit(model.apply)(half(params), half(u))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(float), model.apply(params, u), atol=0.1)
+
+
+def test_a_decoder_of_half_precision_takes_a_mixer_of_states():
+    config = attention.TransformerConfig(13, 2, attention.GroupedConfig(D, 2), d_ff=8)
+    mixer = attention.Mixer(**MIXER._asdict())
+    how = {"config": config, "mixer": mixer}
+    params = half(transformer.init(jax.random.key(0), config, mixer=mixer))
+    tokens = jnp.arange(2 * T).reshape(B, T) % 13
+    logits = transformer.apply(params, tokens, **how)
+    state = transformer.init_state(config, B, T, jnp.bfloat16, mixer=mixer)
+    state, first = transformer.prefill(params, tokens[:, :5], state, **how)
+    _, second = transformer.step(params, state, tokens[:, 5], **how)
+    np.testing.assert_allclose(first.astype(float), logits[:, :5].astype(float), atol=0.1)
+    np.testing.assert_allclose(second.astype(float), logits[:, 5].astype(float), atol=0.1)

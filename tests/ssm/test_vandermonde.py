@@ -25,6 +25,7 @@ def pair(z, dtype=None):
     return jnp.asarray(z.real, dtype), jnp.asarray(z.imag, dtype)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("length", [1, 2, 3, 16, 17, 100, 257])
 def test_kernels_are_the_direct_sums(length, precision):
     Lambda, weights, dt = system()
