@@ -114,7 +114,7 @@ def score(
     Raises:
         ValueError: as `generate`; a single token, which nothing comes before.
     """
-    tokens, lengths = _prompts(config, tokens, lengths, mask)
+    tokens, lengths = _prompts(config, tokens, lengths, mask, "tokens")
     time = tokens.shape[1]
     if time < 2:
         raise ValueError("tokens: expected at least 2 of each example, got 1")
@@ -155,17 +155,20 @@ def _request(
 
 
 def _prompts(
-    config: TransformerConfig, prompts: Any, lengths: Any, mask: Any
+    config: TransformerConfig, prompts: Any, lengths: Any, mask: Any, name: str = "prompts"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Right-padded prompts and how much of each is live."""
-    prompts = np.asarray(prompts)
+    try:
+        prompts = np.asarray(prompts)
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"{name}: expected rows of one length, padded, with `lengths`") from None
     if prompts.ndim != 2 or 0 in prompts.shape:
-        raise ValueError(f"prompts: expected a non-empty [B, T], got shape {prompts.shape}")
+        raise ValueError(f"{name}: expected a non-empty [B, T], got shape {prompts.shape}")
     if not np.issubdtype(prompts.dtype, np.integer):
-        raise ValueError(f"prompts: expected integers, got {prompts.dtype}")
+        raise ValueError(f"{name}: expected integers, got {prompts.dtype}")
     if prompts.min() < 0 or prompts.max() >= config.vocab_size:
         raise ValueError(
-            f"prompts: expected tokens in [0, {config.vocab_size}), "
+            f"{name}: expected tokens in [0, {config.vocab_size}), "
             f"got [{prompts.min()}, {prompts.max()}]"
         )
     batch, time = prompts.shape

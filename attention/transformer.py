@@ -235,12 +235,14 @@ def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> A
     """The embeddings of tokens.
 
     Raises:
-        ValueError: known tokens outside the vocabulary (NaN where they are traced), layers of the
-            parameters other than those of the configuration.
+        ValueError: tokens that are no whole numbers; known ones outside the vocabulary (NaN where
+            they are traced); layers of the parameters other than those of the configuration.
     """
     if not isinstance(params.get("layers"), tuple):
         _check(params, config)
     tokens = jnp.asarray(tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens: expected whole numbers, got {tokens.dtype}")
     outside = (tokens < 0) | (tokens >= config.vocab_size)
     try:
         known = np.asarray(outside)

@@ -13,6 +13,8 @@ from experiments.names import names
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 NAME = "<package>/<experiment>, or a Python file"
+WHICH = "names, or patterns such as 'ssm/*' (default: all)"
+IGNORE = "settings of config.json that this library does not know, to load it all the same"
 OWN = "experiments of your own whose runs count too (their code is executed)"
 PRESET = "quick, cpu, paper or another of its own (default: quick)"
 HOSTS = (
@@ -55,7 +57,7 @@ def build() -> Parser:
 
 def _add_running(add: Add) -> None:
     one = add("list", "list the experiments")
-    one.add_argument("--json", action="store_true")
+    one.add_argument("--json", action="store_true", help="for programs")
     one = add("run", "run or resume an experiment; --FIELD VALUE changes its configuration")
     one.add_argument("name", help=NAME)
     one.add_argument("--preset", default="quick", help=PRESET)
@@ -79,7 +81,7 @@ def _add_running(add: Add) -> None:
     one = add("reproduce", "run all experiments that are not finished, then report")
     text = "quick, cpu or paper, with all of that scale, such as cpu_32 (default: quick)"
     one.add_argument("--preset", default="quick", help=text)
-    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of names")
+    one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help=WHICH)
     one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
     text = "at once, each on its share of the cores (default: 1)"
     one.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
@@ -88,26 +90,26 @@ def _add_running(add: Add) -> None:
     one.add_argument("--preset", default="quick", help=PRESET)
     _add_mesh(one)
     one = add("new", "write a small working experiment to start from")
-    one.add_argument("path", type=Path)
+    one.add_argument("path", type=Path, help="of the file to write")
 
 
 def _add_results(add: Add) -> None:
     one = add("figures", "redraw all figures from recorded numbers")
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
-    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
     one = add("report", "claims against results")
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
-    one.add_argument("--json", action="store_true")
+    one.add_argument("--json", action="store_true", help="for programs")
     one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
-    one.add_argument("--workdir", type=Path, default=Path("runs"))
+    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
     one = add("compare", "one table and one figure of several runs")
-    one.add_argument("runs", type=Path, nargs="+", metavar="RUN")
-    one.add_argument("--output", type=Path, default=Path("comparison.png"))
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories")
+    one.add_argument("--output", type=Path, default=Path("comparison.png"), help="the figure")
     one = add("publish", "copy a finished run's small outcome into results/")
-    one.add_argument("run", type=Path)
-    one.add_argument("--results", type=Path, default=Path("results"))
+    one.add_argument("run", type=Path, help="directory of a finished run")
+    one.add_argument("--results", type=Path, default=Path("results"), help="default: results")
     one = add("cite", "BibTeX of the project, and of what experiments reproduce")
-    one.add_argument("names", nargs="*", metavar="NAME")
+    one.add_argument("names", nargs="*", metavar="NAME", help="of experiments")
 
 
 def _add_tools(add: Add) -> None:
@@ -125,19 +127,20 @@ def _add_tools(add: Add) -> None:
     one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")
     one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
     one.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    one.add_argument("--top-k", type=int, metavar="K")
-    one.add_argument("--top-p", type=float, metavar="P")
-    one.add_argument("--min-p", type=float, metavar="P")
-    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
+    one.add_argument("--top-p", type=float, metavar="P", help="only the fewest of mass P")
+    text = "only those with P times the largest probability"
+    one.add_argument("--min-p", type=float, metavar="P", help=text)
+    one.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     one.add_argument("--chunk", type=int, help="tokens of a prompt that are read at once")
     one.add_argument("--dtype", help="of the weights; that of the file by default")
-    one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="of config.json")
+    one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help=IGNORE)
     one = add("compress", "compress a file of floats to a given step")
     one.add_argument("file", type=Path, help=".npy, or text with numbers between white space")
     one.add_argument("--step", type=float, help="default: 1/256 of the interquartile range")
     one.add_argument("--output", type=Path, help="default: FILE.fbd")
     one = add("restore", "restore a file that compress has made")
-    one.add_argument("file", type=Path)
+    one.add_argument("file", type=Path, help="that ends in .fbd")
     one.add_argument("--output", type=Path, help="default: NAME.restored.npy or .txt")
     add("doctor", "devices, versions, data, package origins")
     one = add("completion", 'for a shell: eval "$(kexue-jax completion bash)"')

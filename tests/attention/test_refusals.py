@@ -268,6 +268,7 @@ for make in (
         ({"top_k": 2.5}, "top_k: expected a whole number of at least 1, got 2.5"),
         ({"max_new_tokens": 2.5}, "max_new_tokens: expected a whole number of at least 1"),
         ({"prompts": np.array([["a"]])}, "prompts: expected integers"),
+        ({"prompts": [[1, 2], [3]]}, "prompts: expected rows of one length"),
     ],
 )
 def test_bad_input_to_generation_is_refused_by_name(options, message):
@@ -275,3 +276,17 @@ def test_bad_input_to_generation_is_refused_by_name(options, message):
     given = {"prompts": np.array([[1, 2]]), "max_new_tokens": 1} | options
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(generate)(decoder_params(config), config, **given)
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [[0.5, 1.0]], [[1, 11]], [[1, 2], [3]]])
+def test_errors_of_scores_name_what_is_scored(tokens):
+    config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
+    with pytest.raises(ValueError, match="tokens: expected"):
+        inspect.unwrap(generation.score)(decoder_params(config), config, tokens)
+
+
+@pytest.mark.parametrize("tokens", [[[0.5, 1.0]], [[True, False]]])
+def test_tokens_are_whole_numbers(tokens):
+    config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
+    with pytest.raises(ValueError, match="tokens: expected whole numbers, got"):
+        inspect.unwrap(transformer.embed)(decoder_params(config), jnp.asarray(tokens), config)

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import catalog
 from experiments.__main__ import main
+from experiments.arguments import build
 from experiments.harness.run import load
 
 QUICK = ["--orders", "2", "3", "--samples", "200", "--nodes", "1024"]
@@ -287,3 +288,11 @@ def test_an_interrupt_outside_a_run_is_a_line(cli, monkeypatch):
     monkeypatch.setattr(catalog, "names", interrupted)
     code, _, err = cli("list")
     assert code == 130 and err == "kexue-jax: interrupted\n"
+
+
+def test_every_option_says_what_it_does():
+    parser = build()
+    (commands,) = [action for action in parser._actions if action.dest == "command"]
+    for name, command in commands.choices.items():
+        for action in command._actions:
+            assert action.help or action.choices, f"{name} {action.dest}"
