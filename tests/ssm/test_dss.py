@@ -101,7 +101,7 @@ def test_bad_lengths_and_configurations_are_refused_by_name():
         dss.kernel(one, L + 1)
     with pytest.raises(ValueError, match="normalization: expected one of exp, softmax"):
         dss.Config(1, 8, normalization="none")
-    with pytest.raises(ValueError, match="modes: expected at least 1"):
+    with pytest.raises(ValueError, match="modes: expected a whole number of at least 1"):
         dss.Config(1, 8, 0)
 
 

@@ -140,7 +140,7 @@ def test_gradients_at_a_pole_at_zero_are_finite(x64):
         ({"P": np.zeros((H, 1, 7))}, r"P: expected shape \(3, 1, 8\), got \(3, 1, 7\)"),
         ({"dt": -DT}, "dt: expected positive steps"),
         ({"B": np.full((H, 8), np.nan)}, "B: expected finite"),
-        ({"length": 0}, "length: expected a whole number of at least 1, got 0"),
+        ({"length": 0}, "length: expected at least 1, got 0"),
     ],
 )
 def test_bad_systems_are_refused_by_name(change, message):
