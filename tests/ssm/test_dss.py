@@ -81,7 +81,7 @@ def test_a_shorter_softmax_kernel_is_the_beginning_of_the_normalised_one(x64):
         ({"Lambda": np.zeros(3)}, r"Lambda: expected shape \[H, M\], got \(3,\)"),
         ({"W": np.zeros((H, M + 1))}, r"W: expected shape \(3, 4\), got \(3, 5\)"),
         ({"dt": -DT}, "dt: expected positive"),
-        ({"length": 0}, "length: expected a whole number of at least 1, got 0"),
+        ({"length": 0}, "length: expected at least 1, got 0"),
         ({"length": 5, "Lambda": np.zeros((H, M))}, "softmax has no pole at zero"),
         (
             {"length": 5, "Lambda": np.full((H, M), 2j * np.pi / 5), "dt": np.ones(H)},
