@@ -11,6 +11,8 @@ which converges from every minimum-phase start.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +23,7 @@ from jaxtyping import Array
 from fourier_density import series
 
 Pair = series.Pair
+Solve = Callable[[Array, Array], Array]
 MAX_ITERATIONS = 64
 
 
@@ -39,7 +42,7 @@ def spectral_factor(re: Array, im: Array) -> Pair:
 
     Source: Fejer and Riesz; Wilson (SIAM J. Numer. Anal. 6, 1969).
     """
-    return _factors(re, im, settled(re.dtype) ** 0.5)
+    return _factors(re, im, exact=False)
 
 
 def factor_of_moments(re: Array, im: Array, *, exact: bool = False) -> Pair:
@@ -49,8 +52,7 @@ def factor_of_moments(re: Array, im: Array, *, exact: bool = False) -> Pair:
         exact: also NaN where some digits are missing, next to multiple roots on the circle.
     """
     pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
-    limit = settled(re.dtype) ** (1.0 if exact else 0.5)
-    return _factors(jnp.pad(re, pad, constant_values=1.0), jnp.pad(im, pad), limit)
+    return _factors(jnp.pad(re, pad, constant_values=1.0), jnp.pad(im, pad), exact)
 
 
 def settled(dtype: Any) -> float:
@@ -58,12 +60,15 @@ def settled(dtype: Any) -> float:
     return 4.0 * float(jnp.finfo(dtype).eps)
 
 
-def _factors(re: Array, im: Array, limit: float) -> Pair:
-    factor = functools.partial(_factor, limit=limit)
+def _factors(re: Array, im: Array, exact: bool) -> Pair:
+    """Few systems of many equations are LAPACK's; see `_eliminate` for the others."""
+    few = math.prod(re.shape[:-1]) < 64 and re.shape[-1] > 16
+    solve = jnp.linalg.solve if few else _eliminate
+    factor = functools.partial(_factor, exact=exact, solve=solve)
     return jnp.vectorize(factor, signature="(n),(n)->(n),(n)")(re, im)
 
 
-def _factor(re: Array, im: Array, limit: float) -> Pair:
+def _factor(re: Array, im: Array, exact: bool, solve: Solve) -> Pair:
     size = re.shape[0]
     scale = jax.lax.stop_gradient(re[0])
     c = jnp.concatenate([re, im]) / scale
@@ -76,7 +81,7 @@ def _factor(re: Array, im: Array, limit: float) -> Pair:
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         iteration, b, _ = carry
-        b = _newton(b, target)
+        b = _newton(b, target, solve)
         return iteration + 1, b, jnp.max(jnp.abs(_correlate(b) - target))
 
     start = jnp.zeros_like(target).at[0].set(1.0)
@@ -84,9 +89,12 @@ def _factor(re: Array, im: Array, limit: float) -> Pair:
         unfinished, step, (jnp.zeros((), jnp.int32), start, jnp.ones((), re.dtype))
     )
     # Where there is no factor the step is taken elsewhere: a NaN would enter all gradients.
-    good = error <= limit
-    b, c = jnp.where(good, b, start), jnp.where(good, c, start)
-    b = jnp.where(good, _newton(jax.lax.stop_gradient(b), c), jnp.nan) * jnp.sqrt(scale)
+    good = error <= enough ** (1.0 if exact else 0.5)
+    b, c = jax.lax.stop_gradient(jnp.where(good, b, start)), jnp.where(good, c, start)
+    after = _newton(b, c, solve)
+    if exact:  # a small residual does not show that b has only half its digits: its step does
+        good &= jnp.max(jnp.abs(after - b)) <= 16.0 * enough
+    b = jnp.where(good, after, jnp.nan) * jnp.sqrt(scale)
     return b[:size], b[size:]
 
 
@@ -94,7 +102,7 @@ def _correlate(b: Array) -> Array:
     return jnp.concatenate(series.autocorrelation(*jnp.split(b, 2)))
 
 
-def _newton(b: Array, c: Array) -> Array:
+def _newton(b: Array, c: Array, solve: Solve) -> Array:
     """Solve J(b) b' = c + autocorrelation(b); the imaginary part of b_0 is held at zero."""
     re, im = jnp.split(b, 2)
     size = re.shape[0]
@@ -107,7 +115,37 @@ def _newton(b: Array, c: Array) -> Array:
     # The equation of Im c_0 is empty; it makes room for the choice of phase.
     jacobian = jacobian.at[size].set(0.0).at[size, size].set(1.0)
     right = (c + _correlate(b)).at[size].set(0.0)
-    return jnp.linalg.solve(jacobian, right)
+    return solve(jacobian, right)
+
+
+def _eliminate(matrix: Array, right: Array) -> Array:
+    """Solution of matrix x = right by Gauss-Jordan elimination with partial pivoting.
+
+    Two independent solves of large batches by LAPACK in one program can wait for each other for
+    ever (jaxlib 0.10.2 on few cores), and two divergences are two of them.
+    """
+
+    def solution(matrix: Array, right: Array) -> Array:
+        size = right.shape[0]
+        index = jnp.arange(size)
+
+        def column(k: Array, rows: Array) -> Array:
+            sizes = jnp.where(index >= k, jnp.abs(rows[:, k]), -1.0)
+            best = index == jnp.argmax(sizes)
+            pivot = jnp.sum(jnp.where(best[:, None], rows, 0.0), axis=0)
+            rows = jnp.where(best[:, None], rows[k], rows)
+            pivot = pivot / pivot[k]
+            return jnp.where((index == k)[:, None], pivot, rows - rows[:, k, None] * pivot)
+
+        rows = jnp.concatenate([matrix, right[:, None]], axis=1)
+        return jax.lax.fori_loop(0, size, column, rows)[:, -1]
+
+    return jax.lax.custom_linear_solve(
+        lambda x: matrix @ x,
+        right,
+        lambda _, y: solution(matrix, y),
+        lambda _, y: solution(matrix.T, y),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=2)

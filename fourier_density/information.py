@@ -24,6 +24,7 @@ from jaxtyping import Array
 from fourier_density import factorisation
 
 POINTS = 1 << 13
+BLOCK = 1 << 9  # held at a time, for every density of a batch
 
 
 def expected_log(density: Any, other: Any) -> Array:
@@ -55,10 +56,16 @@ def _sum(density: Any, other: Any) -> Array:
     |1 - z / r|^2 with a root r at a multiple of that distance: |1 - exp(i pi / 3)| = 1.
     """
     shape = jnp.broadcast_shapes(density.batch_shape, other.batch_shape)
-    count = max(POINTS, 64 * (max(density.order, other.order) + 1))
+    blocks = -(-max(POINTS, 64 * (max(density.order, other.order) + 1)) // BLOCK)
+    count = blocks * BLOCK
     x = -1.0 + 2.0 * (jnp.arange(count, dtype=density.re.dtype) + 1.0 / 6.0) / count
-    x = x.reshape(-1, *(1,) * len(shape))
-    weight, value = density.prob(x), other.prob(x)
-    positive = value > 0
-    log_value = jnp.log(jnp.where(positive, value, jnp.finfo(value.dtype).tiny))
-    return jnp.sum(weight * log_value, axis=0) * (2.0 / count)
+    x = x.reshape(blocks, BLOCK, *(1,) * len(shape))
+
+    def add(total: Array, x: Array) -> tuple[Array, None]:
+        weight, value = density.prob(x), other.prob(x)
+        positive = value > 0
+        log_value = jnp.log(jnp.where(positive, value, jnp.finfo(value.dtype).tiny))
+        return total + jnp.sum(weight * log_value, axis=0), None
+
+    total, _ = jax.lax.scan(jax.checkpoint(add), jnp.zeros(shape, x.dtype), x)
+    return total * (2.0 / count)

@@ -1,6 +1,10 @@
 """Spectral factors, cepstra, entropy and divergence against roots and quadrature."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +151,35 @@ def test_rotation_moves_the_density(x64):
     np.testing.assert_allclose(
         call(turned, "prob", x), fourier.density(a, x - 0.7, 0.1), atol=1e-13, rtol=0
     )
+
+
+def test_entropies_and_divergences_of_a_large_batch():
+    """Of sizes at which the compiler divides loops among threads."""
+    re, im = jax.random.normal(jax.random.key(3), (2, 5000, 3))
+    density = PeriodicDensity(jax.lax.complex(re + 2.0, im))
+    other = jax.tree.map(lambda leaf: leaf[::-1], density)
+    found = density.entropy(), density.kl_divergence(other), density.cdf(0.2)
+    few = jax.tree.map(lambda leaf: leaf[-7:], density)
+    expected = few.entropy(), few.kl_divergence(jax.tree.map(lambda leaf: leaf[-7:], other))
+    for got, want in zip(found, (*expected, few.cdf(0.2)), strict=True):
+        assert np.isfinite(got).all()
+        np.testing.assert_allclose(got[-7:], want, rtol=1e-5, atol=1e-5)  # sums of 8192 points
+
+
+TWO_FACTORS = """
+import jax, fourier_density
+re, im = jax.random.normal(jax.random.key(0), (2, 2000, 4))
+density = fourier_density.PeriodicDensity(jax.lax.complex(re + 1.0, im))
+print(density.kl_divergence(jax.tree.map(lambda leaf: leaf[::-1], density)).min() >= -1e-5)
+"""
+
+
+def test_a_large_batch_of_divergences_comes_to_an_end():
+    """With the compiler's defaults, under which two solves by LAPACK wait for each other."""
+    plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", TWO_FACTORS]
+    done = subprocess.run(
+        command, env={**plain, "PYTHONPATH": root}, capture_output=True, text=True, timeout=240
+    )
+    assert done.stdout == "True\n", done.stderr
