@@ -153,14 +153,16 @@ def _join(options: argparse.Namespace) -> None:
 
 
 def _configure_jax() -> None:
-    """Keep freed memory, and compiled programs between processes (unless told where)."""
+    """Sums, freed memory, compiled programs kept between processes (unless told where)."""
     from experiments.harness.memory import keep_freed_memory
 
     keep_freed_memory()
     import jax
 
+    from experiments.harness.compiling import use_right_sums
     from experiments.harness.datasets import cache_folder
 
+    use_right_sums()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
