@@ -149,8 +149,7 @@ def _add_tools(add: Add) -> None:
 
 def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Replace argparse's list of choices by the nearest command."""
-    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    known = [*actions[0].choices]
+    known = [*_commands(parser)]
     given = next((a for a in arguments if not a.startswith("-")), None)
     if given is not None and given not in known:
         near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
@@ -159,20 +158,23 @@ def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
 
 def help_text(parser: argparse.ArgumentParser, command: str) -> str:
     """Of a subcommand."""
-    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    return commands.choices[command].format_help()
+    return _commands(parser)[command].format_help()
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
     """Answer a shell that asks what a word may become, and leave."""
-    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    for command in commands.choices.values():
+    for command in _commands(parser).values():
         for action in command._actions:
             if action.dest in ("name", "names", "only") and command.prog.split()[-1] != "costs":
                 action.completer = lambda **_: names()  # type: ignore[attr-defined]
             elif action.dest == "preset":
                 action.completer = lambda **_: ("quick", "cpu", "paper")  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return commands.choices
 
 
 def _add_mesh(one: argparse.ArgumentParser) -> None:
