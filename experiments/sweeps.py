@@ -216,7 +216,7 @@ def _submitted(
         import submitit  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
-            "--cluster: the package submitit is not installed; pip install 'kexue-jax[submitit]'"
+            "--cluster: the package submitit is not installed; pip install -e '.[submitit]'"
         ) from None
     try:
         executor = submitit.AutoExecutor(folder=root / "logs", cluster=cluster)

@@ -164,6 +164,6 @@ def _start_wandb(directory: Path, config: Any):
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UsageError(
-            "--wandb: the package wandb is not installed; pip install 'kexue-jax[wandb]'"
+            "--wandb: the package wandb is not installed; pip install -e '.[wandb]'"
         ) from None
     return wandb.init(project="kexue-jax", dir=str(directory), config=config, resume="allow")

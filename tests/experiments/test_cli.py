@@ -221,7 +221,7 @@ def test_wandb_is_optional_and_used_when_asked_for(cli, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     arguments = ["run", "fourier_density/mixtures", *QUICK, "--wandb"]
     code, _, err = cli(*arguments, "--workdir", tmp_path / "a")
-    assert code == 2 and "pip install 'kexue-jax[wandb]'" in err
+    assert code == 2 and "pip install -e '.[wandb]'" in err
 
     class Fake:
         logged: list = []  # noqa: RUF012
