@@ -74,7 +74,7 @@ def reproduce(jobs: Sequence[Job], root: Path, at_once: int) -> None:
     """
     if at_once < 1:
         raise UsageError(f"--jobs: expected at least 1, got {at_once}")
-    left = [job for job in jobs if not _done(job, root / job.name / job.preset)]
+    left = [job for job in jobs if not runs.done(root / job.name / job.preset, job.digest)]
     (root / "logs").mkdir(parents=True, exist_ok=True)
     board = Board(left, len(jobs) - len(left), at_once)
     print(f"{len(jobs)} runs, {board.done} of them finished; {root}", file=sys.stderr, flush=True)
@@ -95,10 +95,6 @@ def _task(job: Job, root: Path) -> Task:
     label = f"{job.name} [{job.preset}]"
     log = root / "logs" / f"{job.name.replace('/', '-')}-{job.preset}.txt"
     return Task(label, [*start, "--workdir", str(root / job.name / job.preset)], log)
-
-
-def _done(job: Job, directory: Path) -> bool:
-    return runs.done(directory) and runs.load(directory).data.get("config_hash") == job.digest
 
 
 def _weight(job: Job) -> float:

@@ -153,7 +153,13 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
     if options and cluster is None:
         raise UsageError("--submit: expected --cluster beside it")
     _remember(sweep, root)
-    left = [cell for cell in sweep.cells if not runs.done(root / cell.directory)]
+    default = catalog.get(sweep.experiment).preset(sweep.preset)
+
+    def finished(cell: Cell) -> bool:  # not with another default: the run says what differs then
+        config = configs.parse(default, [*sweep.fixed, *cell.arguments])
+        return runs.done(root / cell.directory, configs.digest(config))
+
+    left = [cell for cell in sweep.cells if not finished(cell)]
     done = len(sweep.cells) - len(left)
     print(f"{len(sweep.cells)} cells, {done} of them finished; {root}", flush=True)
     (root / "logs").mkdir(exist_ok=True)

@@ -84,9 +84,12 @@ def load(directory: Path) -> Record:
     return Record(directory, data, read_rows(directory / "metrics.jsonl"))
 
 
-def done(directory: Path) -> bool:
-    """Whether it holds a run that came to its end."""
-    return (directory / "run.json").exists() and load(directory).data["status"] == "done"
+def done(directory: Path, digest: str | None = None) -> bool:
+    """Whether it holds a run that came to its end, of this configuration if a digest is given."""
+    if not (directory / "run.json").exists():
+        return False
+    data = load(directory).data
+    return data["status"] == "done" and digest in (None, data.get("config_hash"))
 
 
 class Part:

@@ -109,6 +109,16 @@ def test_failed_cells_are_named_and_the_others_run(cli, adds, tmp_path):
     assert "thirteen" in (tmp_path / "sweep" / "logs" / "number=13.txt").read_text()
 
 
+def test_a_finished_cell_of_another_default_is_not_taken_for_this_one(cli, adds, tmp_path):
+    arguments = ("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "2,3")
+    assert cli(*arguments)[0] == 0
+    Path(adds).write_text(MINE.replace("scale: float = 1.0", "scale: float = 2.0"))
+    code, out, err = cli(*arguments)
+    assert "2 cells, 0 of them finished" in out
+    assert code == 1 and "number=2" in err
+    assert "scale: 1.0 -> 2.0" in (tmp_path / "sweep" / "logs" / "number=2.txt").read_text()
+
+
 @pytest.mark.slow
 def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     assert cli("sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2")[0] == 0
