@@ -12,8 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-from experiments.harness.run import environment
+from typing import Any
 
 HERE = Path(__file__).parent
 # Those whose result belongs to another page, or that need hours, are run by hand.
@@ -27,6 +26,7 @@ NAMES = (
     "language_model_training",
     "checkpoints",
 )
+ON_GPU = ("gpu",)  # only where there is one
 PEERS = ("attention", "unet", "language_model_training")  # take --torch
 
 
@@ -37,25 +37,38 @@ def processor() -> str:
     return next((line.partition(": ")[2] for line in lines if "model name" in line), "unknown")
 
 
-def run(name: str, arguments: list[str]) -> dict[str, object]:
+def devices() -> dict[str, Any]:
+    """Versions and devices, asked for in a process of its own: asking takes a GPU's memory."""
+    code = (
+        "import json; from experiments.harness.run import environment as e; print(json.dumps(e()))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(out.stdout)
+
+
+def run(name: str, arguments: list[str]) -> dict[str, Any]:
     """Output of one benchmark, and where it ran."""
     load, began = os.getloadavg()[0], time.monotonic()
     command = [sys.executable, str(HERE / f"{name}.py"), *arguments]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    seconds, found = round(time.monotonic() - began), devices()
+    others = [name for name in found["devices"] if not name.startswith("cpu")]
     return {
         "command": " ".join(["python", f"benchmarks/{name}.py", *arguments]),
         "output": out.stdout.strip(),
-        "seconds": round(time.monotonic() - began),
+        "seconds": seconds,
         "load": round(load, 1),
-        "processor": f"{len(os.sched_getaffinity(0))} cores of {processor()}",
-        "versions": environment()["versions"],
+        "processor": ", ".join([*others, f"{len(os.sched_getaffinity(0))} cores of {processor()}"]),
+        "versions": found["versions"],
     }
 
 
 def main() -> None:
     """As the module says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--only", nargs="+", choices=(*NAMES, *ON_GPU), default=NAMES)
     parser.add_argument("--torch", metavar="PYTHON", help="with torch, transformers, diffusers")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks"))
     options = parser.parse_args()

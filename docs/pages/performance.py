@@ -8,26 +8,41 @@ from typing import Any
 from docs.pages.sources import ROOT
 
 PATH = Path("docs/performance.md")
-FOLDER = ROOT / "results" / "benchmarks"
+FOLDER, GPU = ROOT / "results" / "benchmarks", ROOT / "results" / "gpu"
 HEAD = """# Performance
 
 What the scripts below printed when `python -m benchmarks` last ran them. Numbers of one
 table come from one process, both sides of a ratio in alternation; ratios carry over to other
 machines better than times do. What is behind the numbers:
 [speed of training](training_speed.md), [S4](s4.md#measured), [attention](attention_more.md),
-[checkpoints](reliability.md). No GPU or TPU has been measured.
+[checkpoints](reliability.md).
+
+What a GPU was lent for some minutes to measure comes [last](#on-a-gpu); no TPU has been measured.
+
+"""
+ON_GPU = """# On a GPU
+
+One NVIDIA H200, `python -m benchmarks --only gpu ssm --output results/gpu` and one experiment,
+as far as the time went.
 
 """
 
 
 def page() -> str:
     """One section a benchmark."""
-    lines = [HEAD]
-    for path in sorted(FOLDER.glob("*.json")):
-        found = json.loads(path.read_text())
-        lines += [f"## {path.stem}\n", _summary(path.stem), "", f"    {found['command']}", ""]
-        lines += [_where(found), "", _tables(found["output"]), ""]
+    lines = [HEAD, *_sections(FOLDER), ON_GPU, *_sections(GPU)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections(folder: Path) -> list[str]:
+    lines = []
+    for path in sorted(folder.glob("*.json")):
+        found = json.loads(path.read_text())
+        about = found.get("about") or _summary(path.stem)
+        title = path.stem + (" on a GPU" if folder == GPU else "")
+        lines += [f"## {title}\n", about, "", f"    {found['command']}", ""]
+        lines += [_where(found), "", _tables(found["output"]), ""]
+    return lines
 
 
 def _summary(name: str) -> str:
@@ -38,10 +53,10 @@ def _summary(name: str) -> str:
 
 def _where(found: dict[str, Any]) -> str:
     versions = found["versions"]
-    return (
-        f"{found['processor']}, load {found['load']} before, {found['seconds']} s; "
-        f"Python {versions['python']}, jax {versions['jax']}."
-    )
+    parts = [found["processor"]]
+    if "load" in found:
+        parts.append(f"load {found['load']} before, {found['seconds']} s")
+    return f"{', '.join(parts)}; Python {versions['python']}, jax {versions['jax']}."
 
 
 def _tables(output: str) -> str:

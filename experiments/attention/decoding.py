@@ -175,7 +175,7 @@ def _in_full(config: LatentConfig) -> Mixer:
 
 
 def program(config: Config, name: str, slots: int) -> Program:
-    """A step of decoding; the state is donated."""
+    """A step of decoding at a place of the context; the state is donated."""
     one, mixer = config.decoder(name), mixer_of(config, name)
 
     def ready(key: Any) -> Any:
@@ -188,8 +188,14 @@ def program(config: Config, name: str, slots: int) -> Program:
         jax.eval_shape(ready, jax.random.key(0)),
         jax.eval_shape(functools.partial(state, mixer=mixer)),
         jax.ShapeDtypeStruct((config.batch,), jnp.int32),
+        jax.ShapeDtypeStruct((config.batch,), jnp.int32),
     )
-    step = functools.partial(transformer.step, config=one, mixer=mixer)
+
+    def step(prepared: Any, state: Any, tokens: Any, length: Any) -> tuple[Any, Any]:
+        """Within the program, so that nothing but the step is timed."""
+        state = tuple(layer._replace(length=length) for layer in state)
+        return transformer.step(prepared, state, tokens, one, mixer=mixer)
+
     return Program(step, arguments, donate=(1,))
 
 
@@ -200,25 +206,43 @@ class Decoding:
         one = program(config, name, slots or context)
         self.compiled = one.lower().compile()
         fill = functools.partial(jax.tree.map, lambda x: jnp.full(x.shape, 1e-2, x.dtype))
-        self.prepared, self.state, self.tokens = jax.jit(fill)(one.arguments)
-        self.tokens = jnp.zeros_like(self.tokens)
+        self.prepared, self.state, *_ = jax.jit(fill)(one.arguments)
+        self.tokens = jnp.zeros((config.batch,), jnp.int32)
         self.length = jnp.full((config.batch,), context - 1, jnp.int32)
 
     def __call__(self) -> jax.Array:
         """Logits of one step."""
-        state = tuple(one._replace(length=self.length + 0) for one in self.state)
-        self.state, logits = self.compiled(self.prepared, state, self.tokens)
+        self.state, logits = self.compiled(self.prepared, self.state, self.tokens, self.length)
         return logits
 
 
-def machine(rounds: int = 5) -> tuple[float, float]:
-    """Bytes and operations a second: reading a large array, multiplying large matrices."""
-    x, a = jnp.ones(2**26), jnp.ones((2048, 2048))
+def machine(rounds: int = 5, dtype: str = "float32") -> tuple[float, float]:
+    """Bytes and operations a second: reading a large array, multiplying large matrices.
+
+    Both grow until a call takes two milliseconds: on a fast device starting it takes as long as
+    reading the array that is large for a slow one.
+    """
+
+    def reading(size: int) -> Callable[[], Any]:
+        x = jnp.ones(size)
+        return lambda: total(x)
+
+    def multiplying(width: int) -> Callable[[], Any]:
+        a = jnp.ones((width, width), dtype)
+        return lambda: product(a, a)
+
     total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
-    read, multiply = (
-        min(turn) for turn in alternating([lambda: total(x), lambda: product(a, a)], rounds, 0.05)
-    )
-    return x.nbytes / read, 2 * 2048**3 / multiply
+    size, width = _large(reading, 2**26, 2**30), _large(multiplying, 2048, 16_384)
+    jobs = [reading(size), multiplying(width)]
+    read, multiply = (min(turn) for turn in alternating(jobs, rounds, 0.05))
+    return 4 * size / read, 2 * width**3 / multiply
+
+
+def _large(job: Callable[[int], Callable[[], Any]], size: int, most: int) -> int:
+    """The first doubling of a size at which a call of the job takes two milliseconds."""
+    while size < most and min(alternating([job(size)], 1, 0.02)[0]) < 2e-3:
+        size *= 2
+    return size
 
 
 def alternating(
@@ -264,7 +288,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         steps = range(place * width, (place + 1) * width)
         if done.issuperset(steps):
             continue
-        speed = machine()
+        speed = machine(dtype=config.dtype)
         runs = [Decoding(config, name, context) for name in config.variants]
         times = alternating(runs, config.rounds, config.seconds)
         for step, name, turns in zip(steps, config.variants, times, strict=True):
