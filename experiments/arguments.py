@@ -120,8 +120,9 @@ def _add_tools(add: Add) -> None:
         default="gqa",
         help="mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
     )
-    one = add("generate", "continue or score text with a public checkpoint")
-    given = "config.json, safetensors, tokenizer.json of Llama, Mistral, DeepSeek-V2 or V3"
+    one = add("generate", "continue or score text with a public checkpoint or a run")
+    given = "config.json, safetensors, tokenizer.json of Llama, Mistral, DeepSeek-V2 or V3; or a "
+    given += "run of attention/language_model"
     one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help=given)
     one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")
     one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")

@@ -26,7 +26,8 @@ class Experiment:
     Attributes:
         name: "<package>/<experiment>", or the path of a user's file.
         module: what it defines: Config, PRESETS, main; optionally CLAIMS, draw, table,
-            programs, describe, and TIMED where it measures times.
+            programs, describe, trained_networks (see `experiments.trained`), and TIMED where it
+            measures times.
     """
 
     name: str

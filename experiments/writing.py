@@ -1,20 +1,21 @@
-"""Text from public checkpoints: continued as it comes, or scored."""
+"""Text from public checkpoints and from runs on bytes: continued as it comes, or scored."""
 
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attention import generation
+from attention import TransformerConfig, generation
 from attention.checkpoints import Model, load_pretrained
 from attention.tensor_files import inside, read_json
-from experiments.harness.errors import UsageError
+from experiments import trained
+from experiments.harness.errors import ExperimentError, UsageError
 from experiments.harness.tracking import Progress
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -41,7 +42,7 @@ class Options:
 
 
 class Checkpoint:
-    """A directory's model and tokenizer."""
+    """A directory's model and tokenizer: a public checkpoint, or a run on bytes."""
 
     def __init__(self, folder: Path, dtype: str | None = None, ignore: Sequence[str] = ()):
         """Read both.
@@ -52,6 +53,9 @@ class Checkpoint:
         from tokenizers import Tokenizer
 
         began = time.monotonic()
+        if (folder / "run.json").is_file():
+            self.model, self.stop, self.tokenizer = _of_run(folder, dtype), (), Bytes()
+            return
         try:
             self.model: Model = load_pretrained(folder, dtype, ignore=tuple(ignore))
             path = inside(folder, "tokenizer.json")
@@ -97,6 +101,36 @@ class Checkpoint:
                 f"{option}: expected at most {most} tokens with the prompt, which this model was "
                 f"made for, got {tokens}"
             )
+
+
+class Bytes:
+    """A tokenizer whose tokens are the bytes of a text, with the two methods used here."""
+
+    class Encoding(NamedTuple):
+        """As of `tokenizers`."""
+
+        ids: list[int]
+
+    def encode(self, text: str) -> Encoding:
+        """Its bytes."""
+        return self.Encoding([*text.encode()])
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of bytes; what is none becomes U+FFFD."""
+        del skip_special_tokens  # there are none
+        return bytes(ids).decode(errors="replace")
+
+
+def _of_run(folder: Path, dtype: str | None) -> Model:
+    """The decoder that a run has trained on bytes."""
+    try:
+        found = trained.load(folder)
+    except ExperimentError as error:
+        raise UsageError(f"--checkpoint: {error}") from None
+    if not isinstance(found.settings, TransformerConfig) or found.settings.vocab_size != 256:
+        raise UsageError(f"--checkpoint: {folder}: expected a decoder that was trained on bytes")
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), found.params)
+    return Model(found.settings, params, {})
 
 
 def _common(a: Sequence[Any], b: Sequence[Any]) -> int:

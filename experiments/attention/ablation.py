@@ -23,6 +23,7 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 
 METRIC = "validation_bits_per_byte"
 PANELS = ("equal_parameters", "equal_caches")
@@ -194,6 +195,11 @@ def all_arms(config: Config) -> list[Arm]:
     ]
     target = arms.parameters(plain[0])
     return [arms.matched(arm, target) for arm in plain]
+
+
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return arms.networks(all_arms(config))
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

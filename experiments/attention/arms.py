@@ -19,6 +19,7 @@ from experiments.harness.corpora import CorpusConfig
 from experiments.harness.estimate import Program, count
 from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
+from experiments.harness.weights import Network
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ def shapes(arm: Arm) -> Any:
     """Shapes of its parameters."""
     init = functools.partial(transformer.init, config=arm.decoder, mixer=arm.mixer)
     return jax.eval_shape(init, jax.random.key(0))
+
+
+def networks(arms: Sequence[Arm]) -> dict[str, Network]:
+    """The decoders of arms by name."""
+    return {arm.name: next_token.network(arm.decoder, arm.mixer) for arm in arms}
 
 
 def matched(arm: Arm, target: int) -> Arm:

@@ -18,13 +18,15 @@ import numpy as np
 import attention
 from attention import transformer
 from experiments.attention import next_token
-from experiments.harness import datasets, figures, training
+from experiments.harness import datasets, figures, training, weights
 from experiments.harness.estimate import Program, count
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 
 VOCABULARY = 256  # bytes
+NAME = "decoder"  # of its weights
 UNPRINTABLE = dict.fromkeys([*range(10), *range(11, 32), 127], "?")  # for figures
 
 
@@ -145,6 +147,11 @@ PRESETS = {
 }
 
 
+def trained_networks(config: Config) -> dict[str, Network]:
+    """The decoder."""
+    return {NAME: next_token.network(config.model.transformer())}
+
+
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, then generate, then check the identities behind the claims."""
     text = datasets.load_text(config.data)
@@ -159,6 +166,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     )
     state = training.train(problem, config.training, run)
     params = training.averaged(state)
+    weights.save(run.directory, NAME, params)
     rates = [row["steps_per_second"] for row in run.tracker.rows() if "steps_per_second" in row]
     tokens = config.training.batch_size * config.model.context
     prompt = np.frombuffer(config.prompt.encode(), np.uint8)[None].astype(np.int32)

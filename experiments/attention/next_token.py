@@ -14,6 +14,7 @@ import attention
 from attention import transformer
 from experiments.harness import datasets, sharding
 from experiments.harness.training import Problem, TrainingConfig
+from experiments.harness.weights import Network
 
 
 def make_problem(
@@ -63,6 +64,13 @@ def make_problem(
         ),
         partition=functools.partial(partition, decoder, mixer),
     )
+
+
+def network(decoder: attention.TransformerConfig, mixer: attention.Mixer | None = None) -> Network:
+    """A decoder: `apply` takes (params, tokens [B, T]) and gives logits [B, T, V]."""
+    both = {"config": decoder, "mixer": mixer}
+    init, apply = (functools.partial(f, **both) for f in (transformer.init, transformer.apply))
+    return Network(init, apply, decoder)
 
 
 def partition(

@@ -34,6 +34,7 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 
 KINDS = ("MLA", "MQA", "GQA-2")
 EVALUATION = 10**6  # the step whose batch is never trained on
@@ -220,6 +221,11 @@ def _mixer(config: Config, kind: str, cache: int) -> GroupedConfig | LatentConfi
     groups = 2 if kind == "GQA-2" else 1
     width = cache // (2 * groups)
     return GroupedConfig(d, heads, groups, width, rope_dims=width // 2, rope_base=config.rope_base)
+
+
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return arms.networks(all_arms(config))
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 
 METRIC = "validation_bits_per_byte"
 BASELINE = "GQA2-128"
@@ -191,6 +192,11 @@ def _mixers(sizes: SizesConfig) -> dict[str, Any]:
         "GQA4-(128+64)-S2": tied("s2", 4, one),
         "GQA1-(512+64)-S3": tied("s3", 1, 4 * one),
     }
+
+
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return arms.networks(all_arms(config))
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

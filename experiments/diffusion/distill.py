@@ -22,13 +22,23 @@ from experiments.diffusion.arms import Arm
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import compiling, datasets, figures, image_sets, ledger, sharding, training
+from experiments.harness import (
+    compiling,
+    datasets,
+    figures,
+    image_sets,
+    ledger,
+    sharding,
+    training,
+    weights,
+)
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 
 PATIENCE = 100  # steps at which, or behind which, an evaluation must have been for the guard
 SMALL = NetworkConfig(width=64, depth=2)
@@ -178,6 +188,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     )
     state = training.train(problem, config.training, run, how)
     generator = training.averaged(state)
+    weights.save(run.directory, "generator", generator)
     x = sample(config, teacher, generator, images)
     real, held_out = images.train, judging.held_out(images, config.samples)
     return {
@@ -188,6 +199,25 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "levels": images.levels,
         "images": config.training.steps * config.training.batch_size,
     }
+
+
+def trained_networks(config: Config) -> dict[str, Network]:
+    """The generator: (params, noise [B, H, W, C][, key][, label [B]]) -> images in [-1, 1]."""
+    shape = image_sets.shape(config.data)
+    if config.teacher is None:
+        network, init = (
+            distilling.network_of(config.network),
+            denoising.make_init(config.network, shape),
+        )
+    else:
+        teacher = teachers.read(config.teacher, image_sets.load(config.data))
+        network, init = teacher.network, lambda key: teacher.params
+    generate = _generated(network, tuple(config.distill.levels))
+
+    def apply(params: Any, z: jax.Array, key: Any = None, label: Any = None) -> jax.Array:
+        return generate(params, z, jax.random.key(0) if key is None else key, label)
+
+    return {"generator": Network(init, apply, config.network)}
 
 
 def _partition(config: Config) -> sharding.Partition | None:

@@ -24,10 +24,8 @@ from experiments.diffusion import denoising, judging, networks
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import config as configs
-from experiments.harness import figures, image_sets, training
-from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError, UsageError
+from experiments.harness import figures, image_sets, training, weights
+from experiments.harness.errors import UsageError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -159,18 +157,7 @@ def load(directory: str | Path) -> Trained:
     Raises:
         ExperimentError: no run, one of another experiment, or one without a readable checkpoint.
     """
-    record = runs.load(Path(directory))
-    if record.data.get("experiment") != NAME:
-        raise ExperimentError(
-            f"{directory}: expected a run of {NAME}, got one of {record.data.get('experiment')}"
-        )
-    config = configs.from_dict(Config, record.data.get("config", {}))
-    lines = configs.difference(record.data.get("config", {}), configs.to_dict(config))
-    if lines or configs.digest(config) != record.data.get("config_hash"):
-        raise ExperimentError(
-            f"{directory}: expected a configuration of this version, as the run began with; "
-            f"{'; '.join(lines) or 'run.json has been edited'}"
-        )
+    record, config = weights.configured(directory, NAME, Config)
     shape = image_sets.shape(config.data)
     schedule = config.noise.schedule(shape[0])
     problem = denoising.shaped_problem(config.network, shape, schedule, config.loss)

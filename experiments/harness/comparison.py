@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 
-from experiments.harness import seeds, training
+from experiments.harness import seeds, training, weights
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program
 from experiments.harness.run import Part, Run
@@ -94,7 +94,8 @@ def run_all(
 
     The rows of the run are of two kinds: `tuned`, `tried`, `mean` say what an arm reached with a
     learning rate; `arm`, `seed` and metrics are what is compared, with the `curve` of one of them,
-    pairs of a step and a value. `step` numbers the rows.
+    pairs of a step and a value. `step` numbers the rows. The weights of every arm's first seed
+    are kept (see `experiments.trained`).
 
     Args:
         problem: what an arm trains.
@@ -114,7 +115,9 @@ def run_all(
             done = {row["seed"] for row in rows if row.get("arm") == arm.name}
             if not done.issuperset(some):
                 used = replace(settings, learning_rate=rate)
-                part, found = _compare(arm, problem, used, some, comparison, run)
+                part, found, params = _compare(arm, problem, used, some, comparison, run)
+                if some[0] == numbers[0]:
+                    weights.save(run.directory, arm.name, params)
                 more = {**about(arm), "rate": rate}
                 curves = _curves(part, metric, len(some))
                 for seed, row, curve in zip(some, found, curves, strict=True):
@@ -134,7 +137,7 @@ def _compare(
     numbers: range,
     comparison: Comparison,
     run: Run,
-) -> tuple[Part, list[dict[str, float]]]:
+) -> tuple[Part, list[dict[str, float]], Any]:
     try:
         return _train(arm, problem, settings, numbers, comparison, run)
     except NonFiniteError as error:
@@ -164,7 +167,7 @@ def _rate(
         tried = replace(settings, learning_rate=rate)
         part, found = None, []
         with contextlib.suppress(NonFiniteError):
-            part, found = _train(arm, problem, tried, numbers, comparison, run)
+            part, found, _ = _train(arm, problem, tried, numbers, comparison, run)
         values = [row[metric] for row in found]
         mean = float(np.mean(values)) if values and np.isfinite(values).all() else None
         run.tracker.log(_next(run), tuned=arm.name, tried=rate, mean=mean)
@@ -186,14 +189,16 @@ def _train(
     numbers: range,
     comparison: Comparison,
     run: Run,
-) -> tuple[Part, list[dict[str, float]]]:
-    """What some seeds reach, and where they were trained, to be removed when that is recorded."""
+) -> tuple[Part, list[dict[str, float]], Any]:
+    """Where some seeds were trained, to be removed when the rest is kept; what they reach; the
+    weights of the first.
+    """
     name = f"{arm.name} {settings.learning_rate!r} {numbers.start}".replace("/", "-")
     part = run.part(name)
     print(f"{arm.name}, rate {settings.learning_rate:g}, {len(numbers)} seeds", flush=True)
     try:
         make = functools.partial(problem, arm)
-        return part, seeds.train(make, settings, numbers, part, comparison.vectorised)
+        return part, *seeds.train(make, settings, numbers, part, comparison.vectorised)
     except NonFiniteError:
         part.remove()
         raise

@@ -26,8 +26,8 @@ def train(
     seeds: Sequence[int],
     run: Run | Part,
     vectorised: bool | None = None,
-) -> list[dict[str, float]]:
-    """The metrics of every seed at the end of its training.
+) -> tuple[list[dict[str, float]], Any]:
+    """The metrics of every seed at the end of its training, and the weights of the first.
 
     Args:
         make: settings -> problem; called with the settings of every seed. Losses may depend on the
@@ -41,7 +41,8 @@ def train(
     state = training.train(
         _stacked(problems, seeds), settings, run, how(problems[0], seeds, vectorised)
     )
-    return _evaluate(problems, training.averaged(state))
+    params = training.averaged(state)
+    return _evaluate(problems, params), jax.tree.map(lambda leaf: leaf[0], params)
 
 
 def _stacked(problems: Sequence[Problem], seeds: Sequence[int]) -> Problem:

@@ -170,6 +170,11 @@ def all_arms(config: Config) -> list[Arm]:
     return models.arms(config.model, config.against, config.sizes)
 
 
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return models.networks(all_arms(config), functools.partial(network, length=config.length))
+
+
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train and measure all models."""
     return learning.run_all(

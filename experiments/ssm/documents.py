@@ -281,6 +281,11 @@ def all_arms(config: Config) -> list[Arm]:
     return models.arms(config.model, config.against)
 
 
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return models.networks(all_arms(config), functools.partial(make_network, config))
+
+
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train and measure all models."""
     task, make = make_task(config), functools.partial(make_network, config)

@@ -27,6 +27,7 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
+from experiments.harness.weights import Network
 from experiments.ssm import learning, models
 from experiments.ssm.learning import UpdateConfig
 from experiments.ssm.models import Kind, ModelConfig
@@ -183,6 +184,11 @@ def _partition(model: ModelConfig, size: int) -> sharding.Rules:
 def mixer_of(model: ModelConfig, length: int) -> Mixer:
     """A mixer of `ssm`, the same object for the same model."""
     return Mixer(**models.make_mixer(model, length)._asdict())
+
+
+def trained_networks(config: Config) -> dict[str, Network]:
+    """What is trained, by name."""
+    return arms.networks(all_arms(config))
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Sequence models of the experiments: any mixer by name, in a deep model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 
 import ssm
 from attention import GroupedConfig, grouped
 from experiments.harness import sharding
+from experiments.harness.weights import Network
 from ssm import dss, gated, mixer, rtf, s4, s4d, s5, selective, ssd, stack
 from ssm.mixer import Mixer
 
@@ -71,18 +72,6 @@ class ModelConfig:
                 f"model.bidirectional: expected one of the mixers {', '.join(TWO_WAYS)}, got "
                 f"{self.mixer!r}; others read forward, with --model.no-bidirectional"
             )
-
-
-class Network(NamedTuple):
-    """What is trained.
-
-    Attributes:
-        init: key -> params.
-        apply: (params, batch, key) -> outputs; a key, of dropout, in training only.
-    """
-
-    init: Callable[[jax.Array], Any]
-    apply: Callable[..., jax.Array]
 
 
 def check(
@@ -153,7 +142,12 @@ def network(
     vocabulary: int | None = None,
     pooling: str = "none",
 ) -> Network:
-    """A deep model (see `ssm.stack`) of the x in a batch, and of its lengths if it has any."""
+    """A deep model (see `ssm.stack`) of the x in a batch, and of its lengths if it has any.
+
+    Returns:
+        `apply` takes (params, batch[, key]): a key, of dropout, in training only. `settings` is
+        the model itself, with `prefill` and `step`.
+    """
     config = stack.Config(
         model.channels,
         outputs,
@@ -172,13 +166,18 @@ def network(
     def apply(params: Any, batch: dict[str, jax.Array], key: jax.Array | None = None) -> jax.Array:
         return functions.apply(params, batch["x"], key=key, lengths=batch.get("lengths"))
 
-    return Network(functions.init, apply)
+    return Network(functions.init, apply, functions)
 
 
 def partition(model: ModelConfig, size: int) -> sharding.Rules:
     """How the weights of a model are divided among devices, whatever their number `size`."""
     del size  # no axis is one of heads
     return ssm.partition.rules(model.mixer)
+
+
+def networks(arms: Sequence["Arm"], make: Callable[["Arm"], Network]) -> dict[str, Network]:
+    """The networks of arms by name."""
+    return {arm.name: make(arm) for arm in arms}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -40,11 +41,13 @@ def run(tmp_path):
 @pytest.mark.parametrize("vectorised", [False, True, None])
 def test_together_is_one_by_one(run, vectorised):
     part = run.part("both")
-    found = seeds.train(make, SETTINGS, (3, 7), part, vectorised)
+    found, weights = seeds.train(make, SETTINGS, (3, 7), part, vectorised)
     for seed, row in zip((3, 7), found, strict=True):
         mine = dataclasses.replace(SETTINGS, seed=seed)
-        state = training.train(make(mine), mine, run.part(f"alone {seed}"))
-        alone = make(mine).evaluate(training.averaged(state))
+        params = training.averaged(training.train(make(mine), mine, run.part(f"alone {seed}")))
+        alone = make(mine).evaluate(params)
+        if seed == 3:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), weights, params)
         assert row == pytest.approx(alone, rel=2e-6, abs=1e-6)  # of values near 8
     rows = part.tracker.rows()
     assert [row["seeds"] for row in rows if "seeds" in row] == [[3, 7]] * 3
@@ -70,14 +73,14 @@ def test_hosts_read_their_rows_of_all_seeds():
 
 @pytest.mark.slow
 def test_another_order_of_seeds_changes_nothing(run):
-    one = seeds.train(make, SETTINGS, (3, 7), run.part("one"))
-    two = seeds.train(make, SETTINGS, (7, 3), run.part("two"))
+    one, _ = seeds.train(make, SETTINGS, (3, 7), run.part("one"))
+    two, _ = seeds.train(make, SETTINGS, (7, 3), run.part("two"))
     assert one == two[::-1]
 
 
 @pytest.mark.slow
 def test_an_interrupted_part_goes_on_exactly(run):
-    whole = seeds.train(make, SETTINGS, (1, 2), run.part("whole"))
+    whole, _ = seeds.train(make, SETTINGS, (1, 2), run.part("whole"))
 
     class Stopped:
         """A part that a signal stops at its third step."""
@@ -99,7 +102,7 @@ def test_an_interrupted_part_goes_on_exactly(run):
         seeds.train(make, SETTINGS, (1, 2), Stopped(run.part("again")))
     steps = [row["step"] for row in run.part("again").tracker.rows() if "loss" in row]
     assert 0 < steps[-1] < 6
-    assert seeds.train(make, SETTINGS, (1, 2), run.part("again")) == whole
+    assert seeds.train(make, SETTINGS, (1, 2), run.part("again"))[0] == whole
 
 
 def test_divergence_of_one_seed_is_named(run):

@@ -1,0 +1,112 @@
+"""Trained weights of a finished run: files of safetensors, one a network, read by any program."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import jax
+import numpy as np
+
+from experiments.harness import config as configs
+from experiments.harness import hosts
+from experiments.harness import run as runs
+from experiments.harness.checkpoint import arrays
+from experiments.harness.errors import ExperimentError
+from experiments.harness.run import Record
+
+FOLDER = "weights"
+SUFFIX = ".safetensors"
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a run trains.
+
+    Attributes:
+        init: key -> params.
+        apply: (params, ...) -> outputs, as the experiment says.
+        settings: what the network was made from, such as an `attention.TransformerConfig`.
+    """
+
+    init: Any
+    apply: Any
+    settings: Any = None
+
+
+def save(directory: Path, name: str, params: Any) -> None:
+    """Write the weights of a network of a run; by one of several hosts."""
+    from safetensors.numpy import save_file
+
+    if not hosts.first():
+        return
+    path = _path(directory, name)
+    path.parent.mkdir(exist_ok=True)
+    leaves = jax.tree.leaves_with_path(params)
+    tensors = {jax.tree_util.keystr(at): np.asarray(leaf, order="C") for at, leaf in leaves}
+    unfinished = path.with_suffix(".part")
+    save_file(tensors, unfinished)
+    os.replace(unfinished, path)
+
+
+def saved(directory: Path) -> list[str]:
+    """Names of the networks of which a run has written the weights."""
+    from urllib.parse import unquote
+
+    return sorted(unquote(path.stem) for path in (directory / FOLDER).glob(f"*{SUFFIX}"))
+
+
+def load(directory: Path, name: str, network: Network) -> Any:
+    """Weights that `save` has written, in the shape that the network wants.
+
+    Raises:
+        ExperimentError: there are none, they cannot be read, or the network has others.
+    """
+    from safetensors.numpy import load_file
+
+    path = _path(directory, name)
+    if not path.is_file():
+        found = ", ".join(saved(directory)) or "none; they are written when a training ends"
+        raise ExperimentError(f"{directory}: expected weights of {name!r}, found {found}")
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # of many kinds
+        raise ExperimentError(f"{path}: cannot be read: {error}") from None
+    like = jax.eval_shape(network.init, jax.random.key(0))
+    expected, got = arrays(like), arrays(tensors)
+    got = {jax.tree_util.keystr(()) + key: got[f"[{key!r}]"] for key in tensors}
+    for key in sorted(expected.keys() | got.keys()):
+        one, other = expected.get(key, "no such array"), got.get(key, "no such array")
+        if one != other:
+            raise ExperimentError(f"{path}: {key}: expected {one}, got {other}")
+    leaves = [tensors[jax.tree_util.keystr(at)] for at, _ in jax.tree.leaves_with_path(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), map(jax.numpy.asarray, leaves))
+
+
+def configured(directory: str | Path, experiment: str, kind: type[C]) -> tuple[Record, C]:
+    """A run of an experiment, and its configuration.
+
+    Raises:
+        ExperimentError: no run, one of another experiment, or of another version of its
+            configuration.
+    """
+    record = runs.load(Path(directory))
+    if record.data.get("experiment") != experiment:
+        raise ExperimentError(
+            f"{directory}: expected a run of {experiment}, got one of "
+            f"{record.data.get('experiment')}"
+        )
+    config = configs.from_dict(kind, record.data.get("config", {}))
+    lines = configs.difference(record.data.get("config", {}), configs.to_dict(config))
+    if lines or configs.digest(config) != record.data.get("config_hash"):
+        raise ExperimentError(
+            f"{directory}: expected a configuration of this version, as the run began with; "
+            f"{'; '.join(lines) or 'run.json has been edited'}"
+        )
+    return record, config
+
+
+def _path(directory: Path, name: str) -> Path:
+    return directory / FOLDER / f"{quote(name, safe=' ,')}{SUFFIX}"

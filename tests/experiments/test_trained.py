@@ -1,0 +1,134 @@
+"""Weights that runs keep, and the networks that are opened from them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_model import TINY_LM
+
+from experiments import catalog, commands, trained
+from experiments.attention import language_model, next_token
+from experiments.diffusion import distill
+from experiments.harness import datasets, weights
+from experiments.harness import run as runs
+from experiments.harness.errors import ExperimentError
+from experiments.ssm import learning, listops
+
+LISTOPS = [
+    *("--data.train", "30", "--data.tests", "8", "--data.longest", "24", "--against", "s4d"),
+    *("--training.steps", "3", "--training.batch_size", "4", "--training.eval_every", "3"),
+    *("--model.channels", "4", "--model.layers", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    """The folder of a tiny language model."""
+    from experiments.__main__ import main
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(["run", *TINY_LM, "--workdir", str(folder)]) == 0
+    return folder
+
+
+def test_a_language_model_is_the_one_that_was_measured(decoder, capsys):
+    from experiments.__main__ import main
+
+    found = trained.load(decoder)
+    assert isinstance(found.config, language_model.Config) and found.name == "decoder"
+    record, text = runs.load(decoder), datasets.load_text(found.config.data)
+    problem = next_token.make_problem(
+        found.settings,
+        found.config.model.context,
+        found.config.training,
+        found.config.windows,
+        text,
+    )
+    bits = problem.evaluate(found.params)["validation_bits_per_byte"]
+    assert bits == pytest.approx(record.result["validation_bits_per_byte"], rel=1e-6)
+    assert found.apply(found.params, jnp.zeros((1, 4), jnp.int32)).shape == (1, 4, 256)
+    assert main(["generate", "--checkpoint", str(decoder), "--score", "a line of text"]) == 0
+    said = capsys.readouterr().out
+    tokens = np.frombuffer(b"a line of text", np.uint8)[None].astype(np.int32)
+    tokens = jnp.asarray(tokens)
+    logs = jax.nn.log_softmax(found.apply(found.params, tokens))[0, :-1]
+    total = jnp.take_along_axis(logs, tokens[0, 1:, None], 1).sum().item()
+    assert "tokens: 13" in said
+    assert float(said.split("log likelihood: ")[1].split()[0]) == pytest.approx(total, rel=1e-4)
+    prompt = ["--prompt", "Th", "--max-new-tokens", "3"]
+    assert main(["generate", "--checkpoint", str(decoder), *prompt]) == 0
+    assert capsys.readouterr().out.startswith("Th")
+
+
+def test_what_cannot_be_opened_is_refused_by_name(decoder, tmp_path):
+    path = decoder / "weights" / "decoder.safetensors"
+    kept, record = path.read_bytes(), (decoder / "run.json").read_text()
+    with pytest.raises(ExperimentError, match="expected one of decoder, got 'teacher'"):
+        trained.load(decoder, "teacher")
+    with pytest.raises(ExperimentError, match="expected a run"):
+        trained.load(tmp_path)
+    try:
+        path.write_bytes(kept[:-9])
+        with pytest.raises(ExperimentError, match="cannot be read"):
+            trained.load(decoder)
+        path.unlink()
+        with pytest.raises(ExperimentError, match="found none; they are written when a training"):
+            trained.load(decoder)
+        network = trained.catalog.get("attention/language_model").module.trained_networks(
+            language_model.PRESETS["quick"]
+        )["decoder"]
+        weights.save(decoder, "decoder", {"w": np.zeros(3)})
+        with pytest.raises(ExperimentError, match=r"no such array"):
+            weights.load(decoder, "decoder", network)
+        other = json.loads(record)
+        other["config"]["windows"] += 1
+        (decoder / "run.json").write_text(json.dumps(other))
+        with pytest.raises(ExperimentError, match="configuration of this version"):
+            trained.load(decoder)
+        other["experiment"] = "ssm/basis"
+        (decoder / "run.json").write_text(json.dumps(other))
+        with pytest.raises(ExperimentError, match="ssm/basis keeps no networks"):
+            trained.load(decoder)
+    finally:
+        path.write_bytes(kept)
+        (decoder / "run.json").write_text(record)
+
+
+def test_an_arm_of_a_comparison_is_its_first_seed(tmp_path):
+    record = commands.run("ssm/listops", "quick", LISTOPS, tmp_path / "run")
+    with pytest.raises(ExperimentError, match="expected the name of one of rtf, s4d"):
+        trained.load(tmp_path / "run")
+    found = trained.load(tmp_path / "run", "s4d")
+    _, test = listops.load(found.config.data)
+    score = jax.jit(lambda p, batch: learning.classified(found.apply(p, batch), batch))
+    measured = learning.evaluate(found.params, score, test, 8)
+    row = next(r for r in record.rows if r.get("arm") == "s4d" and r["seed"] == 0)
+    for name, value in measured.items():
+        assert value == pytest.approx(row[name], rel=1e-5), name
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.names() if not n.startswith("fourier")])
+def test_every_network_that_a_run_keeps_can_be_made(name, tmp_path):
+    experiment = catalog.get(name)
+    networks = experiment.optional("trained_networks")
+    if networks is None:
+        pytest.skip("keeps none")
+    found = networks(experiment.preset("quick"))
+    assert found
+    for title, network in list(found.items())[:1]:
+        shapes = jax.eval_shape(network.init, jax.random.key(0))
+        made = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes)
+        weights.save(tmp_path, title, made)
+        again = weights.load(tmp_path, title, network)
+        assert jax.tree.structure(again) == jax.tree.structure(made)
+        for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(made), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_generator_makes_images():
+    network = distill.trained_networks(distill.PRESETS["quick"])["generator"]
+    params = network.init(jax.random.key(0))
+    z = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
+    assert network.apply(params, z).shape == z.shape
