@@ -156,17 +156,25 @@ def sweep(options: Any, fields: list[str]) -> None:
 
 
 def redraw(root: Path, files: list[Path]) -> None:
-    """Draw every figure again from its recorded numbers; of user's files those that are named."""
-    found = reports.known(reports.finished(root), files)
+    """Draw the figures below a folder again from recorded numbers; of user's files those named.
+
+    Raises:
+        ExperimentError: there are none.
+    """
+    done = [record for record in runs.find(root) if record.data.get("status") == "done"]
+    found = reports.known(done, files)
     if not found:
-        raise ExperimentError(f"{root}, results: expected finished runs, found none; run one first")
+        raise ExperimentError(
+            f"{root}: expected finished runs, found none; run one first, or draw the published "
+            "figures again: figures --workdir results"
+        )
     for record in found:
         present(catalog.get(record.data["experiment"]), record)
         print(record.directory / "figure.png")
 
 
 def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) -> None:
-    """Claims of all experiments, each against the largest finished run that covers it.
+    """Claims of all experiments, each against the largest finished run, published ones among them.
 
     Args:
         files: of the user's own, whose runs count too; nothing else that a run names is executed.

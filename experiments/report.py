@@ -1,5 +1,6 @@
 """Claims against results, their summary, and all figures on one sheet."""
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -9,17 +10,19 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments import catalog
+from experiments.harness import config as configs
 from experiments.harness import ledger
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
 
 WIDTH, TITLE, MARGIN = 640, 32, 24  # pixels of the sheet
+RESULTS = Path("results")  # what is published
 SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
 
 
 def records(root: Path) -> list[Record]:
-    """Runs below `root`, and published ones of experiments that have none finished there.
+    """Runs below `root`, then the published ones.
 
     Raises:
         ExperimentError: `root` is a file.
@@ -27,9 +30,7 @@ def records(root: Path) -> list[Record]:
     if root.exists() and not root.is_dir():
         raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
     mine = runs.find(root)
-    have = {record.data["experiment"] for record in mine if record.data.get("status") == "done"}
-    published = [r for r in runs.find(Path("results")) if r.data["experiment"] not in have]
-    return mine + published
+    return mine if root.resolve() == RESULTS.resolve() else mine + runs.find(RESULTS)
 
 
 def finished(root: Path) -> list[Record]:
@@ -57,19 +58,41 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
 
 
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Claims, each against the largest run that covers it; of all experiments, or of some."""
+    """Claims, each against a run that covers it; of all experiments, or of some.
+
+    The run is one of the largest preset; of those rather one's own than a published one; of those
+    rather one of the preset as it is than of a changed one.
+    """
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)
     table: list[dict[str, Any]] = []
     for name in [*known, *sorted(extra)] if only is None else only:
         mine = [record for record in found if record.data["experiment"] == name]
-        mine.sort(key=lambda r: -_scale(r.data["preset"]))
-        for claim in catalog.get(name).claims:
+        experiment = catalog.get(name)
+        mine.sort(key=functools.partial(_order, experiment))
+        for claim in experiment.claims:
             covering = (record for record in mine if claim.measure(record) is not None)
             best = next(covering, mine[0] if mine else None)
             command = runs.command(name, "quick" if best is None else best.data["preset"])
-            table.append(ledger.row(name, claim, best, command))
+            row = ledger.row(name, claim, best, command)
+            if best is not None and changed(experiment, best):
+                row["scale"] = f"{row['scale']}, changed"
+            table.append({**row, "run": best and best.directory.as_posix()})
     return table
+
+
+def _order(experiment: catalog.Experiment, record: Record) -> tuple[int, bool, bool]:
+    published = record.directory.resolve().is_relative_to(RESULTS.resolve())
+    return -_scale(record.data["preset"]), published, changed(experiment, record)
+
+
+def changed(experiment: catalog.Experiment, record: Record) -> bool:
+    """Whether a run's configuration is another than that of its preset, as it is now."""
+    try:
+        config = configs.from_dict(experiment.module.Config, record.config)
+        return config != experiment.preset(record.data["preset"])
+    except (ExperimentError, ValueError, TypeError):
+        return True
 
 
 def summary(table: Sequence[dict[str, Any]]) -> str:

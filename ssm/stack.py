@@ -245,10 +245,26 @@ def _pool(x: Array, config: Config, lengths: Any) -> Array:
 
 
 def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, Any]:
-    """Parameters for `step`: what the mixers compute once, outside the loop."""
-    del config
-    layers = {**params["layers"], "mixer": jax.vmap(mixer.prepare)(params["layers"]["mixer"])}
-    return {**params, "layers": layers}
+    """Parameters for `step`: what the mixers compute once, outside the loop.
+
+    Raises:
+        ValueError: a layer that cannot be stepped, such as an RTF with a pole outside the circle,
+            and which; unless parameters are traced, of which that cannot be known.
+    """
+    weights = params["layers"]["mixer"]
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(weights)):
+        ready = jax.vmap(mixer.prepare)(weights)
+    else:
+        each = [_prepared(mixer, weights, layer) for layer in range(config.layers)]
+        ready = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    return {**params, "layers": {**params["layers"], "mixer": ready}}
+
+
+def _prepared(mixer: Mixer, weights: Any, layer: int) -> Any:
+    try:
+        return mixer.prepare(jax.tree.map(lambda leaf: leaf[layer], weights))
+    except ValueError as error:
+        raise ValueError(f"layer {layer}: {error}") from None
 
 
 def init_state(

@@ -71,7 +71,7 @@ def test_report_rows_have_every_field_and_a_verdict(cli, mixtures):
     fields = "id experiment kind statement paper source ours interval tolerance scale seeds verdict"
     verdicts = {"matches", "differs", "inconclusive", "not comparable at this scale"}
     for row in rows:
-        assert [*row] == [*fields.split(), "command"]
+        assert [*row] == [*fields.split(), "command", "run"]
         assert row["verdict"] in verdicts
     assert len({row["id"] for row in rows}) == len(rows)
     assert "| claim |" in cli("report", "--workdir", mixtures)[1]

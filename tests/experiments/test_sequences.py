@@ -1,6 +1,8 @@
 """The experiments of sequence learning: tiny runs, papers' presets at reduced width, errors."""
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -84,11 +86,23 @@ def test_the_report_takes_the_largest_run_that_covers_a_claim(tmp_path, capsys):
     commands.run("ssm/delay", "cpu", [*few, "--sizes", "2"], tmp_path / "large")
     commands.run("ssm/delay", "quick", [*few, "--sizes", "2", "6"], tmp_path / "small")
     capsys.readouterr()
-    rows = {row["id"]: row for row in reports.rows(reports.finished(tmp_path))}
-    assert rows["delay.exact"]["scale"] == "quick"  # the larger run has no size of the delay
+    rows = {row["id"]: row for row in reports.rows(reports.runs.find(tmp_path))}
+    assert (
+        rows["delay.exact"]["scale"] == "quick, changed"
+    )  # the larger run has no size of the delay
     assert rows["delay.exact"]["command"].endswith("--preset quick")
-    assert rows["delay.below"]["scale"] == "cpu" and rows["delay.below"]["ours"] is None
+    assert rows["delay.below"]["scale"] == "cpu, changed" and rows["delay.below"]["ours"] is None
     assert rows["copying.large"]["scale"] is None
+    published = Path(__file__).parents[2] / "results" / "ssm" / "delay"
+    shutil.copytree(published, Path("results", "ssm", "delay"))
+    mine = Path("runs", "other")
+    commands.run("ssm/delay", "quick", [*few, "--sizes", "2", "6"], mine)
+    rows = {row["id"]: row for row in reports.rows(reports.finished(Path("runs")))}
+    assert rows["delay.exact"]["run"] == "results/ssm/delay/cpu"  # published, and larger
+    shutil.copytree(published, Path("runs", "same"))
+    rows = {row["id"]: row for row in reports.rows(reports.finished(Path("runs")))}
+    assert rows["delay.exact"]["run"] == "runs/same/cpu"  # one's own, of that size
+    assert rows["delay.exact"]["scale"] == "cpu"
 
 
 def test_copying_asks_for_what_was_shown():

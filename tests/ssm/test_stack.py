@@ -10,7 +10,7 @@ import pytest
 
 import attention
 from attention import transformer
-from ssm import dss, gated, layers, norms, s4, s4d, s5, ssd, stack
+from ssm import dss, gated, layers, norms, rtf, s4, s4d, s5, ssd, stack
 
 D, B, T = 4, 2, 9
 MIXER = s4d.mixer(s4d.Config(D, modes=2))
@@ -111,6 +111,21 @@ def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
     for i, n in enumerate(lengths):
         alone = jnp.concatenate([u[i, :n], more[i][None]])[None]
         np.testing.assert_allclose(y[i], model.apply(params, alone)[0], atol=1e-12)
+
+
+def test_an_unstable_layer_is_named_before_it_is_stepped():
+    model = stack.model(stack.Config(2, 2, 1, layers=2), rtf.mixer(rtf.Config(2, 16, 3)))
+    params = model.init(jax.random.key(0))
+    mixers = params["layers"]["mixer"]
+    ready = model.prepare(params)["layers"]["mixer"]
+    traced = jax.jit(model.prepare)(params)["layers"]["mixer"]
+    for one, other in zip(jax.tree.leaves(ready), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_array_equal(one, other)
+    outside = mixers["denominator"].at[1, 0, 0].set(-1.5)
+    params["layers"]["mixer"] = {**mixers, "denominator": outside}
+    with pytest.raises(ValueError, match=r"layer 1: .*pole of modulus 1\.5"):
+        model.prepare(params)
+    jax.jit(model.prepare)(params)  # traced: cannot be known
 
 
 @pytest.mark.slow
