@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -28,10 +29,12 @@ class Experiment:
         module: what it defines: Config, PRESETS, main; optionally CLAIMS, draw, table,
             programs, describe, trained_networks (see `experiments.trained`), and TIMED where it
             measures times.
+        code: digest of a user's file.
     """
 
     name: str
     module: ModuleType
+    code: str | None = None
 
     @property
     def summary(self) -> str:
@@ -85,6 +88,8 @@ def _load_file(path: Path) -> Experiment:
         raise UsageError(f"{path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where docstrings and dataclasses look for their source
+    if (folder := str(path.parent.resolve())) not in sys.path:
+        sys.path.append(folder)  # its imports from beside it; last, so that they hide nothing
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -101,4 +106,4 @@ def _load_file(path: Path) -> Experiment:
             raise UsageError(f"{path}: PRESETS[{preset!r}]: expected a Config, a dataclass")
     if not callable(module.main) or len(inspect.signature(module.main).parameters) != 2:
         raise UsageError(f"{path}: main: expected a function of (config, run)")
-    return Experiment(path.as_posix(), module)
+    return Experiment(path.as_posix(), module, hashlib.sha256(path.read_bytes()).hexdigest())

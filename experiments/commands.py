@@ -64,6 +64,12 @@ def run(
         return None
     given: dict[str, Any] = {"wandb": wandb, "layout": layout, "overrides": overrides}
     with Run(experiment.name, preset, config, directory, **given) as current:
+        if experiment.code and not current.as_begun("code", experiment.code) and hosts.first():
+            print(
+                f"note: {name} has changed since the run in {directory} began, which keeps what it "
+                "has; remove it to run all of the new code",
+                file=sys.stderr,
+            )
         if current.finished:
             print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
             record = current.record()
@@ -87,9 +93,14 @@ def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[s
 
 
 def default_directory(name: str, preset: str, config: Any, default: Any) -> Path:
-    """runs/<experiment>/<preset>; a changed configuration adds its hash."""
-    changed = "" if config == default else f"-{configs.digest(config)[:6]}"
-    return "runs" / runs.slug(name) / f"{preset}{changed}"
+    """runs/<experiment>/<preset>; a changed configuration adds its hash.
+
+    So does the preset itself where that folder holds a run of what it was before.
+    """
+    folder, digest = "runs" / runs.slug(name), configs.digest(config)
+    if config == default and runs.belongs(folder / preset, digest):
+        return folder / preset
+    return folder / f"{preset}-{digest[:6]}"
 
 
 def present(experiment: catalog.Experiment, record: Record) -> None:
@@ -150,8 +161,8 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
 def sweep(options: Any, fields: list[str]) -> None:
     """Run an experiment over a grid of fields."""
     chosen = sweeps.parse(options.name, options.preset, fields)
-    name = chosen.experiment.removesuffix(".py").strip("/")
-    root = options.workdir or Path("runs") / name / f"sweep-{options.preset}"
+    folder = "runs" / runs.slug(chosen.experiment)
+    root = options.workdir or folder / f"sweep-{options.preset}"
     sweeps.run(chosen, root, options.jobs, options.cluster, options.submit)
 
 

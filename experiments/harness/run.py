@@ -92,6 +92,13 @@ def done(directory: Path, digest: str | None = None) -> bool:
     return data["status"] == "done" and digest in (None, data.get("config_hash"))
 
 
+def belongs(directory: Path, digest: str) -> bool:
+    """Whether a run of a configuration can be kept there: it holds none of another."""
+    if not (directory / "run.json").exists():
+        return True
+    return load(directory).data.get("config_hash") == digest
+
+
 class Part:
     """A piece of a run with metrics and checkpoints of its own, for `training.train`.
 
@@ -207,6 +214,13 @@ class Run:
                 f"{self.directory}: {name} has changed since the run began; give another --workdir"
             )
         self._write(pinned={**pinned, name: value})
+
+    def as_begun(self, name: str, value: str) -> bool:
+        """Whether something is as it was when the run began; unlike `pin` this refuses nothing."""
+        known = self.data.get("begun", {})
+        if name not in known:
+            self._write(begun={**known, name: value})
+        return known.get(name, value) == value
 
     def finish(self, result: dict[str, Any] | None) -> Record:
         """Write the result, which is of plain JSON types.

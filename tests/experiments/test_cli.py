@@ -111,6 +111,32 @@ def test_a_new_experiment_runs_from_its_file(cli, tmp_path):
     assert code == 1 and "exists" in err
 
 
+def test_a_file_imports_from_beside_it_and_its_edits_are_noticed(cli, tmp_path):
+    file = tmp_path / "own" / "question.py"
+    cli("new", "own/question")
+    (file.parent / "beside_it.py").write_text("DARTS = 300\n")
+    plain = file.read_text()
+    default = next(line for line in plain.splitlines() if line.strip().startswith("darts: int"))
+    edited = default.partition("=")[0] + "= DARTS"
+    before, found, behind = plain.partition("from dataclasses")
+    file.write_text(f"{before}from beside_it import DARTS\n{found}{behind}")
+    code, _, err = cli("run", "own/question.py")
+    assert code == 0 and "has changed" not in err, err
+    file.write_text(file.read_text() + "\n# another line\n")
+    code, _, err = cli("run", "own/question.py")
+    assert code == 0 and "own/question.py has changed since the run in" in err, err
+    assert "already complete" in err
+    file.write_text(file.read_text().replace(default, edited))
+    code, _, err = cli("run", "own/question.py")  # another default: a folder of its own
+    assert code == 0 and "already complete" not in err and "has changed" not in err, err
+    found = sorted(path.name for path in (tmp_path / "runs" / "own" / "question").iterdir())
+    assert len(found) == 2 and found[0] == "quick" and found[1].startswith("quick-")
+    os.chdir(file.parent)
+    code, _, err = cli("sweep", "../own/question.py", "--seed", "0:2")
+    assert code == 0, err
+    assert (file.parent / "runs" / "own" / "question" / "sweep-quick").is_dir()
+
+
 def test_estimate_counts_memory_and_arithmetic(cli):
     code, out, _ = cli("estimate", "fourier_density/mixtures", "--preset", "quick")
     assert code == 0 and "log_prob" in out
