@@ -16,6 +16,7 @@ Source: Ho, Kalman (1966); Kung, "A new identification and model reduction algor
 value decompositions" (1978); arXiv 2405.06147, which distills into small RTFs (table 3).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -172,8 +173,8 @@ def _best(
         if size is not None or candidates[0][2] <= EXACT:
             return candidates[0]
     most = min(own, (len(K) - 1) // 2)
-    for order in [n for n in ORDERS if n <= most] if size is None else [size]:
-        b, a = reduce(K, order, method)
+    orders = [n for n in ORDERS if n <= most] if size is None else [size]
+    for b, a in reductions(K, orders, method):
         if np.abs(np.roots(np.append(1.0, a))).max(initial=0.0) < 1.0:
             candidates.append((b, a, _error(b, a, K)))
     best = min(candidates, key=lambda one: one[2], default=None)
@@ -197,28 +198,50 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
 
     Source: Ho, Kalman (1966) and Kung (1978); Pade's approximants.
     """
+    return reductions(K, [order], method)[0]
+
+
+def reductions(
+    K: Any, orders: Sequence[int], method: str = "hankel"
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """As `reduce` for several orders, from one decomposition of the Hankel matrix."""
     K = np.asarray(K)
     if np.iscomplexobj(K) or not np.isfinite(K).all():
         raise ValueError("K: expected finite real values")
     K = K.astype(np.float64)
-    if K.ndim != 1 or not 1 <= order <= (len(K) - 1) // 2:
-        raise ValueError(f"order: expected 1 to half the length of K, got {order} for {K.shape}")
+    for order in orders:
+        if K.ndim != 1 or not 1 <= order <= (len(K) - 1) // 2:
+            raise ValueError(
+                f"order: expected 1 to half the length of K, got {order} for {K.shape}"
+            )
     if method == "pade":
-        rows = scipy.linalg.hankel(K[1 : order + 1], K[order : 2 * order])
-        a, *_ = np.linalg.lstsq(rows[:, ::-1], -K[order + 1 : 2 * order + 1], rcond=None)
-        return conversions.numerator(K[1:], a), a
+        return [_pade(K, order) for order in orders]
     count = min(ROWS, (len(K) - 1) // 2)
     gamma = scipy.linalg.hankel(K[1 : count + 1], K[count : 2 * count])
     later = scipy.linalg.hankel(K[2 : count + 2], K[count + 1 : 2 * count + 1])
-    U, S, V = np.linalg.svd(gamma)
-    order = min(order, max(1, int(np.sum(1e-14 * S[0] < S))))
-    root = np.sqrt(S[:order])
-    if root[0] == 0.0:
-        return np.zeros(1), np.zeros(1)
-    U, V = U[:, :order], V[:order].T
-    A = (U.T @ later @ V) / root[:, None] / root
-    b, a, _ = conversions.to_transfer_function(A, root * V[0], U[0] * root, 0.0, minimal=False)
-    return b, a
+    # The matrix is symmetric: singular values are moduli of eigenvalues, right vectors are left
+    # ones with their signs.
+    values, U = scipy.linalg.eigh(gamma)
+    largest = np.argsort(-np.abs(values))
+    values, U = values[largest], U[:, largest]
+    found, S, V = [], np.abs(values), U * np.sign(values)
+    for order in orders:
+        n = min(order, max(1, int(np.sum(1e-14 * S[0] < S))))
+        root = np.sqrt(S[:n])
+        if root[0] == 0.0:
+            found.append((np.zeros(1), np.zeros(1)))
+            continue
+        A = (U[:, :n].T @ later @ V[:, :n]) / root[:, None] / root
+        ends = root * V[0, :n], U[0, :n] * root
+        b, a, _ = conversions.to_transfer_function(A, *ends, 0.0, minimal=False)
+        found.append((b, a))
+    return found
+
+
+def _pade(K: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = scipy.linalg.hankel(K[1 : order + 1], K[order : 2 * order])
+    a, *_ = np.linalg.lstsq(rows[:, ::-1], -K[order + 1 : 2 * order + 1], rcond=None)
+    return conversions.numerator(K[1:], a), a
 
 
 def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> float:

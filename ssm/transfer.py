@@ -13,7 +13,15 @@ from ssm.conversions import (
     to_transfer_function,
     zeros,
 )
-from ssm.reduction import METHODS, Reduction, impulse_responses, reduce, state_space, to_rtf
+from ssm.reduction import (
+    METHODS,
+    Reduction,
+    impulse_responses,
+    reduce,
+    reductions,
+    state_space,
+    to_rtf,
+)
 
 __all__ = [
     "FORMS",
@@ -24,6 +32,7 @@ __all__ = [
     "impulse_response",
     "impulse_responses",
     "reduce",
+    "reductions",
     "state_space",
     "to_modal",
     "to_rtf",

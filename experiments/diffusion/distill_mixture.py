@@ -129,6 +129,16 @@ def main(config: Config, run: Run) -> dict[str, Any]:
             lambda state, _: step(state, batch, seed, weights), state, None, config.check_every
         )
 
+    @jax.jit
+    def begin(params: Any) -> Any:
+        how = distilling.how(config.distill, teacher, Model(network, params), SHAPE)
+        return how.init_state(None, config.training, *how.given)
+
+    @jax.jit
+    def generate(params: Any, z: jax.Array) -> jax.Array:
+        bound = functools.partial(network, params)
+        return distillation.generate(bound, z, config.distill.levels[0])
+
     done = {row["step"] for row in run.tracker.rows()}
     learn = _learner(config, network)
     for seed in range(config.seeds):
@@ -136,12 +146,10 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         if done.issuperset(steps):
             continue
         params = learn(config.start.seed + seed)
-        how = distilling.how(config.distill, teacher, Model(network, params), SHAPE)
         for number, (name, arm) in zip(steps, _arms(config).items(), strict=True):
             if number in done:
                 continue
-            state = how.init_state(None, config.training, *how.given)
-            row = _distil(config, advance, state, seed, arm)
+            row = _distil(config, advance, generate, begin(params), seed, arm)
             run.tracker.log(number, arm=name, seed=seed, **row)
             run.check_stop()
     return {
@@ -189,7 +197,7 @@ def _learner(config: Config, network: distilling.Network) -> Any:
 
 
 def _distil(
-    config: Config, advance: Any, state: Any, seed: int, arm: DistillConfig
+    config: Config, advance: Any, generate: Any, state: Any, seed: int, arm: DistillConfig
 ) -> dict[str, Any]:
     """One run, to its end or until the guard speaks; distances of one-step samples."""
     began, curve, message = time.monotonic(), [], None
@@ -201,8 +209,7 @@ def _distil(
             message = arm.diagnose(curve[-1], 1.0)
     seconds = time.monotonic() - began
     z = jax.random.normal(jax.random.key(1), (config.samples, 2))
-    bound = functools.partial(distilling.network_of(config.network), state.ema)
-    x = distillation.generate(bound, z, config.distill.levels[0])
+    x = generate(state.ema, z)
     row = {**_distances(config, x), "seconds": seconds, "curve": np.round(curve, 4).tolist()}
     row |= {"stopped": int(state.step) if message else None, "message": message}
     if seed == 0:

@@ -129,6 +129,7 @@ def _read(band: int, measure: str, n: int, config: Config) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _nodes() -> tuple[np.ndarray, np.ndarray]:
     points, weights = np.polynomial.legendre.leggauss(POINTS)
     return 0.5 * (1.0 + points), 0.5 * weights

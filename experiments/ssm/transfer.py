@@ -160,7 +160,8 @@ def _reductions(config: Config, dt: float) -> dict[str, Any]:
         own = transfer.to_rtf(one, 32, length=config.reduced_length)
         result: dict[str, Any] = {"own": float(own.error[0])}
         for method in transfer.METHODS:
-            result[method] = [_reduced_error(K, order, method) for order in config.orders]
+            found = transfer.reductions(K, config.orders, method)
+            result[method] = [_error(K, b, a) for b, a in found]
         modes = np.linalg.eigvals(transfer.state_space(one)[0][0])
     omega = np.linspace(0.0, np.pi, 129)
     with np.errstate(all="ignore"):
@@ -183,8 +184,7 @@ def _parts(roots: np.ndarray) -> list[list[float]]:
     return [np.real(roots).round(5).tolist(), np.imag(roots).round(5).tolist()]
 
 
-def _reduced_error(K: np.ndarray, order: int, method: str) -> float:
-    b, a = transfer.reduce(K, order, method)
+def _error(K: np.ndarray, b: np.ndarray, a: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         near = transfer.impulse_response(b, a, K[0], len(K))
         error = np.abs(near - K).max() / np.abs(K).max()

@@ -209,6 +209,9 @@ def test_the_hankel_reduction_finds_the_order_of_what_has_one():
     for method in transfer.METHODS:
         for ours, exact in zip(transfer.reduce(K, 4, method), (b, a), strict=True):
             np.testing.assert_allclose(ours, exact, atol=1e-8)
+        for (b_, a_), order in zip(transfer.reductions(K, [2, 4], method), (2, 4), strict=True):
+            alone = transfer.reduce(K, order, method)
+            np.testing.assert_array_equal((b_, a_), alone)
     above, below = transfer.reduce(np.zeros(9), 2)
     assert not above.any() and not below.any()
     with pytest.raises(ValueError, match="size: expected 1 to 9"):
