@@ -39,9 +39,8 @@ def processor() -> str:
 
 def devices() -> dict[str, Any]:
     """Versions and devices, asked for in a process of its own: asking takes a GPU's memory."""
-    code = (
-        "import json; from experiments.harness.run import environment as e; print(json.dumps(e()))"
-    )
+    code = "import json; from experiments.harness import machine; "
+    code += "print(json.dumps(machine.environment()))"
     out = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
     )

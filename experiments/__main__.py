@@ -58,7 +58,7 @@ def _help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
 
 
 def _call(options: argparse.Namespace, rest: list[str]) -> None:
-    from experiments import citations, commands
+    from experiments import citations, commands, comparing
 
     match options.command:
         case "list":
@@ -92,7 +92,7 @@ def _call(options: argparse.Namespace, rest: list[str]) -> None:
         case "restore":
             commands.restore(options.file, options.output)
         case "compare":
-            commands.compare(options.runs, options.output)
+            comparing.compare(options.runs, options.output)
         case "cite":
             print(citations.bibtex(options.names))
         case "new":

@@ -13,7 +13,7 @@ import jax
 from experiments import archive, catalog, costs, reproduction, sweeps, writing
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import datasets, estimate, figures, hosts, ledger
+from experiments.harness import datasets, estimate, figures, hosts, ledger, machine
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
@@ -218,32 +218,6 @@ def show_fields(command: str, name: str, preset: str) -> None:
         configs.parse(default, ["--help"])
 
 
-def compare(directories: list[Path], output: Path) -> None:
-    """One table and one figure of several runs."""
-    records = [runs.load(directory) for directory in directories]
-    first = configs.flatten(records[0].config)
-    changed = sorted(
-        {
-            name
-            for record in records[1:]
-            for name, value in configs.flatten(record.config).items()
-            if first.get(name, "absent") != value
-        }
-    )
-    scalars = [k for k, v in records[0].result.items() if isinstance(v, int | float)]
-    shared = [k for k in scalars if all(k in record.result for record in records)]
-    header = ["run", *changed, *shared]
-    lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
-    for record in records:
-        flat = configs.flatten(record.config)
-        cells = [str(record.directory), *(str(flat.get(name, "absent")) for name in changed)]
-        cells += [f"{record.result[name]:.6g}" for name in shared]
-        lines.append(f"| {' | '.join(cells)} |")
-    print("\n".join(lines))
-    figures.render(lambda: _curves(records, shared), output)
-    print(f"\nfigure: {output}")
-
-
 def new(path: Path) -> None:
     """Write a small working experiment to start from.
 
@@ -266,7 +240,7 @@ def new(path: Path) -> None:
 
 def doctor() -> None:
     """Devices, versions, data, package origins."""
-    environment = runs.environment()
+    environment = machine.environment()
     print("devices   ", "; ".join(environment["devices"]))
     for name, version in environment["versions"].items():
         print(f"{name:<18} {version}")
@@ -279,7 +253,7 @@ def doctor() -> None:
     print(
         "cache      ",
         datasets.cache_folder(),
-        f"({runs.free_disk(Path()) / 2**30:.0f} GiB free here)",
+        f"({machine.free_disk(Path()) / 2**30:.0f} GiB free here)",
     )
     for name in ("fourier_density", "attention", "ssm", "diffusion", "experiments"):
         print(f"{name:<18} {Path(__import__(name).__file__).parent}")
@@ -368,7 +342,7 @@ def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layou
     for name, text in (describe(config) if describe else {}).items():
         print(f"{name}: {text}")
     state = "resumes" if (directory / "run.json").exists() else "new"
-    print(f"directory: {directory} ({state}); {runs.free_disk(directory) / 2**30:.1f} GiB free")
+    print(f"directory: {directory} ({state}); {machine.free_disk(directory) / 2**30:.1f} GiB free")
     began = time.monotonic()
     _print_estimate(experiment, config, layout)
     print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
@@ -390,26 +364,3 @@ def _print_estimate(experiment: catalog.Experiment, config: Any, layout: Layout)
         cells += [f"{row['flops'] / 1e9:.3g}", str(row["calls"])]
         cells += [f"{row['total_flops'] / 1e12:.3g}"]
         print(f"| {row['program']} | {' | '.join(cells)} |")
-
-
-def _curves(records: list[Record], scalars: list[str]):
-    """Shared series against the step; without any, the shared scalars as points."""
-    series = [
-        {k for row in r.rows for k, v in row.items() if k != "step" and isinstance(v, int | float)}
-        for r in records
-    ]
-    shared = sorted(set.intersection(*series) - {"steps_per_second"})[:4]
-    figure, axes = figures.new(columns=max(len(shared), 1))
-    for axis, name in zip(axes[0], shared, strict=False):
-        for record, style in zip(records, figures.styles(), strict=False):
-            points = [(row["step"], row[name]) for row in record.rows if name in row]
-            style = {**style, "marker": None} if len(points) > 30 else style
-            axis.plot(*zip(*points, strict=True), label=str(record.directory), **style)
-        axis.set(xlabel="step", ylabel=name.replace("_", " "))
-    if not shared:
-        for record, style in zip(records, figures.styles(), strict=False):
-            values = [record.result[name] for name in scalars]
-            style = {**style, "linestyle": "none"}
-            axes[0, 0].plot(scalars, values, label=str(record.directory), **style)
-    axes[0, 0].legend(fontsize=7)
-    return figure

@@ -204,7 +204,11 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
 def reductions(
     K: Any, orders: Sequence[int], method: str = "hankel"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """As `reduce` for several orders, from one decomposition of the Hankel matrix."""
+    """As `reduce` for several orders, from one decomposition of the Hankel matrix.
+
+    Raises:
+        ValueError: as `reduce`.
+    """
     K = np.asarray(K)
     if np.iscomplexobj(K) or not np.isfinite(K).all():
         raise ValueError("K: expected finite real values")

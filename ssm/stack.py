@@ -252,7 +252,7 @@ def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, A
             and which; unless parameters are traced, of which that cannot be known.
     """
     weights = params["layers"]["mixer"]
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(weights)):
+    if any(diagonal.concrete(leaf) is None for leaf in jax.tree.leaves(weights)):
         ready = jax.vmap(mixer.prepare)(weights)
     else:
         each = [_prepared(mixer, weights, layer) for layer in range(config.layers)]

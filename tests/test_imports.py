@@ -61,6 +61,16 @@ def test_importing_a_theory_package_loads_no_training_library(package):
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("package", PRESENT)
+def test_importing_a_theory_package_takes_about_as_long_as_importing_jax(package):
+    """Of processor time in one process, where both meet the same load: measured 0.1 to 0.75."""
+    clock = "time.process_time()"
+    code = f"import time; a = {clock}; import jax; b = {clock}; import {package}; c = {clock}"
+    command = [sys.executable, "-c", f"{code}; print((c - b) / (b - a))"]
+    runs = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert min(float(run.stdout) for run in runs) < 1.25
+
+
 def test_modules_and_functions_keep_to_the_house_size():
     """Docstrings are not counted in functions, where they say the most."""
     for folder in (*PRESENT, "experiments", "benchmarks", "docs", "tests"):

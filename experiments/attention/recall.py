@@ -230,11 +230,8 @@ def trained_networks(config: Config) -> dict[str, Network]:
 
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train and measure all arms."""
-
-    def problem(arm: Arm, settings: TrainingConfig) -> training.Problem:
-        return make_problem(arm, config, settings)
-
     chosen, comparison = all_arms(config), config.comparison
+    problem = functools.partial(make_problem, config)
     rows = arms.run_all(chosen, problem, config.training, comparison, "error", run)
     return {
         "seeds": comparison.seeds,
@@ -243,7 +240,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def make_problem(arm: Arm, config: Config, settings: TrainingConfig) -> training.Problem:
+def make_problem(config: Config, arm: Arm, settings: TrainingConfig) -> training.Problem:
     """Fresh sequences in every step, measured on ones that no step sees."""
     held_out = sequences(config.task, config.examples, settings.seed, EVALUATION)
     score = _score(arm)
@@ -339,7 +336,7 @@ def programs(config: Config) -> dict[str, Program]:
     settings, found = config.training, {}
     shape = jax.ShapeDtypeStruct((settings.batch_size, config.task.length), jnp.int32)
     for arm in all_arms(config):
-        problem = make_problem(arm, config, settings)
+        problem = make_problem(config, arm, settings)
         found[arm.name] = comparisons.program(
             problem, settings, config.comparison, {"tokens": shape, "targets": shape}
         )

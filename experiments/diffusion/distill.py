@@ -16,22 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import distillation, samplers, schedules
+from diffusion import samplers, schedules
 from experiments.diffusion import denoising, distilling, enlarging, judging, teachers
 from experiments.diffusion.arms import Arm
 from experiments.diffusion.distilling import DistillConfig, Model
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import (
-    compiling,
-    datasets,
-    figures,
-    image_sets,
-    ledger,
-    sharding,
-    training,
-    weights,
-)
+from experiments.harness import datasets, figures, image_sets, ledger, sharding, training, weights
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
@@ -212,7 +203,7 @@ def trained_networks(config: Config) -> dict[str, Network]:
     else:
         teacher = teachers.read(config.teacher, image_sets.load(config.data))
         network, init = teacher.network, lambda key: teacher.params
-    generate = _generated(network, tuple(config.distill.levels))
+    generate = distilling.generator(network, tuple(config.distill.levels))
 
     def apply(params: Any, z: jax.Array, key: Any = None, label: Any = None) -> jax.Array:
         return generate(params, z, jax.random.key(0) if key is None else key, label)
@@ -248,17 +239,7 @@ def sample(config: Config, teacher: Model, generator: Any, images: Images) -> np
     noise, key = jax.random.split(jax.random.key(config.training.seed + 1))
     z = jax.random.normal(noise, (config.samples, *images.train.shape[1:]))
     levels, label = tuple(config.distill.levels), _labels(config, teacher, images)
-    return np.asarray(_generated(teacher.network, levels)(generator, z, key, label))
-
-
-@functools.lru_cache(maxsize=8)
-def _generated(network: distilling.Network, levels: tuple[float, ...]) -> Callable[..., Any]:
-    @compiling.compile_call
-    def generate(params: Any, z: jax.Array, key: jax.Array, label: Any) -> jax.Array:
-        bound = functools.partial(denoising.by_chunks(network), params)
-        return distillation.generate_steps(bound, z, levels, key, None, label)
-
-    return generate
+    return np.asarray(distilling.generator(teacher.network, levels)(generator, z, key, label))
 
 
 def _evaluate(

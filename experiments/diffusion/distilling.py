@@ -17,8 +17,9 @@ import numpy as np
 import optax
 
 from diffusion import distillation, process, schedules
+from experiments.diffusion import denoising
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import optimizers, sharding, training
+from experiments.harness import compiling, optimizers, sharding, training
 from experiments.harness.estimate import Program
 from experiments.harness.training import How, TrainingConfig, TrainState
 
@@ -116,6 +117,18 @@ def network_of(config: NetworkConfig) -> Network:
         return process.edm_denoiser(bound, "v")(y, sigma, *label)
 
     return network
+
+
+@functools.lru_cache(maxsize=8)
+def generator(network: Network, levels: tuple[float, ...]) -> Callable[..., Any]:
+    """(weights, noise, key, label) -> images of a student, compiled once."""
+
+    @compiling.compile_call
+    def generate(params: Any, z: jax.Array, key: jax.Array, label: Any) -> jax.Array:
+        bound = functools.partial(denoising.by_chunks(network), params)
+        return distillation.generate_steps(bound, z, levels, key, None, label)
+
+    return generate
 
 
 def check(settings: TrainingConfig) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import resource
 import shlex
 import shutil
 import signal
@@ -13,7 +12,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +19,12 @@ import filelock
 import msgspec
 
 from experiments.harness import config as configs
-from experiments.harness import hosts, manifest
+from experiments.harness import hosts, machine, manifest
 from experiments.harness.errors import ExperimentError, Interrupted
 from experiments.harness.sharding import DEFAULT, Layout
 from experiments.harness.tracking import Tracker, read_rows
 
 LOCK = "run.lock"
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "kexue-jax")
 
 
 @dataclass(frozen=True)
@@ -332,9 +329,9 @@ class Run:
             "command": command(self.experiment, self.preset, self._overrides),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **self.data,
-            **environment(),
+            **machine.environment(),
             "wall_seconds": round(wall, 3),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": machine.peak_memory(),
             **changes,
         }
         if not hosts.first():
@@ -363,30 +360,6 @@ def _seed(config: Any) -> int | None:
     return fields.get("training.seed", named[0] if named else None)
 
 
-def environment() -> dict[str, Any]:
-    """Versions and devices."""
-    import jax
-
-    versions = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
-    return {"versions": versions, "devices": devices}
-
-
-def peak_memory() -> int:
-    """Peak resident memory of the process, or of a device if it reports more, in bytes."""
-    import jax
-
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    host *= 1 if sys.platform == "darwin" else 1024
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    return max([host, *(entry.get("peak_bytes_in_use", 0) for entry in stats)])
-
-
 def find(root: Path) -> list[Record]:
     """All runs below a directory, sorted by path; what cannot be read is told and left out."""
     found = []
@@ -396,10 +369,3 @@ def find(root: Path) -> list[Record]:
         except ExperimentError as error:
             print(f"note: left out: {error}", file=sys.stderr)
     return found
-
-
-def free_disk(directory: Path) -> int:
-    """Free bytes on the disk that would hold a directory."""
-    while not directory.exists():
-        directory = directory.parent
-    return shutil.disk_usage(directory).free
