@@ -176,10 +176,46 @@ print(density.kl_divergence(jax.tree.map(lambda leaf: leaf[::-1], density)).min(
 
 def test_a_large_batch_of_divergences_comes_to_an_end():
     """With the compiler's defaults, under which two solves by LAPACK wait for each other."""
+    assert by_defaults(TWO_FACTORS) == "True\n"
+
+
+MANY_SUMS = """
+import jax, numpy as np
+from fourier_density import PeriodicDensity
+parts = np.random.default_rng(0).normal(size=(2, 33_000, 4))
+a = parts[0] + 1j * parts[1]
+a /= np.sqrt((np.abs(a) ** 2).sum(1, keepdims=True))
+gamma = np.stack([(a[:, k:] * a[:, : 4 - k].conj()).sum(1) for k in (1, 2, 3)], axis=1)
+n = np.arange(1, 4)
+sign = 1.0 - 2.0 * (n % 2)
+mean = gamma.imag @ (2 * sign / (n * np.pi))
+variance = 1 / 3 + gamma.real @ (4 * sign / (n * np.pi) ** 2) - mean**2
+rough = np.pi**2 * (np.abs(gamma) ** 2 @ n**2)
+one = PeriodicDensity(a.astype(np.complex64))
+for found, exact in ((one.mean(), mean), (one.variance(), variance), (one.regulariser(), rough)):
+    print(np.abs(np.abs(found) - np.abs(exact)).max() < 1e-4)
+values, pull = jax.vjp(lambda one: one.variance(), one)
+few = PeriodicDensity(a[-50:].astype(np.complex64))
+(slope,), (other,) = pull(values), jax.vjp(lambda one: one.variance(), few)[1](values[-50:])
+pairs = zip(jax.tree.leaves(slope), jax.tree.leaves(other))
+print(all(np.abs(x[-50:] - y).max() < 1e-4 for x, y in pairs if x.ndim > 1))
+"""
+
+
+def test_sums_over_a_large_batch_are_right():
+    """With the compiler's defaults, under which jaxlib 0.10.2 gets sums of products wrong."""
+    assert by_defaults(MANY_SUMS) == "True\n" * 4
+
+
+def by_defaults(code):
+    """What a program prints that starts without the suite's settings."""
     plain = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", TWO_FACTORS]
     done = subprocess.run(
-        command, env={**plain, "PYTHONPATH": root}, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", code],
+        env={**plain, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
-    assert done.stdout == "True\n", done.stderr
+    return done.stdout or done.stderr
