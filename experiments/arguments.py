@@ -3,6 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Never
 
@@ -42,6 +43,8 @@ def build() -> Parser:
     text = "Experiments on Fourier densities, attention, diffusion and state-space models."
     parser = Parser(prog="kexue-jax", description=text, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    version = f"%(prog)s {metadata.version('kexue-jax')}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import keyword
 import shutil
 import sys
 import time
@@ -19,6 +20,7 @@ from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
 from experiments.harness.sharding import DEFAULT, Layout, make_mesh
 
+PACKAGES = ("fourier_density", "attention", "ssm", "diffusion", "experiments")
 NEXT = """
 Next:  source .venv/bin/activate
        python -m experiments list                        every experiment, with its presets
@@ -222,10 +224,18 @@ def new(path: Path) -> None:
     """Write a small working experiment to start from.
 
     Raises:
-        ExperimentError: the file exists or cannot be written.
+        ExperimentError: the file exists or cannot be written, or its name hides a package.
     """
+    first = path.parts[0] if len(path.parts) > 1 else ""
+    if first in PACKAGES and not Path(first, "__init__.py").exists():
+        raise ExperimentError(
+            f"{path}: expected another folder: Python would find {first}/ here in place of the "
+            "package of that name"
+        )
     if path.suffix not in ("", ".py") or not path.stem:
         raise ExperimentError(f"{path}: expected a name that ends in .py")
+    if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
+        raise ExperimentError(f"{path}: expected the name of a module, such as my/experiment")
     path = path.with_suffix(".py")
     if path.exists():
         raise ExperimentError(f"{path}: expected a new file, but it exists")
@@ -307,14 +317,21 @@ def publish(directory: Path, results: Path) -> None:
     """Copy a finished run's small outcome into `results`, without paths of this machine.
 
     Raises:
-        ExperimentError: the run is not finished, or a file is too large to commit.
+        ExperimentError: the run is not finished, or of changed settings and would replace what is
+            published of the preset; a file is too large to commit.
     """
     record = runs.load(directory)
     if record.data.get("status") != "done":
         raise ExperimentError(
             f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
         )
-    target = results / runs.slug(record.data["experiment"]) / runs.slug(record.data["preset"])
+    name = record.data["experiment"]
+    if results == reports.RESULTS and reports.changed(catalog.get(name), record):
+        raise ExperimentError(
+            f"{directory}: expected a run of the preset {record.data['preset']} as it is, its "
+            "settings were changed; publish it elsewhere, with --results DIR"
+        )
+    target = results / runs.slug(name) / runs.slug(record.data["preset"])
     target.mkdir(parents=True, exist_ok=True)
     for name in ("run.json", "metrics.jsonl", "table.md", "figure.png"):
         source = directory / name

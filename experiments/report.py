@@ -4,6 +4,7 @@ import functools
 import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Claims, each against a run that covers it; of all experiments, or of some.
 
-    The run is one of the largest preset; of those rather one's own than a published one; of those
-    rather one of the preset as it is than of a changed one.
+    The run is one of the largest preset; of those rather one of the preset as it is than of a
+    changed one; of those rather one's own than a published one.
     """
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)
@@ -71,6 +72,7 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
         experiment = catalog.get(name)
         mine.sort(key=functools.partial(_order, experiment))
         for claim in experiment.claims:
+            claim = _named(experiment, claim)
             covering = (record for record in mine if claim.measure(record) is not None)
             best = next(covering, mine[0] if mine else None)
             command = runs.command(name, "quick" if best is None else best.data["preset"])
@@ -81,9 +83,24 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
     return table
 
 
+def _named(experiment: catalog.Experiment, claim: ledger.Claim) -> ledger.Claim:
+    """The claim, whose errors say where they come from."""
+
+    def measure(record: Record) -> Any:
+        try:
+            return claim.measure(record)
+        except Exception as error:
+            raise ExperimentError(
+                f"{experiment.name}: claim {claim.id} cannot measure {record.directory}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    return replace(claim, measure=measure)
+
+
 def _order(experiment: catalog.Experiment, record: Record) -> tuple[int, bool, bool]:
     published = record.directory.resolve().is_relative_to(RESULTS.resolve())
-    return -_scale(record.data["preset"]), published, changed(experiment, record)
+    return -_scale(record.data["preset"]), changed(experiment, record), published
 
 
 def changed(experiment: catalog.Experiment, record: Record) -> bool:

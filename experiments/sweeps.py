@@ -160,6 +160,7 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
         return runs.done(root / cell.directory, configs.digest(config))
 
     left = [cell for cell in sweep.cells if not finished(cell)]
+    _note_code(sweep, root, [cell for cell in sweep.cells if cell not in left])
     done = len(sweep.cells) - len(left)
     print(f"{len(sweep.cells)} cells, {done} of them finished; {root}", flush=True)
     (root / "logs").mkdir(exist_ok=True)
@@ -255,6 +256,19 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--submit: expected KEY=VALUE, got {text!r}")
         found[name] = int(value) if value.lstrip("-").isdigit() else value
     return found
+
+
+def _note_code(sweep: Sweep, root: Path, done: Sequence[Cell]) -> None:
+    """Say so where finished cells are of another code than the file has now."""
+    code = catalog.get(sweep.experiment).code
+    begun = [runs.load(root / cell.directory).data.get("begun", {}) for cell in done]
+    old = sum(facts.get("code", code) != code for facts in begun)
+    if old:
+        print(
+            f"note: {sweep.experiment} has changed since {old} of these cells were run; remove "
+            "their folders to run them again",
+            file=sys.stderr,
+        )
 
 
 def table(root: Path) -> str:

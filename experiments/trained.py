@@ -28,6 +28,9 @@ class Trained(NamedTuple):
     apply: Any
     settings: Any
 
+    def __repr__(self) -> str:
+        return f"Trained({self.name!r}, {type(self.config).__module__})"
+
 
 def load(directory: str | Path, name: str | None = None) -> Trained:
     """A network that a finished training of a run has written.

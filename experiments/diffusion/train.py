@@ -150,6 +150,9 @@ class Trained(NamedTuple):
     schedule: Schedule
     denoiser: Callable[..., jax.Array]
 
+    def __repr__(self) -> str:
+        return f"Trained({NAME}, {self.config.network})"
+
 
 def load(directory: str | Path) -> Trained:
     """What a run of this experiment has trained so far.

@@ -111,6 +111,42 @@ def test_a_new_experiment_runs_from_its_file(cli, tmp_path):
     assert code == 1 and "exists" in err
 
 
+def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
+    for name, message in (
+        ("attention/mine", "find attention/ here in place of the package"),
+        ("my/bad name", "expected the name of a module"),
+        ("my/class", "expected the name of a module"),
+    ):
+        code, _, err = cli("new", name)
+        assert code == 1 and message in err, name
+    assert not (tmp_path / "attention").exists()
+    assert "kexue-jax new my/none" in cli("run", "my/none.py")[2]
+
+
+def test_a_changed_run_does_not_replace_what_is_published(cli, mixtures):
+    code, _, err = cli("publish", mixtures)
+    assert code == 1 and "expected a run of the preset quick as it is" in err
+
+
+BROKEN = """
+
+def broken(record):
+    return record.result["x"]
+
+
+CLAIMS = (Claim("claims.x", "x", "y", broken, paper=1.0),)
+"""
+
+
+def test_a_claim_that_cannot_measure_is_named(cli, tmp_path):
+    cli("new", "own/claims")
+    assert cli("run", "own/claims.py", "--darts", "200")[0] == 0
+    file = tmp_path / "own" / "claims.py"
+    file.write_text(file.read_text() + BROKEN)
+    code, _, err = cli("report", "own/claims.py")
+    assert code == 1 and "own/claims.py: claim claims.x cannot measure" in err and "'x'" in err
+
+
 def test_a_file_imports_from_beside_it_and_its_edits_are_noticed(cli, tmp_path):
     file = tmp_path / "own" / "question.py"
     cli("new", "own/question")
@@ -135,6 +171,9 @@ def test_a_file_imports_from_beside_it_and_its_edits_are_noticed(cli, tmp_path):
     code, _, err = cli("sweep", "../own/question.py", "--seed", "0:2")
     assert code == 0, err
     assert (file.parent / "runs" / "own" / "question" / "sweep-quick").is_dir()
+    file.write_text(file.read_text() + "\n# a last line\n")
+    code, _, err = cli("sweep", "../own/question.py", "--seed", "0:2")
+    assert code == 0 and "has changed since 2 of these cells were run" in err, err
 
 
 def test_estimate_counts_memory_and_arithmetic(cli):
