@@ -190,8 +190,10 @@ def main():
         return choices(options.rounds, names)
     if options.seeds:
         return several(options.seeds, options.rounds, names)
-    print("| shape | ours tok/s | torch tok/s | ratio (median) | ratio (fastest tenth) |")
-    print("| --- | --- | --- | --- | --- |")
+    titles = ["shape", "ours tok/s"]
+    if options.torch:
+        titles += ["torch tok/s", "ratio (median)", "ratio (fastest tenth)"]
+    print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     for name in names:
         shape = SHAPES[name]
         block, tokens = (2 if name == "10.7M" else 8), shape[3] * shape[4]
