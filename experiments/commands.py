@@ -326,7 +326,8 @@ def publish(directory: Path, results: Path) -> None:
             f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
         )
     name = record.data["experiment"]
-    if results == reports.RESULTS and reports.changed(catalog.get(name), record):
+    known = name in catalog.names()  # the file of another would have to be executed
+    if known and results == reports.RESULTS and reports.changed(catalog.get(name), record):
         raise ExperimentError(
             f"{directory}: expected a run of the preset {record.data['preset']} as it is, its "
             "settings were changed; publish it elsewhere, with --results DIR"
