@@ -265,7 +265,7 @@ def doctor() -> None:
         datasets.cache_folder(),
         f"({machine.free_disk(Path()) / 2**30:.0f} GiB free here)",
     )
-    for name in ("fourier_density", "attention", "ssm", "diffusion", "experiments"):
+    for name in PACKAGES:
         print(f"{name:<18} {Path(__import__(name).__file__).parent}")
 
 

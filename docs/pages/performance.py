@@ -17,13 +17,12 @@ machines better than times do. What is behind the numbers:
 [speed of training](training_speed.md), [S4](s4.md#measured), [attention](attention_more.md),
 [checkpoints](reliability.md).
 
-What a GPU was lent for some minutes to measure comes [last](#on-a-gpu); no TPU has been measured.
+What was measured on a GPU comes [last](#on-a-gpu); no TPU has been measured.
 
 """
 ON_GPU = """# On a GPU
 
-One NVIDIA H200, `python -m benchmarks --only gpu ssm --output results/gpu` and one experiment,
-as far as the time went.
+Some minutes of one NVIDIA H200: three commands, as far as the time went.
 
 """
 

@@ -215,7 +215,7 @@ class Run:
     def as_begun(self, name: str, value: str) -> bool:
         """Whether something is as it was when the run began; unlike `pin` this refuses nothing."""
         known = self.data.get("begun", {})
-        if name not in known:
+        if name not in known and not self.finished:
             self._write(begun={**known, name: value})
         return known.get(name, value) == value
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import jax
 import numpy as np
@@ -53,8 +53,6 @@ def save(directory: Path, name: str, params: Any) -> None:
 
 def saved(directory: Path) -> list[str]:
     """Names of the networks of which a run has written the weights."""
-    from urllib.parse import unquote
-
     return sorted(unquote(path.stem) for path in (directory / FOLDER).glob(f"*{SUFFIX}"))
 
 
@@ -75,8 +73,7 @@ def load(directory: Path, name: str, network: Network) -> Any:
     except Exception as error:  # of many kinds
         raise ExperimentError(f"{path}: cannot be read: {error}") from None
     like = jax.eval_shape(network.init, jax.random.key(0))
-    expected, got = arrays(like), arrays(tensors)
-    got = {jax.tree_util.keystr(()) + key: got[f"[{key!r}]"] for key in tensors}
+    expected, got = arrays(like), {key: arrays(leaf)[""] for key, leaf in tensors.items()}
     for key in sorted(expected.keys() | got.keys()):
         one, other = expected.get(key, "no such array"), got.get(key, "no such array")
         if one != other:
