@@ -25,6 +25,9 @@ def dispatch(arguments: Sequence[str]) -> None:
     parser = build()
     if "_ARGCOMPLETE" in os.environ:
         complete(parser)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        raise SystemExit(UsageError.exit_code)
     suggest_command(parser, arguments)
     if arguments and arguments[0] in FIELDS and not {"-h", "--help"}.isdisjoint(arguments):
         _help(parser, arguments)
@@ -51,14 +54,14 @@ def _help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     except UsageError:
         print(f"{arguments[0]} NAME --help also lists the fields of its configuration")
         return
-    from experiments import commands
+    from experiments import planning
 
     preset = "" if options.command == "costs" else options.preset
-    commands.show_fields(options.command, options.name, preset)
+    planning.show_fields(options.command, options.name, preset)
 
 
 def _call(options: argparse.Namespace, rest: list[str]) -> None:
-    from experiments import citations, commands, comparing
+    from experiments import citations, commands, comparing, planning
 
     match options.command:
         case "list":
@@ -82,7 +85,7 @@ def _call(options: argparse.Namespace, rest: list[str]) -> None:
         case "report":
             commands.report(options.workdir, options.files, options.json, options.brief)
         case "estimate":
-            commands.show_estimate(options.name, options.preset, rest, _layout(options))
+            planning.show_estimate(options.name, options.preset, rest, _layout(options))
         case "costs":
             commands.show_costs(options.name, rest)
         case "generate":

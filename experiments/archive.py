@@ -162,10 +162,13 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
             values, kind = np.array(np.load(source, "r", allow_pickle=False)), "npy"
         else:
             values, kind = np.array(source.read_text().split(), np.float64), "text"
+    except UnicodeDecodeError:
+        raise UsageError(f"{source}: expected .npy, or text with numbers") from None
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror or error}") from error
     except ValueError as error:
-        raise UsageError(f"{source}: expected floats, {error}") from error
+        where = "" if source.suffix == ".npy" else " between white space"
+        raise UsageError(f"{source}: expected numbers{where}, {error}") from error
     if not np.issubdtype(values.dtype, np.floating):
         raise UsageError(f"{source}: expected floats, got {values.dtype}")
     bad = int(np.sum(~np.isfinite(values)))

@@ -1,7 +1,6 @@
 """The parser of the command line: subcommands, their options and help, completion in shells."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Never
 
 import argcomplete
 
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import UsageError, nearest
 from experiments.names import names
 
 Add = Callable[[str, str], argparse.ArgumentParser]
@@ -76,6 +75,7 @@ def _add_running(add: Add) -> None:
     one.add_argument("name", help=NAME)
     one.add_argument("--preset", default="quick", help=PRESET)
     one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/sweep-<preset>")
+    one.add_argument("--dry-run", action="store_true", help="list the runs")
     one.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
     text = "of submitit, such as slurm; default: processes of this machine"
     one.add_argument("--cluster", help=text)
@@ -156,8 +156,7 @@ def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
     known = [*_commands(parser)]
     given = next((a for a in arguments if not a.startswith("-")), None)
     if given is not None and given not in known:
-        near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)
-        raise UsageError(f"no command {given!r}; nearest: {near[0]} (all: {', '.join(known)})")
+        raise UsageError(f"no command {given!r}{nearest(given, known)} (all: {', '.join(known)})")
 
 
 def help_text(parser: argparse.ArgumentParser, command: str) -> str:

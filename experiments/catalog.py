@@ -1,7 +1,6 @@
 """Finds experiments: modules below this package, and files of the user's own."""
 
 import dataclasses
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import UsageError, nearest
 from experiments.harness.ledger import Claim
 from experiments.names import names
 
@@ -27,8 +26,8 @@ class Experiment:
     Attributes:
         name: "<package>/<experiment>", or the path of a user's file.
         module: what it defines: Config, PRESETS, main; optionally CLAIMS, draw, table,
-            programs, describe, trained_networks (see `experiments.trained`), and TIMED where it
-            measures times.
+            programs, describe, look (at the data, for a dry run), trained_networks (see
+            `experiments.trained`), and TIMED where it measures times.
         code: digest of a user's file.
     """
 
@@ -58,9 +57,9 @@ class Experiment:
         """
         presets = self.module.PRESETS
         if name not in presets:
-            near = difflib.get_close_matches(name, presets, n=1, cutoff=0.0)
             raise UsageError(
-                f"--preset: {self.name} has {', '.join(presets)}; got {name!r}, nearest: {near[0]}"
+                f"--preset: {self.name} has {', '.join(presets)}, got {name!r}"
+                f"{nearest(name, presets)}"
             )
         return presets[name]
 
@@ -76,8 +75,7 @@ def get(name: str) -> Experiment:
     path = Path(name)
     if path.name and (path.suffix == ".py" or path.with_suffix(".py").is_file()):
         return _load_file(path.with_suffix(".py"))
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-    raise UsageError(f"no experiment {name!r}; nearest: {near[0]} (all: kexue-jax list)")
+    raise UsageError(f"no experiment {name!r}{nearest(name, names())} (all: kexue-jax list)")
 
 
 def _load_file(path: Path) -> Experiment:

@@ -40,6 +40,9 @@ def bibtex(names: list[str]) -> str:
     """Entries of experiments, each once, and that of the project, which is all without a name."""
     wanted = dict.fromkeys(key for name in names for key in keys(catalog.get(name)))
     known = entries()
+    bare = [f"% {name}: names no paper" for name in names if not keys(catalog.get(name))]
     missing = [f"% {key}: not among the project's references" for key in wanted if key not in known]
     found = [known[key] for key in wanted if key in known]
-    return "\n\n".join([*missing, *found, PROJECT.format(version=metadata.version("kexue-jax"))])
+    return "\n\n".join(
+        [*bare, *missing, *found, PROJECT.format(version=metadata.version("kexue-jax"))]
+    )

@@ -1,20 +1,18 @@
 """What the subcommands of the command line do."""
 
-import contextlib
 import json
 import keyword
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments import archive, catalog, costs, reproduction, sweeps, writing
+from experiments import archive, catalog, costs, planning, reproduction, sweeps, writing
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import datasets, estimate, figures, hosts, ledger, machine
+from experiments.harness import datasets, figures, hosts, ledger, machine
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
@@ -62,7 +60,7 @@ def run(
     directory = workdir or default_directory(experiment.name, preset, config, default)
     make_mesh(layout)  # refuses one that does not fit
     if dry:
-        _dry_run(experiment, config, directory, layout)
+        planning.dry_run(experiment, config, directory, layout)
         return None
     given: dict[str, Any] = {"wandb": wandb, "layout": layout, "overrides": overrides}
     with Run(experiment.name, preset, config, directory, **given) as current:
@@ -165,6 +163,9 @@ def sweep(options: Any, fields: list[str]) -> None:
     chosen = sweeps.parse(options.name, options.preset, fields)
     folder = "runs" / runs.slug(chosen.experiment)
     root = options.workdir or folder / f"sweep-{options.preset}"
+    if options.dry_run:
+        sweeps.show(chosen, root)
+        return
     sweeps.run(chosen, root, options.jobs, options.cluster, options.submit)
 
 
@@ -201,23 +202,9 @@ def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) ->
         print(f"\n{sweeps.table(directory)}", end="")
 
 
-def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout = DEFAULT) -> None:
-    """Memory and arithmetic of the experiment's programs, on a layout of devices."""
-    experiment = catalog.get(name)
-    config = configs.parse(experiment.preset(preset), overrides)
-    _print_estimate(experiment, config, layout)
-
-
 def show_costs(name: str, overrides: list[str]) -> None:
     """Cache, parameters and operations of a decoder."""
     print(costs.table(configs.parse(costs.preset(name), overrides)))
-
-
-def show_fields(command: str, name: str, preset: str) -> None:
-    """What can be set, with the values of a preset."""
-    default = costs.preset(name) if command == "costs" else catalog.get(name).preset(preset)
-    with contextlib.suppress(SystemExit):
-        configs.parse(default, ["--help"])
 
 
 def new(path: Path) -> None:
@@ -352,33 +339,3 @@ def _redact(text: str) -> str:
         text = text.replace(private, public)
     folder = datasets.tfds_folder()
     return text.replace(str(folder), "$TFDS_DATA_DIR") if folder else text
-
-
-def _dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout: Layout) -> None:
-    print(json.dumps(configs.to_dict(config), indent=1))
-    describe = experiment.optional("describe")
-    for name, text in (describe(config) if describe else {}).items():
-        print(f"{name}: {text}")
-    state = "resumes" if (directory / "run.json").exists() else "new"
-    print(f"directory: {directory} ({state}); {machine.free_disk(directory) / 2**30:.1f} GiB free")
-    began = time.monotonic()
-    _print_estimate(experiment, config, layout)
-    print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
-
-
-def _print_estimate(experiment: catalog.Experiment, config: Any, layout: Layout) -> None:
-    programs = experiment.optional("programs")
-    if programs is None:
-        print(f"{experiment.name} names no programs to estimate")
-        return
-    data, model = layout.sizes(jax.device_count())
-    if data * model > 1:
-        print(f"bytes of each of {data * model} devices: data {data} x model {model}")
-    print("| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for row in estimate.estimate(programs(config), layout):
-        memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]
-        cells = [f"{value:.1f}" for value in memory]
-        cells += [f"{row['flops'] / 1e9:.3g}", str(row["calls"])]
-        cells += [f"{row['total_flops'] / 1e12:.3g}"]
-        print(f"| {row['program']} | {' | '.join(cells)} |")

@@ -9,8 +9,8 @@ from experiments.harness.run import Record
 
 
 def compare(directories: list[Path], output: Path) -> None:
-    """One table and one figure of several runs."""
-    records = [runs.load(directory) for directory in directories]
+    """One table and one figure of several runs; a folder that holds runs stands for all of them."""
+    records = [record for directory in directories for record in _records(directory)]
     first = configs.flatten(records[0].config)
     changed = sorted(
         {
@@ -32,6 +32,11 @@ def compare(directories: list[Path], output: Path) -> None:
     print("\n".join(lines))
     figures.render(lambda: _curves(records, shared), output)
     print(f"\nfigure: {output}")
+
+
+def _records(directory: Path) -> list[Record]:
+    below = [] if (directory / "run.json").exists() else runs.find(directory)
+    return below or [runs.load(directory)]
 
 
 def _curves(records: list[Record], scalars: list[str]):

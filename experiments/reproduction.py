@@ -17,7 +17,7 @@ from rich.table import Table
 from experiments import catalog, processes
 from experiments.harness import config as configs
 from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError, UsageError
+from experiments.harness.errors import ExperimentError, UsageError, nearest
 from experiments.processes import Event, Task
 
 
@@ -48,7 +48,10 @@ def plan(preset: str, patterns: Sequence[str]) -> list[Job]:
     names = catalog.names()
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise UsageError(f"--only: {pattern!r} matches none of {', '.join(names)}")
+            near = nearest(pattern, names)
+            raise UsageError(
+                f"--only: {pattern!r} matches no experiment{near} (all: kexue-jax list)"
+            )
     jobs = []
     for name in names:
         if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):

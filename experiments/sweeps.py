@@ -175,6 +175,13 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
         )
 
 
+def show(sweep: Sweep, root: Path) -> None:
+    """Print the cells and what has become of them; nothing is run or written."""
+    for cell in sweep.cells:
+        print(f"{cell.directory}  ({runs.state(root / cell.directory)})")
+    print(f"{len(sweep.cells)} cells below {root}; nothing was run or written")
+
+
 def _remember(sweep: Sweep, root: Path) -> None:
     path = root / RECORD
     known = json.loads(path.read_text()) if path.exists() else None

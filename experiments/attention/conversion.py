@@ -323,13 +323,9 @@ def programs(config: Config) -> dict[str, Program]:
 
 
 def describe(config: Config) -> dict[str, str]:
-    """What a dry run says about data and cache."""
-    text = datasets.load_text(config.data)
+    """What a dry run says about the cache."""
     elements = config.model.transformer().mixer.cache_elements
-    return {
-        "data": f"{text.source}, {len(text.train)} + {len(text.validation)} bytes",
-        "cache": f"{elements} numbers a token and layer, cut to {config.ranks}",
-    }
+    return {"cache": f"{elements} numbers a token and layer, cut to {config.ranks}"}
 
 
 def _against(other: str, mine: str) -> Callable[[Record], Measurement | None]:

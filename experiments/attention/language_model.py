@@ -252,15 +252,12 @@ def table(record: Record) -> str:
 
 
 def describe(config: Config) -> dict[str, str]:
-    """What a dry run says about data and sizes."""
-    text = datasets.load_text(config.data)
+    """What a dry run says about sizes."""
     shapes = jax.eval_shape(
         functools.partial(transformer.init, config=config.model.transformer()), jax.random.key(0)
     )
     tokens = config.training.steps * config.training.batch_size * config.model.context
     return {
-        "data": f"{text.source}, {len(text.train)} + {len(text.validation)} bytes, "
-        f"sha256 {text.sha256[:16]}",
         "parameters": f"{count(shapes):,}",
         "checkpoint": f"{12 * count(shapes) / 1e6:.1f} MB each",
         "training": f"{tokens / 1e6:.2f}M bytes seen",
@@ -290,7 +287,7 @@ def programs(config: Config) -> dict[str, Program]:
 
 def _beats_bigram(record: Record) -> Measurement:
     gain = record.result["bigram_bits_per_byte"] - record.result["validation_bits_per_byte"]
-    error = 2 * record.result["validation_error"]
+    error = 2 * record.result["validation_standard_error"]
     return Measurement(gain, gain - error, gain + error)
 
 
@@ -313,7 +310,7 @@ def _best_validation(record: Record) -> Measurement | None:
         return None
     rows = [row for row in record.rows if "validation_bits_per_byte" in row]
     best = min(rows, key=lambda row: row["validation_bits_per_byte"])
-    value, error = best["validation_bits_per_byte"], 2 * best["validation_error"]
+    value, error = best["validation_bits_per_byte"], 2 * best["validation_standard_error"]
     return Measurement(value, value - error, value + error)
 
 

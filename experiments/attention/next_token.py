@@ -141,7 +141,10 @@ def evaluate(
     """Mean and standard error over all windows, `size` at a time."""
     values = each_window(params, windows, size, bits)
     error = values.std() / math.sqrt(len(values))
-    return {"validation_bits_per_byte": float(values.mean()), "validation_error": float(error)}
+    return {
+        "validation_bits_per_byte": float(values.mean()),
+        "validation_standard_error": float(error),
+    }
 
 
 def each_window(

@@ -192,7 +192,9 @@ def make_evaluate(
         values = np.asarray(error(params), np.float64)
         return {
             "validation_v_error": float(values.mean()),
-            "validation_error": float(np.sqrt(np.mean(np.diff(values) ** 2) / 2 / len(values))),
+            "validation_standard_error": float(
+                np.sqrt(np.mean(np.diff(values) ** 2) / 2 / len(values))
+            ),
         }
 
     return evaluate

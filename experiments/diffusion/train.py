@@ -250,7 +250,7 @@ def table(record: Record) -> str:
     what = "a classifier's features" if "classifier" in result else "pixels, averaged down"
     lines = [
         f"{result['parameters']:,} parameters; error of v {result['validation_v_error']:.4f} "
-        f"± {result['validation_error']:.4f}\n",
+        f"± {result['validation_standard_error']:.4f}\n",
         f"| distance of {what} | samples | held out | noise | n |",
         "| --- | --- | --- | --- | --- |",
     ]

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import io
 import json
@@ -13,7 +12,7 @@ from typing import Any
 import msgspec
 import tyro
 
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import UsageError, nearest
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -67,8 +66,11 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def parse(default: Any, arguments: Sequence[str]) -> Any:
+def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> Any:
     """Apply command-line overrides such as `--model.d_model 64` to a configuration.
+
+    Args:
+        command: as its help names it.
 
     Raises:
         UsageError: unknown field (with the nearest name) or impossible value.
@@ -80,7 +82,7 @@ def parse(default: Any, arguments: Sequence[str]) -> Any:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(type(default), default=default, args=list(arguments), prog="run NAME")
+            return tyro.cli(type(default), default=default, args=list(arguments), prog=command)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as error:
@@ -108,13 +110,17 @@ def _check_name(name: str, names: Sequence[str]) -> None:
     positive = name.removesuffix(leaf) + leaf.removeprefix("no_")
     if name == "help" or name in names or positive in names:
         return
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    raise UsageError(f"--{name}: no such field; nearest: --{near[0]} (all: --help)")
+    raise UsageError(f"--{name}: no such field{nearest(name, names, '--')} (all: --help)")
 
 
 def _one_line(text: str) -> str:
-    """Tyro frames its messages with box characters; keep the words."""
-    words = re.sub(r"[^\x20-\x7e]+|-{4,}", " ", text)
+    """Tyro frames its messages with box characters, in the upper edge stands a title.
+
+    What a configuration says of itself names its field already.
+    """
+    lines = [line for line in text.splitlines() if not line.startswith("\u256d")]
+    words = re.sub(r"[^\x20-\x7e]+|-{4,}", " ", " ".join(lines))
     words = re.sub(r"\s+", " ", words).strip()
-    words = words.removeprefix("Parsing error").strip()
-    return words.split(" For full helptext")[0]
+    words = re.split(r" (?:For full|Argument) helptext", words)[0]
+    words = re.sub(r"^Error parsing ([\w.]+): (?=\1\.)", "", words)
+    return words.removeprefix("Error parsing ")

@@ -76,6 +76,26 @@ class CorpusConfig:
         """Different tokens."""
         return 256 if self.vocabulary is None else self.vocabulary
 
+    @property
+    def text(self) -> TextConfig | None:
+        """The same as a text that is read as a whole; None for a set of documents."""
+        if self.path is None and self.name not in datasets.TEXTS:
+            return None
+        known: Any = self.name if self.name in datasets.TEXTS else datasets.TEXTS[0]
+        return TextConfig(known, self.path, self.data_dir, self.validation)
+
+    def look(self) -> str:
+        """What there is, in a line; of a set of documents only the first one is read.
+
+        Raises:
+            DataError: as `load`.
+        """
+        if self.text is not None:
+            return self.text.look()
+        reader = datasets.open_tfds(self.name, "train", self.data_dir, None, (self.feature,))
+        _texts(reader, range(1), self)
+        return f"{len(reader)} documents of {self.name}"
+
 
 def load(config: CorpusConfig, check_stop: Stop = lambda: None) -> Text:
     """The tokens of a text, encoded now or before.
@@ -87,10 +107,8 @@ def load(config: CorpusConfig, check_stop: Stop = lambda: None) -> Text:
     Raises:
         DataError: it is missing, unreadable, too short, or has no such feature.
     """
-    if config.path is not None or config.name in datasets.TEXTS:
-        known: Any = config.name if config.name in datasets.TEXTS else datasets.TEXTS[0]
-        plain = TextConfig(known, config.path, config.data_dir, config.validation)
-        text = datasets.load_text(plain)
+    if config.text is not None:
+        text = datasets.load_text(config.text)
         if config.vocabulary is not None:
             return _encoded_text(config, text, check_stop)
         train, held = text.train[: config.tokens], text.validation[: _held_out(config)]
@@ -155,20 +173,23 @@ def _documents(
         for start in range(0, len(numbers), CHUNK):
             check_stop()
             some = numbers[start : start + CHUNK]
-            columns = reader(some)
-            if config.feature not in columns:
-                raise DataError(
-                    f"data.feature: expected one of the features of {config.name!r}, "
-                    f"got {config.feature!r}"
-                )
-            texts = list(columns[config.feature])
-            if not all(isinstance(text, bytes) for text in texts):
-                raise DataError(
-                    f"data.feature: expected text, got {columns[config.feature].dtype} in "
-                    f"{config.feature!r} of {config.name!r}"
-                )
-            yield texts
+            yield _texts(reader, some, config)
             progress.update(start + len(some))
+
+
+def _texts(reader: Reader, numbers: range, config: CorpusConfig) -> list[bytes]:
+    columns = reader(numbers)
+    if config.feature not in columns:
+        raise DataError(
+            f"data.feature: expected one of the features of {config.name!r}, got {config.feature!r}"
+        )
+    texts = list(columns[config.feature])
+    if not all(isinstance(text, bytes) for text in texts):
+        raise DataError(
+            f"data.feature: expected text, got {columns[config.feature].dtype} in "
+            f"{config.feature!r} of {config.name!r}"
+        )
+    return texts
 
 
 def _decoded(text: bytes) -> str:

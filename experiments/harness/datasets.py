@@ -43,6 +43,16 @@ class TextConfig:
                 f"validation: expected a fraction between 0 and 1, got {self.validation}"
             )
 
+    def look(self) -> str:
+        """What there is, in a line.
+
+        Raises:
+            DataError: as `load_text`.
+        """
+        text = load_text(self)
+        sizes = f"{len(text.train)} + {len(text.validation)} bytes"
+        return f"{text.source}, {sizes}, sha256 {text.sha256[:16]}"
+
 
 @dataclass(frozen=True)
 class Text:

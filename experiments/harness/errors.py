@@ -1,5 +1,8 @@
 """Errors that the command line shows as one line on standard error."""
 
+import difflib
+import re
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -47,3 +50,17 @@ class HostError(ExperimentError):
     """Another process of a distributed run is missing, dead or hung."""
 
     exit_code = 69
+
+
+def nearest(given: str, known: Iterable[str], prefix: str = "") -> str:
+    """What to add to a message about an unknown name: the nearest one, or nothing.
+
+    Names that have parts (`model.d_model`, `ssm/delay`) are near by their last one too.
+    """
+
+    def likeness(name: str) -> float:
+        pairs = [(given, name), tuple(re.split(r"[./]", one)[-1] for one in (given, name))]
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    best = max(known, key=likeness, default=None)
+    return "" if best is None or likeness(best) < 0.6 else f"; nearest: {prefix}{best}"

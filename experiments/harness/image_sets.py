@@ -66,6 +66,19 @@ class ImageConfig:
             name = "CIFAR-10, JPEG re-encoded"
         return name if self.size is None else f"{name}, {self.size} x {self.size}"
 
+    def look(self) -> str:
+        """What there is, in a line; a set of TFDS is opened, everything else read.
+
+        Raises:
+            DataError: as `load`.
+        """
+        if self.path is not None or self.name == "digits":
+            return counted(load(self))
+        parts = ("train", datasets.held_out_split(self.name, self.data_dir))
+        counts = [str(len(datasets.open_tfds(self.name, part, self.data_dir))) for part in parts]
+        height, width, channels = shape(self)
+        return f"{' + '.join(counts)} images, {height} x {width} x {channels}"
+
 
 DIGITS = ImageConfig()
 
@@ -146,6 +159,13 @@ def load(config: ImageConfig) -> Images:
         for split in ("train", held_out)
     )
     return _images(config.name, train, test)
+
+
+def counted(images: Images) -> str:
+    """How many images and classes there are, in a line."""
+    height, width, channels = images.test.shape[1:]
+    line = f"{images.count} + {len(images.test)} images, {height} x {width} x {channels}"
+    return line if images.classes is None else f"{line}, {images.classes} classes"
 
 
 def shape(config: ImageConfig) -> tuple[int, int, int]:

@@ -20,7 +20,7 @@ import msgspec
 
 from experiments.harness import config as configs
 from experiments.harness import hosts, machine, manifest
-from experiments.harness.errors import ExperimentError, Interrupted
+from experiments.harness.errors import DataError, ExperimentError, Interrupted, UsageError
 from experiments.harness.sharding import DEFAULT, Layout
 from experiments.harness.tracking import Tracker, read_rows
 
@@ -87,6 +87,13 @@ def done(directory: Path, digest: str | None = None) -> bool:
         return False
     data = load(directory).data
     return data["status"] == "done" and digest in (None, data.get("config_hash"))
+
+
+def state(directory: Path) -> str:
+    """What a run there would do, in a word or two."""
+    if not (directory / "run.json").exists():
+        return "new"
+    return "complete" if done(directory) else "resumes"
 
 
 def belongs(directory: Path, digest: str) -> bool:
@@ -162,7 +169,7 @@ class Run:
         self._overrides, self._handlers = overrides, {}
         self.experiment, self.preset, self.config = experiment, preset, config
         self.directory, self._layout = directory, layout
-        self.stop_requested = self.divided = False
+        self.stop_requested = self.divided = self._made = False
         self._lock = filelock.FileLock(directory / LOCK, timeout=0)
         if hosts.several():
             digest = configs.digest(config)
@@ -173,7 +180,11 @@ class Run:
         self._began = time.monotonic()
         if not self.finished:
             self._write(status="running")
-        self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
+        try:
+            self.tracker = Tracker(directory, wandb=wandb, config=configs.to_dict(config))
+        except UsageError:
+            self._end("failed", withdrawn=not self.resumed)
+            raise
 
     @property
     def layout(self) -> Layout:
@@ -253,11 +264,26 @@ class Run:
     def __exit__(self, kind: Any, *_: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if kind is not None:
-            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
-                self._write(status="interrupted" if issubclass(kind, Interrupted) else "failed")
         self.tracker.close()
+        if kind is not None:
+            stopped = issubclass(kind, Interrupted | KeyboardInterrupt | BrokenPipeError)
+            refused = issubclass(kind, UsageError | DataError) and not self.resumed
+            with contextlib.suppress(OSError):  # what ended the run is to be told, not this
+                self._end("interrupted" if stopped else "failed", withdrawn=refused)
         self._lock.release()
+
+    def _end(self, status: str, withdrawn: bool) -> None:
+        """Record how it ended; of a run that was refused before it had anything, leave nothing."""
+        found = {entry.name for entry in self.directory.iterdir()}
+        if not withdrawn or found - {"run.json", "tensorboard", LOCK}:
+            self._write(status=status)
+        elif hosts.first():
+            (self.directory / "run.json").unlink()
+            shutil.rmtree(self.directory / "tensorboard", ignore_errors=True)
+            self._lock.release()
+            (self.directory / LOCK).unlink()
+            if self._made:
+                self.directory.rmdir()
 
     def _handle(self, number: int, _: Any) -> None:
         if hosts.several():
@@ -272,6 +298,7 @@ class Run:
         """Make or check the directory: foreign contents and other configurations are refused."""
         path = self.directory / "run.json"
         try:
+            self._made = not self.directory.exists()
             self.directory.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in self.directory.iterdir()}
             if path.name not in found and found - {LOCK, f"{path.name}.tmp"}:

@@ -27,13 +27,13 @@ PRESETS = {"quick": Config(), "cpu": Config(rounds=100), "paper": Config(rounds=
 
 def main(config: Config, run: Run) -> dict[str, float]:
     """The experiment: log rows, return what the figure and the claims need."""
-    key, hits = jax.random.key(config.seed), 0.0
-    run.tracker.rewind(0)  # begins anew if it was cut off; `harness.training.train` goes on
-    for step in range(1, config.rounds + 1):
+    key, done = jax.random.key(config.seed), run.tracker.rows()  # some if it was cut off before
+    hits = done[-1]["hits"] if done else 0
+    for step in range(len(done) + 1, config.rounds + 1):
         darts = jax.random.uniform(jax.random.fold_in(key, step), (config.darts, 2))
-        hits += float(jnp.sum(jnp.sum(darts**2, axis=1) < 1))
-        run.tracker.log(step, estimate=4 * hits / (step * config.darts))
-        run.check_stop()  # ends here after Ctrl-C
+        hits += int(jnp.sum(jnp.sum(darts**2, axis=1) < 1))
+        run.tracker.log(step, hits=hits, estimate=4 * hits / (step * config.darts))
+        run.check_stop()  # ends here after Ctrl-C; the same command goes on
     total = config.rounds * config.darts
     return {"pi": 4 * hits / total, "error": 8 * (hits / total * (1 - hits / total) / total) ** 0.5}
 

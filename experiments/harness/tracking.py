@@ -42,10 +42,10 @@ class Tracker:
         self._kept = hosts.told(lambda: read_rows(self.path)) if hosts.several() else []
         if not hosts.first():
             return
+        self._wandb = _start_wandb(directory, config) if wandb else None
         from tensorboardX import SummaryWriter
 
         self._board = SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
-        self._wandb = _start_wandb(directory, config) if wandb else None
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far."""

@@ -1,5 +1,6 @@
 """Trained weights of a finished run: files of safetensors, one a network, read by any program."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def save(directory: Path, name: str, params: Any) -> None:
     leaves = jax.tree.leaves_with_path(params)
     tensors = {jax.tree_util.keystr(at): np.asarray(leaf, order="C") for at, leaf in leaves}
     unfinished = path.with_suffix(".part")
-    save_file(tensors, unfinished)
+    save_file(tensors, unfinished, {"sha256": _digest(tensors)})
     os.replace(unfinished, path)
 
 
@@ -60,8 +61,10 @@ def load(directory: Path, name: str, network: Network) -> Any:
     """Weights that `save` has written, in the shape that the network wants.
 
     Raises:
-        ExperimentError: there are none, they cannot be read, or the network has others.
+        ExperimentError: there are none, they cannot be read, are no longer what was written, or
+            the network has others.
     """
+    from safetensors import safe_open
     from safetensors.numpy import load_file
 
     path = _path(directory, name)
@@ -70,8 +73,12 @@ def load(directory: Path, name: str, network: Network) -> Any:
         raise ExperimentError(f"{directory}: expected weights of {name!r}, found {found}")
     try:
         tensors = load_file(path)
+        with safe_open(path, "numpy") as file:
+            digest = (file.metadata() or {}).get("sha256")
     except Exception as error:  # of many kinds
         raise ExperimentError(f"{path}: cannot be read: {error}") from None
+    if digest not in (None, _digest(tensors)):
+        raise ExperimentError(f"{path}: has been changed or damaged since it was written")
     like = jax.eval_shape(network.init, jax.random.key(0))
     expected, got = arrays(like), {key: arrays(leaf)[""] for key, leaf in tensors.items()}
     for key in sorted(expected.keys() | got.keys()):
@@ -103,6 +110,15 @@ def configured(directory: str | Path, experiment: str, kind: type[C]) -> tuple[R
             f"{'; '.join(lines) or 'run.json has been edited'}"
         )
     return record, config
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    """Of names and contents; safetensors itself looks at sizes only."""
+    digest = hashlib.sha256()
+    for name, values in sorted(tensors.items()):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
 
 
 def _path(directory: Path, name: str) -> Path:

@@ -318,6 +318,11 @@ def describe(config: Config) -> dict[str, str]:
     return {"data": about, **learning.describe(all_arms(config), make, config)}
 
 
+def look(config: Config) -> str:
+    """What there is to read."""
+    return learning.counted(make_task(config))
+
+
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every model."""
     some = () if config.task == "text" else (2,)

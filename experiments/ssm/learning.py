@@ -161,6 +161,13 @@ def problems(
     return problem
 
 
+def counted(task: Task) -> str:
+    """How many examples a task holds out, in a line."""
+    return (
+        f"{len(task.held_out['label'])} held-out examples of shape {task.held_out['x'].shape[1:]}"
+    )
+
+
 def evaluate(
     params: Any, score: Callable[..., Any], held_out: dict[str, np.ndarray], size: int
 ) -> dict[str, float]:

@@ -225,6 +225,11 @@ def describe(config: Config) -> dict[str, str]:
     return {"data": kind, **learning.describe(all_arms(config), make, config)}
 
 
+def look(config: Config) -> str:
+    """What there is to read."""
+    return learning.counted(make_task(config, *load(config.data)))
+
+
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every model."""
     number = jax.ShapeDtypeStruct((), jnp.int32)

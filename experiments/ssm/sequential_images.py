@@ -293,6 +293,12 @@ def describe(config: Config) -> dict[str, str]:
     }
 
 
+def look(config: Config) -> str:
+    """What there is to read."""
+    on_disk = config.data.path is None and config.data.name != "digits"
+    return config.data.look() if on_disk else image_sets.counted(load(config))
+
+
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every model."""
     return learning.programs(

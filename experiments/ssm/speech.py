@@ -327,6 +327,11 @@ def describe(config: Config) -> dict[str, str]:
     return {"data": about, **learning.describe(all_arms(config), make, config)}
 
 
+def look(config: Config) -> str:
+    """What there is to read."""
+    return learning.counted(make_task(config))
+
+
 def programs(config: Config) -> dict[str, Program]:
     """The training step of every model."""
     example = {

@@ -85,6 +85,8 @@ def test_compare_shows_what_differs(cli, mixtures, tmp_path):
     assert code == 0, err
     assert "seed" in out and str(other) in out
     assert (tmp_path / "both.png").stat().st_size > 0
+    again = cli("compare", tmp_path, "--output", tmp_path / "both.png")[1]
+    assert again == out  # all runs below a folder
 
 
 def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, tmp_path):
@@ -109,6 +111,15 @@ def test_a_new_experiment_runs_from_its_file(cli, tmp_path):
     assert "pi" in out
     code, _, err = cli("new", "my/question")
     assert code == 1 and "exists" in err
+    (folder,) = (tmp_path / "runs" / "my" / "question").iterdir()
+    before = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("".join(before.splitlines(keepends=True)[:4]))
+    record = json.loads((folder / "run.json").read_text())
+    cut = record | {"status": "interrupted", "result": None}
+    (folder / "run.json").write_text(json.dumps(cut))
+    assert cli("run", "my/question.py", "--darts", "500")[0] == 0  # goes on where it was cut off
+    assert (folder / "metrics.jsonl").read_text() == before
+    assert json.loads((folder / "run.json").read_text())["result"] == record["result"]
 
 
 def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
@@ -203,15 +214,6 @@ def test_costs_of_a_decoder_are_printed_and_changed_by_fields(cli):
     assert "context: expected at least 1, got 0" in error
 
 
-def test_dry_run_writes_nothing(cli, tmp_path):
-    directory = tmp_path / "dry"
-    code, out, _ = cli(
-        *("run", "fourier_density/mixtures", "--dry-run", "--workdir", directory, *QUICK)
-    )
-    assert code == 0 and "GiB free" in out and "nothing was run" in out
-    assert not directory.exists()
-
-
 def test_doctor_shows_devices_versions_and_data(cli):
     code, out, _ = cli("doctor")
     assert code == 0
@@ -221,16 +223,17 @@ def test_doctor_shows_devices_versions_and_data(cli):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "COMMAND"),
         (["runn"], 2, "no command 'runn'; nearest: run"),
         (["run"], 2, "name"),
         (["run", "fourier_density/mixture"], 2, "nearest: fourier_density/mixtures"),
+        (["run", "mixtures"], 2, "nearest: fourier_density/mixtures"),
+        (["run", "qqq"], 2, "no experiment 'qqq' (all: "),
         (["run", "fourier_density/mixtures", "--preset", "quik"], 2, "nearest: quick"),
         (["run", "fourier_density/mixtures", "--sample", "3"], 2, "nearest: --samples"),
         (["run", "fourier_density/mixtures", "--orders", "0"], 2, "orders: expected integers >= 1"),
         (["run", "fourier_density/mixtures", "--targets", "x"], 2, "targets: expected some of"),
         (["run", "missing.py"], 2, "no experiment file missing.py"),
-        (["reproduce", "--only", "nothing*"], 2, "matches none of"),
+        (["reproduce", "--only", "nothing*"], 2, "'nothing*' matches no experiment (all: "),
         (["report", "--jsn"], 2, "--jsn"),
         (["compare", "nowhere"], 1, "expected a run directory with run.json"),
         (["publish", "nowhere"], 1, "expected a run directory with run.json"),
@@ -249,6 +252,11 @@ def test_bad_input_is_one_line_with_the_right_code(cli, monkeypatch, arguments, 
     assert got == code
     assert words in err
     assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_without_a_command_the_help_is_shown(cli):
+    code, out, err = cli()
+    assert code == 2 and not out and "reproduce" in err and "list the experiments" in err
 
 
 def test_debug_shows_the_traceback(cli):

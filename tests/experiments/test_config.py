@@ -42,9 +42,11 @@ def test_overrides_take_hyphens_equals_signs_none_and_flags():
     ("arguments", "words"),
     [
         (["--model.d_modle", "8"], "no such field; nearest: --model.d_model"),
-        (["--training.steps", "many"], "invalid"),
+        (["--steps", "8"], "--steps: no such field; nearest: --training.steps"),
+        (["--zzz", "8"], "--zzz: no such field (all: --help)"),
+        (["--training.steps", "many"], "--training.steps: invalid literal"),
         (["--training.steps"], "training.steps"),
-        (["--model.mixer", "rnn"], "rnn"),
+        (["--model.mixer", "rnn"], "invalid choice 'rnn' for argument '--model.mixer'"),
         (["--training.steps", "0"], "training.steps: expected at least 1, got 0"),
         (["--training.steps", "-5"], "training.steps: expected at least 1, got -5"),
         (["--model.n_heads", "5"], "n_heads"),

@@ -80,7 +80,9 @@ def test_validation_is_the_mean_over_windows_whatever_the_batch():
     }
     for result in values.values():
         assert result["validation_bits_per_byte"] == pytest.approx(windows.mean())
-        assert result["validation_error"] == pytest.approx(windows.mean(1).std() / math.sqrt(7))
+        assert result["validation_standard_error"] == pytest.approx(
+            windows.mean(1).std() / math.sqrt(7)
+        )
 
 
 def test_sigterm_saves_and_exits_75_then_the_same_command_finishes(cli, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError
+from experiments.harness.errors import DataError, ExperimentError, UsageError
 from experiments.harness.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +62,30 @@ def test_a_refused_run_keeps_no_lock(tmp_path):
     with start(tmp_path / "run") as current, pytest.raises(ExperimentError, match="in use by"):
         start(tmp_path / "run")
     assert current.finished
+
+
+@pytest.mark.parametrize("kind", [DataError, UsageError])
+def test_a_run_refused_at_its_start_leaves_nothing(tmp_path, kind, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(kind), start(tmp_path / "run"):
+        raise kind("no such data")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match="wandb is not installed"):
+        Run("test", "quick", Config(), tmp_path / "run", wandb=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_has_something_to_show_is_kept_when_it_is_refused(tmp_path):
+    with pytest.raises(DataError), start(tmp_path / "run") as current:
+        current.tracker.log(1, loss=1.0)
+        raise DataError("gone")
+    assert runs.load(tmp_path / "run").data["status"] == "failed"
+    with pytest.raises(DataError), start(tmp_path / "run"):
+        raise DataError("still gone")
+    with pytest.raises(BrokenPipeError), start(tmp_path / "run"):
+        raise BrokenPipeError
+    assert runs.load(tmp_path / "run").data["status"] == "interrupted"
+    assert len(runs.load(tmp_path / "run").rows) == 1
 
 
 @pytest.mark.parametrize("left", [[], [runs.LOCK], [runs.LOCK, "run.json.tmp"]])

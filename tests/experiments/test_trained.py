@@ -74,6 +74,9 @@ def test_what_cannot_be_opened_is_refused_by_name(decoder, tmp_path):
         path.write_bytes(kept[:-9])
         with pytest.raises(ExperimentError, match="cannot be read"):
             trained.load(decoder)
+        path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(ExperimentError, match="has been changed or damaged"):
+            trained.load(decoder)
         path.unlink()
         with pytest.raises(ExperimentError, match="found none; they are written when a training"):
             trained.load(decoder)

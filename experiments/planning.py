@@ -1,0 +1,82 @@
+"""What a command would do, without doing it: settings, data, memory, arithmetic."""
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import catalog, costs
+from experiments.harness import config as configs
+from experiments.harness import estimate, machine
+from experiments.harness import run as runs
+from experiments.harness.errors import DataError
+from experiments.harness.sharding import DEFAULT, Layout
+
+
+def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout: Layout) -> None:
+    """Print what a run would do, and look at its data.
+
+    Raises:
+        DataError: data that the run would refuse; all the rest is printed before.
+    """
+    print(json.dumps(configs.to_dict(config), indent=1))
+    describe = experiment.optional("describe")
+    for name, text in (describe(config) if describe else {}).items():
+        print(f"{name}: {text}")
+    refused = None
+    try:
+        if found := _look(experiment, config):
+            print(f"found: {found}")
+    except DataError as error:
+        refused = error
+    free = machine.free_disk(directory) / 2**30
+    print(f"directory: {directory} ({runs.state(directory)}); {free:.1f} GiB free")
+    began = time.monotonic()
+    _print_estimate(experiment, config, layout)
+    print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
+    if refused is not None:
+        raise refused
+
+
+def _look(experiment: catalog.Experiment, config: Any) -> str | None:
+    """By a function of the experiment, or by its configuration of data; None without either."""
+    of_experiment = experiment.optional("look")
+    if of_experiment is not None:
+        return of_experiment(config)
+    of_data = getattr(getattr(config, "data", None), "look", None)
+    return None if of_data is None else of_data()
+
+
+def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout = DEFAULT) -> None:
+    """Memory and arithmetic of the experiment's programs, on a layout of devices."""
+    experiment = catalog.get(name)
+    config = configs.parse(experiment.preset(preset), overrides)
+    _print_estimate(experiment, config, layout)
+
+
+def show_fields(command: str, name: str, preset: str) -> None:
+    """What can be set, with the values of a preset."""
+    default = costs.preset(name) if command == "costs" else catalog.get(name).preset(preset)
+    with contextlib.suppress(SystemExit):
+        configs.parse(default, ["--help"], f"kexue-jax {command} {name}")
+
+
+def _print_estimate(experiment: catalog.Experiment, config: Any, layout: Layout) -> None:
+    programs = experiment.optional("programs")
+    if programs is None:
+        print(f"{experiment.name} names no programs to estimate")
+        return
+    data, model = layout.sizes(jax.device_count())
+    if data * model > 1:
+        print(f"bytes of each of {data * model} devices: data {data} x model {model}")
+    print("| program | arguments MB | temporaries MB | peak MB | GFLOP | calls | TFLOP |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in estimate.estimate(programs(config), layout):
+        memory = [row[f"{part}_bytes"] / 1e6 for part in ("argument", "temporary", "peak")]
+        cells = [f"{value:.1f}" for value in memory]
+        cells += [f"{row['flops'] / 1e9:.3g}", str(row["calls"])]
+        cells += [f"{row['total_flops'] / 1e12:.3g}"]
+        print(f"| {row['program']} | {' | '.join(cells)} |")

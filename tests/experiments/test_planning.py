@@ -1,0 +1,96 @@
+"""Dry runs: everything that a run would do is said, its data looked at, nothing written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXPERIMENT = '''"""Has data."""
+
+from dataclasses import dataclass
+
+from experiments.harness.corpora import CorpusConfig
+from experiments.harness.datasets import TextConfig
+from experiments.harness.image_sets import ImageConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    data: ImageConfig = ImageConfig()
+    seed: int = 0
+
+
+PRESETS = {"quick": Config()}
+
+
+def main(config, run):
+    return {"seed": config.seed}
+'''
+
+
+@pytest.fixture
+def counts(tmp_path):
+    (tmp_path / "counts.py").write_text(EXPERIMENT)
+    return "counts.py"
+
+
+def dry(cli, name, *arguments):
+    return cli("run", name, *arguments, "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("ImageConfig", "1500 + 297 images, 8 x 8 x 1, 10 classes"),
+        ("TextConfig", "bytes, sha256"),
+        ("CorpusConfig", "pydoc"),
+    ],
+)
+def test_the_data_are_looked_at_and_nothing_is_written(cli, counts, tmp_path, kind, found):
+    other = EXPERIMENT.replace("data: ImageConfig = ImageConfig", f"data: {kind} = {kind}")
+    Path(counts).write_text(other)
+    code, out, _ = dry(cli, counts)
+    assert code == 0 and "GiB free" in out and "nothing was run" in out
+    assert found in next(line for line in out.splitlines() if line.startswith("found: "))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_the_run_would_refuse_is_said_behind_the_plan(cli, counts, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    for number, size in enumerate((8, 8, 8, 9)):
+        Image.new("L", (size, size)).save(tmp_path / "images" / f"{number}.png")
+    folder = ("--data.path", tmp_path / "images")
+    code, out, err = dry(cli, counts, *folder)
+    assert code == 1 and "(new)" in out and "names no programs" in out
+    assert "expected 8 x 8 pixels like 0.png, got 9 x 9" in err
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "images" / "1.png").write_bytes(b"no image")
+    assert "1.png: expected a readable image" in dry(cli, counts, *folder)[2]
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    assert "data set 'mnist' not found" in dry(cli, counts, "--data.name", "mnist")[2]
+
+
+def test_a_plan_says_what_has_become_of_the_run(cli, counts, tmp_path):
+    folder = tmp_path / "run"
+    assert cli("run", counts, "--workdir", folder)[0] == 0
+    assert "(complete)" in dry(cli, counts, "--workdir", folder)[1]
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    assert "(resumes)" in dry(cli, counts, "--workdir", folder)[1]
+
+
+@pytest.mark.parametrize("name", ["sequential_images", "listops", "documents", "speech"])
+def test_experiments_with_data_of_their_own_look_at_them(name):
+    from experiments import catalog, planning
+
+    experiment = catalog.get(f"ssm/{name}")
+    found = planning._look(experiment, experiment.preset("quick"))
+    expected = {"listops": "200 held-out", "sequential_images": "1500 + 297 images"}
+    assert expected.get(name, "500 held-out examples") in found
+
+
+def test_a_dry_sweep_lists_its_runs(cli, counts, tmp_path):
+    code, out, _ = cli("sweep", counts, "--seed", "0:2", "--dry-run")
+    assert code == 0 and "seed=0  (new)\nseed=1  (new)\n2 cells" in out
+    assert not (tmp_path / "runs").exists()
