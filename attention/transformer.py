@@ -14,6 +14,7 @@ are apart: a scan would copy both, every layer of every token.
 Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
 
+import contextlib
 import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -231,26 +232,27 @@ def prepare(
     return {**rest, "layers": layers_of(stacks, config)}
 
 
-def embed(params: dict[str, Any], tokens: Array, config: TransformerConfig) -> Array:
+def embed(
+    params: dict[str, Any], tokens: Array, config: TransformerConfig, axes: str = "BT"
+) -> Array:
     """The embeddings of tokens.
 
     Raises:
-        ValueError: tokens that are no whole numbers; known ones outside the vocabulary (NaN where
-            they are traced); layers of the parameters other than those of the configuration.
+        ValueError: tokens of another rank, or no whole numbers; known ones outside the vocabulary
+            (NaN where traced); layers of parameters other than those of the configuration.
     """
     if not isinstance(params.get("layers"), tuple):
         _check(params, config)
     tokens = jnp.asarray(tokens)
+    if tokens.ndim != len(axes):
+        raise ValueError(f"tokens: expected shape [{', '.join(axes)}], got {tokens.shape}")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens: expected whole numbers, got {tokens.dtype}")
     outside = (tokens < 0) | (tokens >= config.vocab_size)
-    try:
-        known = np.asarray(outside)
-    except checks.Untraceable:
-        known = np.zeros(1, bool)
-    if known.any():
-        worst = np.asarray(tokens)[known].flat[0]
-        raise ValueError(f"tokens: expected values in [0, {config.vocab_size}), got {worst}")
+    with contextlib.suppress(*checks.Untraceable):
+        worst = np.asarray(tokens)[np.asarray(outside)]
+        if worst.size:
+            raise ValueError(f"tokens: expected values in [0, {config.vocab_size}), got {worst[0]}")
     x = params["embedding"][tokens]
     return jnp.where(outside[..., None], jnp.nan, x)
 
@@ -378,7 +380,7 @@ def step(
     mixer = mixer or make_mixer(config.mixer)
     if not isinstance(prepared.get("layers"), tuple):
         prepared = prepare(prepared, config, mixer)
-    x, states = embed(prepared, tokens, config), []
+    x, states = embed(prepared, tokens, config, "B"), []
     for weights, layer_state in zip(prepared["layers"], state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
         layer_state, y = mixer.step(weights["mixer"], layer_state, normed)

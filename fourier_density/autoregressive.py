@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from fourier_density import entropy_model
+from fourier_density import checks, entropy_model
+from fourier_density.checks import Seed, Shape
 from fourier_density.heads import Head
 from fourier_density.networks import Network, Params
 
@@ -113,8 +114,8 @@ def _sampler(network: Network, each: list[Head]) -> Callable[..., Array]:
     def sample(
         params: Params,
         *,
-        seed: Key[Array, ""],
-        sample_shape: tuple[int, ...] = (),
+        seed: Seed,
+        sample_shape: Shape = (),
         quantise: Callable[[Array], Array] | None = None,
     ) -> Array:
         def drawn(x: Array, d: Any, one: Head) -> Array:
@@ -124,7 +125,8 @@ def _sampler(network: Network, each: list[Head]) -> Callable[..., Array]:
             value = value if quantise is None else quantise(value)
             return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), d, -1)
 
-        x = jnp.zeros((*sample_shape, size))
+        seed, shape = checks.draws(seed, sample_shape)
+        x = jnp.zeros((*shape, size))
         if len(each) == 1:
             return jax.lax.fori_loop(0, size, lambda d, x: drawn(x, d, each[0]), x)
         for d, one in enumerate(each):

@@ -1,10 +1,15 @@
 """What densities ask of their arguments: shapes always, values where they are known."""
 
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
+
+Seed = Key[Array, ""] | int
+Shape = int | tuple[int, ...]
 
 
 def check_values(coefficients: Any, floor: Any) -> None:
@@ -21,6 +26,23 @@ def check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError("coefficients: expected a non-zero a_0..a_N, got all zeros")
     if weight is not None and not np.all((weight >= 0) & (weight < 1)):
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
+
+
+def draws(seed: Any, sample_shape: Any) -> tuple[Array, tuple[int, ...]]:
+    """Key and shape of `sample`, of which numbers may stand for either, as in distrax.
+
+    Raises:
+        ValueError: no random key, no shape.
+    """
+    if isinstance(seed, int):
+        seed = jax.random.key(seed)
+    if not isinstance(seed, jax.Array | np.ndarray):
+        raise ValueError(f"seed: expected a random key such as jax.random.key(0), got {seed!r}")
+    shape = (sample_shape,) if np.ndim(sample_shape) == 0 else tuple(sample_shape)
+    try:
+        return jnp.asarray(seed), tuple(operator.index(size) for size in shape)
+    except TypeError:
+        raise ValueError(f"sample_shape: expected whole numbers, got {sample_shape!r}") from None
 
 
 def joint_shape(shape: tuple[int, ...], **parameters: Any) -> tuple[int, ...]:

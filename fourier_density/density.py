@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from fourier_density import (
     checks,
@@ -24,6 +24,7 @@ from fourier_density import (
     sampling,
     series,
 )
+from fourier_density.checks import Seed, Shape
 
 
 @register_pytree_with_keys_class
@@ -302,17 +303,21 @@ class PeriodicDensity:
         x = _quantile(self, jnp.clip(u, 0.0, 1.0))
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
-    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
+
+        A whole number stands for the key that is made of it, or for a shape (n,).
+
+        Raises:
+            ValueError: no key or no shape.
 
         Source: https://kexue.fm/archives/10007, below equation 17.
         """
-        shape = (*sample_shape, *self.batch_shape)
+        seed, shape = checks.draws(seed, sample_shape)
+        shape = (*shape, *self.batch_shape)
         return self.quantile(jax.random.uniform(seed, shape, self.re.dtype))
 
-    def sample_and_log_prob(
-        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Samples and their log-density."""
         x = self.sample(seed=seed, sample_shape=sample_shape)
         return x, self.log_prob(x)

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from fourier_density import checks, extrema, masses, plotting, quadrature, series, transforms
+from fourier_density.checks import Seed, Shape
 from fourier_density.density import PeriodicDensity
 from fourier_density.reflected import ReflectedDensity
 
@@ -350,19 +351,18 @@ class RealLineDensity:
         points = jnp.linspace(low, high, plotting.points(self.order))
         return plotting.plot(self, points, ax, **line)
 
-    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
 
         They do not reach beyond the quantiles of a rounding error (1e-7 in single precision).
         """
-        shape = (*sample_shape, *self.batch_shape)
+        seed, shape = checks.draws(seed, sample_shape)
+        shape = (*shape, *self.batch_shape)
         tiny = jnp.finfo(self.loc.dtype).eps
         levels = jax.random.uniform(seed, shape, self.loc.dtype, tiny, 1.0 - tiny)
         return self._quantile_by_circle(levels)
 
-    def sample_and_log_prob(
-        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Samples and their log-density."""
         y = self.sample(seed=seed, sample_shape=sample_shape)
         return y, self.log_prob(y)

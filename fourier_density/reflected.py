@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from fourier_density import plotting
+from fourier_density.checks import Seed, Shape
 from fourier_density.density import PeriodicDensity
 
 
@@ -136,13 +137,11 @@ class ReflectedDensity:
         x = jnp.where(u == 0, -1.0, jnp.where(u == 1, 1.0, x))  # also where p has a root at an end
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
-    def sample(self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Array:
+    def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
         return 2.0 * jnp.abs(self.even.sample(seed=seed, sample_shape=sample_shape)) - 1.0
 
-    def sample_and_log_prob(
-        self, *, seed: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Samples and their log-density."""
         x = self.sample(seed=seed, sample_shape=sample_shape)
         return x, self.log_prob(x)

@@ -57,6 +57,11 @@ def over_systems(
     def wide(params: Params) -> Any:
         return system(jax.tree.map(diagonal.real, params))
 
+    def next_step(prepared: Any, state: State, u: Array) -> tuple[State, Array]:
+        if isinstance(prepared, dict):
+            raise ValueError("prepared: expected what prepare(params) returns, got parameters")
+        return step(prepared, state, u)
+
     def start(batch: int, capacity: int = 0, dtype: Any = None) -> State:
         del capacity  # the state has one size
         state = diagonal.at_rest(batch, *shape, dtype=dtype)
@@ -68,7 +73,7 @@ def over_systems(
         prepare=lambda params: prepare(wide(params)),
         prefill=lambda params, u, state, lengths=None: prefill(wide(params), u, state, lengths),
         init_state=start,
-        step=step,
+        step=next_step,
     )
 
 

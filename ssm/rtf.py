@@ -54,6 +54,7 @@ __all__ = [
     "aliasing",
     "apply",
     "damped",
+    "damped_params",
     "exact",
     "from_coefficients",
     "init_params",
@@ -269,6 +270,28 @@ def system(config: Config, params: dict[str, Any]) -> System:
         delay=config.delay,
         radius=config.radius,
     )
+
+
+def damped_params(config: Config, params: dict[str, Any], factor: float) -> dict[str, Any]:
+    """The parameters of `damped`: kernels times factor^l, poles times the factor.
+
+    For layers of a stack: `jax.vmap(lambda p: damped_params(config, p, 0.98))(params["layers"]
+    ["mixer"])`.
+
+    Raises:
+        ValueError: a constraint that keeps poles inside, two directions, a delay of 0.
+
+    Source: derived from https://kexue.fm/archives/10180, equation 8, at z times the factor.
+    """
+    if config.constraint != "none" or config.bidirectional or not config.delay:
+        raise ValueError(
+            "config: expected no constraint, one direction and a delay of 1, got "
+            f"{config.constraint!r}, {config.bidirectional}, {config.delay}"
+        )
+    new = damped(exact(system(config, params)), factor)
+    if config.numerator == "truncated":
+        new = truncated(new, config.length, config.radius)
+    return {"numerator": new.numerator, "denominator": new.denominator, "direct": new.direct}
 
 
 def mixer(config: Config) -> Mixer:

@@ -86,7 +86,8 @@ def check_stable(system: System) -> None:
         raise ValueError(
             f"denominator: row {row} has a pole of modulus {np.abs(poles(one)).max():.6g}, on or "
             "outside the unit circle: its recurrence does not decay. Train with constraint='l1', "
-            "pull the poles in with `rtf.damped`, or read whole signals with `apply`"
+            "pull the poles in with `rtf.damped_params` (of a system `rtf.damped`), or read whole "
+            "signals with `apply`"
         )
 
 

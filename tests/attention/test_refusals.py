@@ -285,6 +285,17 @@ def test_errors_of_scores_name_what_is_scored(tokens):
         inspect.unwrap(generation.score)(decoder_params(config), config, tokens)
 
 
+def test_tokens_have_the_axes_of_the_function():
+    config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
+    params = decoder_params(config)
+    for tokens in ([1, 2], [[[1]]]):
+        with pytest.raises(ValueError, match=r"tokens: expected shape \[B, T\], got"):
+            inspect.unwrap(transformer.apply)(params, jnp.asarray(tokens), config)
+    state = transformer.init_state(config, 1, 4, jnp.float32)
+    with pytest.raises(ValueError, match=r"tokens: expected shape \[B\], got \(1, 1\)"):
+        inspect.unwrap(transformer.step)(params, state, jnp.asarray([[1]]), config)
+
+
 @pytest.mark.parametrize("tokens", [[[0.5, 1.0]], [[True, False]]])
 def test_tokens_are_whole_numbers(tokens):
     config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)

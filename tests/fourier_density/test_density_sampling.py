@@ -1,6 +1,7 @@
 """Quantiles and samples of `PeriodicDensity`: inversion, distribution and gradients."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +103,17 @@ def test_a_seed_reproduces_its_samples_and_another_does_not():
     first, same, other = (draw(density, seed, shape=(8,)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, same)
     assert jnp.all(first != other)
+
+
+def test_numbers_stand_for_keys_and_shapes_as_in_distrax():
+    density = PeriodicDensity(A)
+    x = density.sample(seed=3, sample_shape=8)
+    np.testing.assert_allclose(x, draw(density, 3, shape=(8,)), atol=2e-6, rtol=0)
+    sample = inspect.unwrap(PeriodicDensity.sample)
+    with pytest.raises(ValueError, match="seed: expected a random key"):
+        sample(density, seed="3")
+    with pytest.raises(ValueError, match="sample_shape: expected whole numbers"):
+        sample(density, seed=3, sample_shape=(2.5,))
 
 
 @pytest.mark.parametrize("sample_shape", [(), (4,), (2, 3)])

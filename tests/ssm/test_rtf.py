@@ -1,5 +1,6 @@
 """RTF: kernels, the numerator's correction, the recurrence, its state, and what is refused."""
 
+import operator
 import warnings
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 import scipy.signal
 from jax.test_util import check_grads
 
-from ssm import direct_form, layers, rtf
+from ssm import direct_form, layers, rtf, stack
 from tests.reference import ssm as reference
 from tests.ssm.test_rational import coefficients
 
@@ -238,6 +239,32 @@ def test_damping_multiplies_the_kernel(x64):
             rtf.kernel(one, 30) * 0.9 ** np.arange(30),
             1e-12,
         )
+
+
+@pytest.mark.parametrize("numerator", ["truncated", "exact"])
+def test_parameters_of_a_stack_are_damped_so_that_it_can_be_stepped(numerator, x64):
+    config = rtf.Config(2, 16, 3, denominators=1, init="montel", numerator=numerator)
+    model = stack.model(stack.Config(2, 2, 1, layers=2), rtf.mixer(config))
+    params = model.init(jax.random.key(0))
+    mixers = params["layers"]["mixer"]
+    mixers = {**mixers, "denominator": mixers["denominator"].at[1, 0, 0].set(-1.5)}
+    new = jax.vmap(lambda p: rtf.damped_params(config, p, 0.6))(mixers)
+    for layer in range(2):
+        old, one = (
+            rtf.system(config, jax.tree.map(operator.itemgetter(layer), part))
+            for part in (mixers, new)
+        )
+        wanted = np.asarray(rtf.kernel(old, 16)) * 0.6 ** np.arange(16)
+        np.testing.assert_allclose(rtf.kernel(one, 16), wanted, rtol=1e-5, atol=1e-6)
+    ready = model.prepare(params | {"layers": params["layers"] | {"mixer": new}})
+    assert np.isfinite(model.step(ready, model.init_state(1, 0), jnp.ones((1, 1)))[1]).all()
+    for wrong in (
+        rtf.Config(2, 16, 3, constraint="l1"),
+        rtf.Config(2, 16, 3, bidirectional=True),
+        rtf.Config(2, 16, 3, delay=0),
+    ):
+        with pytest.raises(ValueError, match="expected no constraint, one direction"):
+            rtf.damped_params(wrong, rtf.init_params(wrong, jax.random.key(0)), 0.9)
 
 
 @pytest.mark.sample(1)

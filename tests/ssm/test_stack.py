@@ -273,6 +273,8 @@ def test_bad_signals_are_refused_by_name():
         words.apply(words.init(jax.random.key(0)), np.zeros((B, T), np.float32))
     with pytest.raises(ValueError, match="state: expected shape"):
         model.step(model.prepare(params), model.init_state(B + 1, 0), signal()[:, 0])
+    with pytest.raises(ValueError, match=r"prepared: expected what prepare\(params\) returns"):
+        model.step(params, model.init_state(B, 0), signal()[:, 0])
 
 
 def test_a_batch_norm_takes_the_batch_in_training_and_its_running_mean_otherwise(x64):
