@@ -58,5 +58,5 @@ def _curves(records: list[Record], scalars: list[str]):
             values = [record.result[name] for name in scalars]
             style = {**style, "linestyle": "none"}
             axes[0, 0].plot(scalars, values, label=str(record.directory), **style)
-    axes[0, 0].legend(fontsize=7)
+    figures.legend_below(figure, columns=min(len(shared) or 1, 3))
     return figure

@@ -126,6 +126,8 @@ class Board:
         with self._lock:
             if event.code is None:
                 self._running[name] = (time.monotonic(), event.task.log)
+                if self._live is None:
+                    print(f"{name}: begins, see {event.task.log}", file=sys.stderr, flush=True)
                 return
             del self._running[name]
             del self._expected[name]

@@ -278,7 +278,7 @@ def _teacher_curve(
 
 def draw(record: Record):
     """The teacher by calls beside the generator, the way there, and images of both."""
-    figure, axes = figures.new(columns=3, width=4.0, height=3.4, width_ratios=(1.0, 1.0, 1.15))
+    figure, axes = figures.new(columns=3, width=3.5, height=3.0, width_ratios=(1.0, 1.0, 1.3))
     (left, middle, right), result, styles = axes[0], record.result, figures.styles()
     curve, steps = result["teacher"], len(record.config["distill"]["levels"])
     best = min(curve, key=lambda row: row["frechet"])
@@ -292,17 +292,16 @@ def draw(record: Record):
     left.set(xlabel="calls of the network", title="after training")
     rows = [row for row in record.rows if "frechet" in row and row["step"]]
     images = [record.config["training"]["batch_size"] * row["step"] / 1000 for row in rows]
-    look = {**next(styles), "markersize": 3.5, "linewidth": 1.2, "label": "generator"}
+    look = {**next(styles), "markersize": 3.5, "linewidth": 1.2}
     middle.plot(images, [row["frechet"] for row in rows], **look)
     look = {"color": figures.COLORS[0], "linestyle": ":", "linewidth": 1.4}
     middle.axhline(best["frechet"], label=f"teacher, {best['calls']} calls", **look)
-    middle.set(xlabel="thousands of images generated", title="in training")
+    middle.set(xlabel="thousands of images generated", title="generator in training")
     for axis in (left, middle):
         figures.logarithmic(axis, "x")
         figures.logarithmic(axis, "y")
         axis.set(ylabel="Frechet distance of features")
-        axis.legend(fontsize=7, loc="upper right")
-    left.set_ylim(top=9 * max(row["frechet"] for row in curve))
+    figures.legend_below(figure, axes=(left, middle))
     said = f"generator,\n{steps} call{'s' * (steps > 1)}", f"teacher,\n{best['calls']} calls"
     grids = dict(zip(said, (result["grid"], best["grid"]), strict=True))
     enlarging.draw_grids(right, grids, result["levels"], columns=10, lines=2)

@@ -230,7 +230,7 @@ def _example(fields: Fields, full: np.ndarray, enlarged: np.ndarray) -> dict[str
 
 def draw(record: Record):
     """Distances against strength and cut-off, the ablations, and one sample of each way."""
-    figure, axes = figures.new(rows=1, columns=3, width=4.0, height=3.2)
+    figure, axes = figures.new(rows=1, columns=3, width=3.3, height=2.9)
     (left, middle, right), result, config = axes[0], record.result, record.config
     style, *styles = itertools.islice(figures.styles(), 4)
     guided = {**style, "label": "upsample guidance"}
