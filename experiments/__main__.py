@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Any, Never
 
@@ -172,13 +173,14 @@ def _configure_jax() -> None:
 
 
 def quieten() -> None:
-    """Tell errors of other libraries' threads and callbacks in a line each, not as tracebacks.
+    """Tell warnings, and errors of other libraries' threads and callbacks, in a line each.
 
     A save that has failed, and is reported, leaves writers whose callbacks come too late.
     """
     if "--debug" in sys.argv:
         return
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
 
     def tell(error: BaseException | None, *_: Any) -> None:
         if error is not None and "Event loop is closed" not in str(error):

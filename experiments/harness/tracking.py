@@ -107,8 +107,9 @@ class Progress:
 
     def __init__(self, total: int, unit: str = "step", start: int = 0, every: float = 5.0):
         self._total, self._unit, self._start, self._every = total, unit, start, every
-        self._began = self._last = time.monotonic()
-        self._marked = (start, self._began)
+        self._began: float | None = None
+        self._last = time.monotonic()
+        self._marked = (start, self._last)
         self._live = (
             _live_bar(total, unit, start) if sys.stderr.isatty() and hosts.first() else None
         )
@@ -120,13 +121,16 @@ class Progress:
             bar.update(task, completed=done, text=text)
             return
         now = time.monotonic()
+        if self._began is None:  # not the first one's time, which compiles
+            self._start, self._began = done, now
         if not hosts.first() or (now - self._last < self._every and done < self._total):
             return
         self._last = now
-        rate = (done - self._start) / max(now - self._began, 1e-9)
-        left = (self._total - done) / rate if rate > 0 else float("nan")
-        line = f"{self._unit} {done}/{self._total}  {text}  {rate:.2f} {self._unit}s/s"
-        print(f"{line}  {left:.0f} s left", file=sys.stderr, flush=True)
+        line = f"{self._unit} {done}/{self._total}  {text}"
+        if done > self._start:
+            rate = (done - self._start) / max(now - self._began, 1e-9)
+            line += f"  {rate:.2f} {self._unit}s/s  {(self._total - done) / rate:.0f} s left"
+        print(line, file=sys.stderr, flush=True)
 
     def rate(self, done: int) -> float:
         """Steps per second since the last call."""

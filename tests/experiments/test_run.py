@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments.harness import run as runs
+from experiments.harness import tracking
 from experiments.harness.errors import DataError, ExperimentError, UsageError
 from experiments.harness.run import Run
 
@@ -178,3 +179,14 @@ def test_the_record_has_the_command_with_what_was_changed_and_the_seed(cli, tmp_
 )
 def test_names_become_paths_below(name, expected):
     assert runs.slug(name).as_posix() == expected
+
+
+def test_the_time_that_is_left_does_not_count_the_first_step(capsys, monkeypatch):
+    clock = iter([0.0, 100.0, 101.0, 103.0])
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    progress = tracking.Progress(10, every=0.0)
+    for done in (1, 2, 4):  # the first one has compiled for 100 s
+        progress.update(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "step 1/10  "
+    assert lines[2].endswith("1.00 steps/s  6 s left")
