@@ -28,6 +28,16 @@ def check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
 
 
+def check_place(loc: Any, scale: Any) -> None:
+    """Refuse concrete locations that are not finite and scales that are not positive."""
+    values = concrete(scale)
+    if values is not None and not ((values > 0) & np.isfinite(values)).all():
+        raise ValueError(f"scale: expected positive values, got {scale}")
+    values = concrete(loc)
+    if values is not None and not np.isfinite(values).all():
+        raise ValueError(f"loc: expected finite values, got {loc}")
+
+
 def draws(seed: Any, sample_shape: Any) -> tuple[Array, tuple[int, ...]]:
     """Key and shape of `sample`, of which numbers may stand for either, as in distrax.
 

@@ -21,6 +21,7 @@ from fourier_density import (
     information,
     masses,
     plotting,
+    pytrees,
     sampling,
     series,
 )
@@ -28,7 +29,7 @@ from fourier_density.checks import Seed, Shape
 
 
 @register_pytree_with_keys_class
-class PeriodicDensity:
+class PeriodicDensity(pytrees.Frozen):
     """p(x) = |A(x)|^2 / (2 sum_k |a_k|^2) with A(x) = sum_k a_k exp(i pi k x).
 
     A batch of densities is a batch of coefficients: every method broadcasts its argument
@@ -53,6 +54,9 @@ class PeriodicDensity:
     """
 
     event_shape: tuple[int, ...] = ()
+    re: Array
+    im: Array
+    floor: Array
 
     def __init__(self, coefficients: Any, floor: Any = 0.0):
         if not isinstance(coefficients, jax.Array):
@@ -72,9 +76,11 @@ class PeriodicDensity:
             coefficients = coefficients.astype(float)
         # Every leaf has the batch shape, so that `jax.vmap` maps over a batch of densities.
         whole = (*shape, coefficients.shape[-1])
-        self.re = jnp.broadcast_to(jnp.asarray(coefficients.real), whole)
-        self.im = jnp.broadcast_to(jnp.asarray(coefficients.imag), whole)
-        self.floor = jnp.broadcast_to(jnp.asarray(floor, self.re.dtype), shape)
+        re, im = (
+            jnp.broadcast_to(jnp.asarray(part), whole)
+            for part in (coefficients.real, coefficients.imag)
+        )
+        self._set(re=re, im=im, floor=jnp.broadcast_to(jnp.asarray(floor, re.dtype), shape))
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
@@ -85,7 +91,7 @@ class PeriodicDensity:
     def tree_unflatten(cls, _: None, leaves: Any) -> "PeriodicDensity":
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
-        density.re, density.im, density.floor = leaves
+        density._set(re=leaves[0], im=leaves[1], floor=leaves[2])
         return density
 
     def __repr__(self) -> str:
@@ -283,6 +289,11 @@ class PeriodicDensity:
         """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""
         points = jnp.linspace(-1.0, 1.0, plotting.points(self.order))
         return plotting.plot(self, points, ax, **line)
+
+    def half_turn(self) -> "PeriodicDensity":
+        """The density of X + 1, exactly: every other coefficient changes its sign."""
+        sign = 1.0 - 2.0 * (jnp.arange(self.order + 1) % 2)
+        return PeriodicDensity.tree_unflatten(None, (self.re * sign, self.im * sign, self.floor))
 
     def mirror(self) -> "PeriodicDensity":
         """The density of -X (conjugated coefficients)."""

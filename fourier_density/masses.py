@@ -79,3 +79,10 @@ def _sinc(x: Array, n: Array) -> Array:
     square = jnp.where(near, t, 0.0) ** 2
     series = 1.0 - square / 6.0 * (1.0 - square / 20.0 * (1.0 - square / 42.0))
     return jnp.where(near, series, sinpi(x, n) / jnp.where(near, 1.0, t))
+
+
+def smaller_log(log_mass: Array, log_rest: Array) -> Array:
+    """Log mass, from the rest of the probability where that is the smaller part."""
+    small = log_mass < -0.7
+    rest = jnp.where(small, -1.0, jnp.minimum(log_rest, -0.5))
+    return jnp.where(small, log_mass, jnp.log1p(-jnp.exp(rest)))

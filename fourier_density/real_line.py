@@ -17,14 +17,25 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
-from fourier_density import checks, extrema, masses, plotting, quadrature, series, transforms
+from fourier_density import (
+    checks,
+    extrema,
+    masses,
+    plotting,
+    pytrees,
+    quadrature,
+    series,
+    transforms,
+)
 from fourier_density.checks import Seed, Shape
 from fourier_density.density import PeriodicDensity
 from fourier_density.reflected import ReflectedDensity
 
+LEAVES = ("turned", "loc", "scale", "base")
+
 
 @register_pytree_with_keys_class
-class RealLineDensity:
+class RealLineDensity(pytrees.Frozen):
     """q(y) = 2 p(2 B(u) - 1) b(u) / scale with u = (y - loc) / scale.
 
     With the base of the paper, "tanh", that is p(tanh(u)) sech(u)^2 / scale. The tails of q are
@@ -53,6 +64,11 @@ class RealLineDensity:
     """
 
     event_shape: tuple[int, ...] = ()
+    turned: PeriodicDensity
+    loc: Array
+    scale: Array
+    base: Any
+    reflect: bool
 
     def __init__(
         self,
@@ -66,37 +82,30 @@ class RealLineDensity:
     ):
         if boundary not in ("periodic", "reflect"):
             raise ValueError(f"boundary: expected periodic or reflect, got {boundary!r}")
-        self.reflect = boundary == "reflect"
+        reflect = boundary == "reflect"
         place = checks.joint_shape(np.shape(floor), loc=loc, scale=scale)
         xp: Any = jnp if isinstance(floor, jax.Array) else np  # NumPy's can be checked under jit
         floor = xp.broadcast_to(floor, place)
-        circle: Any = (ReflectedDensity if self.reflect else PeriodicDensity)(coefficients, floor)
+        circle: Any = (ReflectedDensity if reflect else PeriodicDensity)(coefficients, floor)
         # Half a turn puts both ends of the line at 0, where floating point is densest.
-        self.turned = _half_turn(circle.even if self.reflect else circle)
-        self.base = transforms.named(base)
-        shape, dtype = self.turned.batch_shape, self.turned.re.dtype
-        self.loc = jnp.broadcast_to(jnp.asarray(loc, dtype), shape)
-        self.scale = jnp.broadcast_to(jnp.asarray(scale, dtype), shape)
-        values = checks.concrete(scale)
-        if values is not None and not ((values > 0) & np.isfinite(values)).all():
-            raise ValueError(f"scale: expected positive values, got {scale}")
-        values = checks.concrete(loc)
-        if values is not None and not np.isfinite(values).all():
-            raise ValueError(f"loc: expected finite values, got {loc}")
+        turned = (circle.even if reflect else circle).half_turn()
+        self._set(reflect=reflect, turned=turned, base=transforms.named(base))
+        shape, dtype = turned.batch_shape, turned.re.dtype
+        self._set(loc=jnp.broadcast_to(jnp.asarray(loc, dtype), shape))
+        self._set(scale=jnp.broadcast_to(jnp.asarray(scale, dtype), shape))
+        checks.check_place(loc, scale)
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
-        names = ("turned", "loc", "scale", "base")
         # The class of the base as well: JAX does not tell dataclasses of one shape apart.
         structure = (self.reflect, type(self.base))
-        return tuple((GetAttrKey(name), getattr(self, name)) for name in names), structure
+        return tuple((GetAttrKey(name), getattr(self, name)) for name in LEAVES), structure
 
     @classmethod
     def tree_unflatten(cls, structure: Any, leaves: Any) -> "RealLineDensity":
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
-        density.reflect, _ = structure
-        density.turned, density.loc, density.scale, density.base = leaves
+        density._set(reflect=structure[0], **dict(zip(LEAVES, leaves, strict=True)))
         return density
 
     def __repr__(self) -> str:
@@ -124,7 +133,7 @@ class RealLineDensity:
     @property
     def circle(self) -> PeriodicDensity | ReflectedDensity:
         """The density p of v = 2 B(u) - 1."""
-        whole = _half_turn(self.turned)
+        whole = self.turned.half_turn()
         return ReflectedDensity.tree_unflatten(None, (whole,)) if self.reflect else whole
 
     def _from_ends(self, function: Callable[..., Array], low: Array, *mass: Array) -> Array:
@@ -137,7 +146,7 @@ class RealLineDensity:
         """
         if self.reflect:  # an even density has one end at 0 and one at 1
             halved = [0.5 * m for m in mass]
-            lower = function(_half_turn(self.turned), *halved)
+            lower = function(self.turned.half_turn(), *halved)
             return jnp.where(low, lower, function(self.turned, *halved))
         distance, *rest = mass
         return function(self.turned, jnp.where(low, distance, -distance), *rest)
@@ -176,13 +185,13 @@ class RealLineDensity:
     def log_cdf(self, y: Any) -> Array:
         """Log P(Y <= y), accurate in both tails."""
         u = self._standardise(y)
-        return _smaller(self._log_tail(u, 1.0), self._log_tail(u, -1.0))
+        return masses.smaller_log(self._log_tail(u, 1.0), self._log_tail(u, -1.0))
 
     @jax.jit
     def log_survival_function(self, y: Any) -> Array:
         """Log P(Y > y), accurate in both tails."""
         u = self._standardise(y)
-        return _smaller(self._log_tail(u, -1.0), self._log_tail(u, 1.0))
+        return masses.smaller_log(self._log_tail(u, -1.0), self._log_tail(u, 1.0))
 
     def _width(self, lower: Any, upper: Any) -> Array:
         """Of an interval, in scales, with all its digits; of one without end, those of length 1."""
@@ -366,20 +375,6 @@ class RealLineDensity:
         """Samples and their log-density."""
         y = self.sample(seed=seed, sample_shape=sample_shape)
         return y, self.log_prob(y)
-
-
-def _smaller(log_mass: Array, log_rest: Array) -> Array:
-    """Log mass, from the rest of the probability where that is the smaller part."""
-    small = log_mass < -0.7
-    rest = jnp.where(small, -1.0, jnp.minimum(log_rest, -0.5))
-    return jnp.where(small, log_mass, jnp.log1p(-jnp.exp(rest)))
-
-
-def _half_turn(density: PeriodicDensity) -> PeriodicDensity:
-    """The density of X + 1 on the circle, exactly: every other coefficient changes its sign."""
-    sign = 1.0 - 2.0 * (jnp.arange(density.order + 1) % 2)
-    parts = (density.re * sign, density.im * sign, density.floor)
-    return PeriodicDensity.tree_unflatten(None, parts)
 
 
 def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:

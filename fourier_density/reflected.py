@@ -17,13 +17,13 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
-from fourier_density import plotting
+from fourier_density import plotting, pytrees
 from fourier_density.checks import Seed, Shape
 from fourier_density.density import PeriodicDensity
 
 
 @register_pytree_with_keys_class
-class ReflectedDensity:
+class ReflectedDensity(pytrees.Frozen):
     """p(x) = P((x + 1) / 2) on [-1, 1], with P(t) = |A(t)|^2 / (2 sum_k a_k^2) and real a.
 
     The N degrees of freedom are those of all non-negative polynomials of degree N in
@@ -45,11 +45,12 @@ class ReflectedDensity:
     """
 
     event_shape: tuple[int, ...] = ()
+    even: PeriodicDensity
 
     def __init__(self, coefficients: Any, floor: Any = 0.0):
         if np.iscomplexobj(coefficients):
             raise ValueError("coefficients: expected real values for a reflected density")
-        self.even = PeriodicDensity(coefficients, floor)
+        self._set(even=PeriodicDensity(coefficients, floor))
 
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
@@ -59,7 +60,7 @@ class ReflectedDensity:
     def tree_unflatten(cls, _: None, leaves: Any) -> "ReflectedDensity":
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
-        (density.even,) = leaves
+        density._set(even=leaves[0])
         return density
 
     def __repr__(self) -> str:

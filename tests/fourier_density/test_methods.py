@@ -1,5 +1,8 @@
 """Methods that return numbers, of every density: jit, vmap, grad, precisions, recompilation."""
 
+import dataclasses
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,3 +114,20 @@ def test_divergence_from_another_kind_is_refused(kind):
     other = KINDS["circle" if kind != "circle" else "line"]()
     with pytest.raises(ValueError, match="other: expected a"):
         KINDS[kind]().kl_divergence(other)
+
+
+@pytest.mark.parametrize(
+    "density",
+    [PeriodicDensity([1.0]), ReflectedDensity([1.0]), RealLineDensity([1.0], 0.0, 1.0)],
+    ids=["circle", "interval", "line"],
+)
+def test_densities_do_not_change(density):
+    before = jax.tree.leaves(density)
+    for name in ("floor", "scale", "new"):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"{name}: a density does not"):
+            setattr(density, name, 2.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        del density.re
+    again = pickle.loads(pickle.dumps(density))
+    for one, other in zip(before, jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
