@@ -129,9 +129,7 @@ def one_step(name, preset, overrides, turns=10):
     began = time.perf_counter()
     program = one.lower().compile(compiler_options=options)
     seconds = time.perf_counter() - began
-    memory = program.memory_analysis()
-    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    told = memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes
+    told = estimate.peak_bytes(program)
     arguments = [jax.tree.map(constant, part) for part in one.arguments]
     times = []
     for _ in range(turns):

@@ -67,21 +67,26 @@ def estimate(
         options = compiling.options() if program.donate else None  # as training steps are
         compiled = program.lower(layout=layout).compile(compiler_options=options)
         memory = compiled.memory_analysis()
-        fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        peak = memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes
         flops = matrix_flops(jax.make_jaxpr(program.function)(*program.arguments))
         table.append(
             {
                 "program": name,
                 "argument_bytes": memory.argument_size_in_bytes,
                 "temporary_bytes": memory.temp_size_in_bytes,
-                "peak_bytes": peak,
+                "peak_bytes": peak_bytes(compiled),
                 "flops": flops,
                 "calls": program.calls,
                 "total_flops": flops * program.calls,
             }
         )
     return table
+
+
+def peak_bytes(compiled: Any) -> int:
+    """What a compiled program holds at once, by the compiler: donated arguments count once."""
+    memory = compiled.memory_analysis()
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return memory.argument_size_in_bytes + fresh + memory.temp_size_in_bytes
 
 
 def matrix_flops(jaxpr: Any) -> int:
