@@ -52,6 +52,9 @@ def over_systems(
         paired: whether it is a pair of real arrays, complex, or one.
         system: params -> system; the first argument of `apply`, `prepare` and `prefill`. It gets
             the parameters in single precision at least: kernels take phases apart bit by bit.
+
+    Raises:
+        ValueError: in its `step`, of parameters that have not been prepared.
     """
 
     def wide(params: Params) -> Any:
