@@ -32,8 +32,10 @@ class Sampling(NamedTuple):
         """
         if self.top_k is not None:
             checks.whole("top_k", self.top_k)
-        if not self.temperature >= 0 or (self.temperature > 0 and key is None):
-            raise ValueError(f"temperature: expected 0, or > 0 with a key, got {self.temperature}")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature: expected 0 or more, got {self.temperature}")
+        if self.temperature > 0 and key is None:
+            raise ValueError("key: expected a random key for a temperature above 0, got None")
         if self.top_k is not None and self.top_k > vocabulary:
             raise ValueError(f"top_k: expected 1..{vocabulary}, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -246,6 +246,8 @@ def embed(
     tokens = jnp.asarray(tokens)
     if tokens.ndim != len(axes):
         raise ValueError(f"tokens: expected shape [{', '.join(axes)}], got {tokens.shape}")
+    if not tokens.size:
+        raise ValueError(f"tokens: expected at least one, got {tokens.shape}")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens: expected whole numbers, got {tokens.dtype}")
     outside = (tokens < 0) | (tokens >= config.vocab_size)

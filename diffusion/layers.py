@@ -39,7 +39,7 @@ class Context(nn.Module):
 
     Attributes:
         width: of the vector.
-        classes: number of classes, or None.
+        classes: number of classes, or None; the class of this number stands for none.
     """
 
     width: int
@@ -49,6 +49,8 @@ class Context(nn.Module):
     def __call__(self, logsnr: Array, condition: Any, dtype: Any) -> Array:
         """[B, width]."""
         h = nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(waves(logsnr))))
+        if self.classes is None and condition is not None:
+            raise ValueError("condition: expected none of a network without classes")
         if self.classes is not None:
             if condition is None:
                 condition = jnp.full(logsnr.shape, self.classes)

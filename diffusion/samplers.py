@@ -80,7 +80,8 @@ def sample(
         logsnrs: n + 1 values that rise, as `schedule(jnp.linspace(1, 0, n + 1))` gives them. The
             denoiser is called at the first n of them.
         method: "ancestral" (needs a key), "ddim", "euler", "heun" or "dpmpp_2m".
-        prediction: what the denoiser returns: "x", "eps", "v", "score" or "F" (of `sigma_data`).
+        prediction: what the denoiser returns: "x", "eps", "v", "score", or EDM's "D" (x) and "F"
+            (of `sigma_data`).
         condition: handed to the denoiser.
         variance: of ancestral: 0 takes the lower bound, 1 the upper, between them geometric.
         clip: lowest and highest x.
@@ -91,14 +92,15 @@ def sample(
         x [B, ...], or (x, trajectory).
 
     Raises:
-        ValueError: unknown names, levels that do not rise, no key, a prediction that is not finite.
+        ValueError: unknown names, levels that do not rise, no key, no denoiser or noise, a
+            prediction that is not finite.
 
     Source: Ho et al. (arXiv 2006.11239) and Kingma et al. (2107.00630), equation 33, for ancestral,
     between the variances of Ho & Salimans (2207.12598), section 2; Song et al. (2010.02502) for
     ddim; Karras et al. (2206.00364), algorithm 1, for euler and heun; Lu et al. (2211.01095),
     algorithm 2, for dpmpp_2m.
     """
-    _check(method, prediction, logsnrs, key, variance, clip)
+    _check(denoiser, z, method, prediction, logsnrs, key, variance, clip)
     values = jnp.asarray(logsnrs, jnp.promote_types(z.dtype, jnp.float32))
     bounds = None if clip is None else (float(clip[0]), float(clip[1]))
     options = Options(method, prediction, float(variance), bounds, trajectory, sigma_data)
@@ -109,8 +111,19 @@ def sample(
 
 
 def _check(
-    method: str, prediction: str, logsnrs: Any, key: Any, variance: float, clip: Any
+    denoiser: Any,
+    z: Any,
+    method: str,
+    prediction: str,
+    logsnrs: Any,
+    key: Any,
+    variance: float,
+    clip: Any,
 ) -> None:
+    if not callable(denoiser):
+        raise ValueError(f"denoiser: expected a function, got {type(denoiser).__name__}")
+    if np.ndim(z) < 1 or not np.size(z) or not jnp.issubdtype(z.dtype, jnp.floating):
+        raise ValueError(f"z: expected noise [B, ...] of floats, got {z.dtype} {np.shape(z)}")
     if method not in get_args(Method):
         raise ValueError(f"method: expected one of {get_args(Method)}, got {method!r}")
     process.check("prediction", prediction)

@@ -197,8 +197,8 @@ def shift_of(base: int | float, size: int | float, dimensions: int = 2) -> float
     """
     if not (base > 0 and size > 0) or dimensions < 1:
         raise ValueError(
-            "base, size, dimensions: expected positive sizes and at least one dimension, "
-            f"got {base}, {size}, {dimensions}"
+            "base_resolution, resolution, dimensions: expected positive sizes and at least one "
+            f"dimension, got {base}, {size}, {dimensions}"
         )
     return dimensions * math.log(base / size)
 

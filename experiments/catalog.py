@@ -81,7 +81,9 @@ def get(name: str) -> Experiment:
 def _load_file(path: Path) -> Experiment:
     if not path.is_file():
         name = path.with_suffix("").as_posix()
-        raise UsageError(f"no experiment file {path}; make one with: kexue-jax new {name}")
+        raise UsageError(
+            f"no experiment file {path} in {Path.cwd()}; make one with: kexue-jax new {name}"
+        )
     spec = importlib.util.spec_from_file_location(f"user_experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: expected a Python file")

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from experiments import archive, catalog, costs, planning, reproduction, sweeps, writing
+from experiments import archive, catalog, costs, planning, processes, reproduction, sweeps, writing
 from experiments import report as reports
 from experiments.harness import config as configs
 from experiments.harness import datasets, figures, hosts, ledger, machine
@@ -132,9 +132,10 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
     """Run all experiments that match a pattern at a scale; then their report, on one sheet.
 
     Raises:
-        UsageError: the pattern matches nothing.
+        UsageError: the pattern matches nothing, no jobs at once.
         ExperimentError: some failed; the others ran all the same.
     """
+    processes.check_jobs(at_once)
     jobs = reproduction.plan(preset, patterns)
     failure = None
     try:
@@ -150,6 +151,8 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
     pictures = [(r.data["experiment"], r.directory / "figure.png") for r in found]
     drawn = [(name, picture) for name, picture in pictures if picture.exists()]
     print(f"{ledger.brief(rows)}\n{reports.summary(rows)}")
+    if preset.startswith("quick"):
+        print("quick runs show that all works; claims are judged by larger ones (--preset cpu)\n")
     print(f"what the claims say: {root / 'report.md'}")
     if drawn:
         print(f"all figures:         {reports.contact_sheet(drawn, root / 'figures.png')}")

@@ -7,29 +7,30 @@ from experiments.harness import figures
 from experiments.harness import run as runs
 from experiments.harness.run import Record
 
+ABSENT = "absent"
+
 
 def compare(directories: list[Path], output: Path) -> None:
     """One table and one figure of several runs; a folder that holds runs stands for all of them."""
     records = [record for directory in directories for record in _records(directory)]
-    first = configs.flatten(records[0].config)
-    changed = sorted(
-        {
-            name
-            for record in records[1:]
-            for name, value in configs.flatten(record.config).items()
-            if first.get(name, "absent") != value
-        }
-    )
-    scalars = [k for k, v in records[0].result.items() if isinstance(v, int | float)]
-    shared = [k for k in scalars if all(k in record.result for record in records)]
-    header = ["run", *changed, *shared]
+    fields = [configs.flatten(record.config) for record in records]
+    every = dict.fromkeys(name for flat in fields for name in flat)
+    changed = [name for name in every if len({str(flat.get(name, ABSENT)) for flat in fields}) > 1]
+    numbers = [
+        {k: v for k, v in record.result.items() if isinstance(v, int | float)} for record in records
+    ]
+    measured = dict.fromkeys(name for found in numbers for name in found)
+    header = ["run", *changed, *measured]
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
-    for record in records:
-        flat = configs.flatten(record.config)
-        cells = [str(record.directory), *(str(flat.get(name, "absent")) for name in changed)]
-        cells += [f"{record.result[name]:.6g}" for name in shared]
+    for record, flat, found in zip(records, fields, numbers, strict=True):
+        cells = [str(record.directory), *(str(flat.get(name, ABSENT)) for name in changed)]
+        cells += [f"{found[name]:.6g}" if name in found else ABSENT for name in measured]
         lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
+    shared = [name for name in measured if all(name in found for found in numbers)]
+    if not shared and not _series(records):
+        print("\nno figure: the runs have no numbers in common")
+        return
     figures.render(lambda: _curves(records, shared), output)
     print(f"\nfigure: {output}")
 
@@ -39,13 +40,18 @@ def _records(directory: Path) -> list[Record]:
     return below or [runs.load(directory)]
 
 
-def _curves(records: list[Record], scalars: list[str]):
-    """Shared series against the step; without any, the shared scalars as points."""
+def _series(records: list[Record]) -> list[str]:
+    """Numbers that rows of all runs have."""
     series = [
         {k for row in r.rows for k, v in row.items() if k != "step" and isinstance(v, int | float)}
         for r in records
     ]
-    shared = sorted(set.intersection(*series) - {"steps_per_second"})[:4]
+    return sorted(set.intersection(*series) - {"steps_per_second"})
+
+
+def _curves(records: list[Record], scalars: list[str]):
+    """Shared series against the step; without any, the shared scalars as points."""
+    shared = _series(records)[:4]
     figure, axes = figures.new(columns=max(len(shared), 1))
     for axis, name in zip(axes[0], shared, strict=False):
         for record, style in zip(records, figures.styles(), strict=False):

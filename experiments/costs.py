@@ -71,7 +71,7 @@ def preset(name: str) -> Costs:
         UsageError: there is none.
     """
     if name not in PRESETS:
-        raise UsageError(f"NAME: expected one of {', '.join(PRESETS)}, got {name!r}")
+        raise UsageError(f"costs: expected one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
 
 

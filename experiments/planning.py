@@ -12,7 +12,7 @@ from experiments import catalog, costs
 from experiments.harness import config as configs
 from experiments.harness import estimate, machine
 from experiments.harness import run as runs
-from experiments.harness.errors import DataError
+from experiments.harness.errors import ExperimentError
 from experiments.harness.sharding import DEFAULT, Layout
 
 
@@ -20,23 +20,27 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
     """Print what a run would do, and look at its data.
 
     Raises:
-        DataError: data that the run would refuse; all the rest is printed before.
+        ExperimentError: a directory or data that the run would refuse; all the rest is printed
+            before.
     """
     print(json.dumps(configs.to_dict(config), indent=1))
     describe = experiment.optional("describe")
     for name, text in (describe(config) if describe else {}).items():
         print(f"{name}: {text}")
-    refused = None
+    refused: ExperimentError | None = None
     try:
+        if (directory / "run.json").exists():
+            runs.check_same(directory, runs.load(directory).data, experiment.name, config)
         if found := _look(experiment, config):
             print(f"found: {found}")
-    except DataError as error:
+    except ExperimentError as error:
         refused = error
     free = machine.free_disk(directory) / 2**30
     print(f"directory: {directory} ({runs.state(directory)}); {free:.1f} GiB free")
     began = time.monotonic()
     _print_estimate(experiment, config, layout)
-    print(f"compiled in {time.monotonic() - began:.1f} s; nothing was run or written")
+    seconds = time.monotonic() - began
+    print(f"compiled in {seconds:.1f} s; " * (seconds > 0.05) + "nothing was run or written")
     if refused is not None:
         raise refused
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.harness.errors import Interrupted
+from experiments.harness.errors import Interrupted, UsageError
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ class Event:
     task: Task
     code: int | None = None
     seconds: float = 0.0
+
+
+def check_jobs(jobs: int) -> None:
+    """Refuse fewer than one at once.
+
+    Raises:
+        UsageError: so.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs: expected at least 1, got {jobs}")
 
 
 def run(tasks: Sequence[Task], jobs: int, told: Callable[[Event], None], kept: Path) -> list[str]:

@@ -19,6 +19,7 @@ from experiments.harness.run import Record
 
 WIDTH, TITLE, MARGIN = 640, 32, 24  # pixels of the sheet
 RESULTS = Path("results")  # what is published
+RUNS = Path("runs")  # where runs go
 SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
 
 
@@ -26,10 +27,12 @@ def records(root: Path) -> list[Record]:
     """Runs below `root`, then the published ones.
 
     Raises:
-        ExperimentError: `root` is a file.
+        ExperimentError: `root` is a file, or none at all and not the folder that runs go to.
     """
     if root.exists() and not root.is_dir():
         raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
+    if not root.exists() and root != RUNS:
+        raise ExperimentError(f"--workdir {root}: expected a directory, found none")
     mine = runs.find(root)
     return mine if root.resolve() == RESULTS.resolve() else mine + runs.find(RESULTS)
 
@@ -44,7 +47,12 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
 
     A record can name any file; what its claims and figures are is for that file to say, and only
     somebody who trusts it may run it.
+
+    Raises:
+        UsageError: a file that does not exist or is no experiment.
     """
+    for file in files:
+        catalog.get(file.as_posix())
     ours, mine = set(catalog.names()), {file.with_suffix(".py").resolve() for file in files}
     kept, left = [], set()
     for record in found:
@@ -67,7 +75,7 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)
     table: list[dict[str, Any]] = []
-    for name in [*known, *sorted(extra)] if only is None else only:
+    for name in [*sorted(extra), *known] if only is None else only:
         mine = [record for record in found if record.data["experiment"] == name]
         experiment = catalog.get(name)
         mine.sort(key=functools.partial(_order, experiment))

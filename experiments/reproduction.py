@@ -75,8 +75,7 @@ def reproduce(jobs: Sequence[Job], root: Path, at_once: int) -> None:
         ExperimentError: some failed.
         Interrupted: a signal.
     """
-    if at_once < 1:
-        raise UsageError(f"--jobs: expected at least 1, got {at_once}")
+    processes.check_jobs(at_once)
     left = [job for job in jobs if not runs.done(root / job.name / job.preset, job.digest)]
     (root / "logs").mkdir(parents=True, exist_ok=True)
     board = Board(left, len(jobs) - len(left), at_once)

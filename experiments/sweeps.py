@@ -148,8 +148,7 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
         ExperimentError: cells that failed, or a directory of another sweep.
         Interrupted: a signal; cells have saved their work.
     """
-    if jobs < 1:
-        raise UsageError(f"--jobs: expected at least 1, got {jobs}")
+    processes.check_jobs(jobs)
     if options and cluster is None:
         raise UsageError("--submit: expected --cluster beside it")
     _remember(sweep, root)
@@ -299,7 +298,7 @@ def table(root: Path) -> str:
         for name in results[0]:
             values = [result[name] for result in results if name in result]
             interval = "-"
-            if len(values) > 1:
+            if len(set(values)) > 1:
                 spread = paired.difference(values, [0.0] * len(values))
                 interval = f"{spread.low:.6g} to {spread.high:.6g}"
             cells = [*key, name, f"{np.mean(values):.6g}", interval, str(len(values))]

@@ -48,7 +48,9 @@ def load(directory: str | Path, name: str | None = None) -> Trained:
     experiment = catalog.get(str(runs.load(folder).data.get("experiment")))
     networks = experiment.optional("trained_networks")
     if networks is None:
-        raise ExperimentError(f"{folder}: {experiment.name} keeps no networks")
+        own = "experiments." + experiment.name.replace("/", ".") + ".load"
+        hint = f"; open it by {own}" if experiment.optional("load") else ""
+        raise ExperimentError(f"{folder}: {experiment.name} keeps no networks here{hint}")
     _, config = weights.configured(folder, experiment.name, experiment.module.Config)
     made, written = networks(config), weights.saved(folder)
     if name is None:

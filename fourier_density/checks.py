@@ -48,11 +48,14 @@ def draws(seed: Any, sample_shape: Any) -> tuple[Array, tuple[int, ...]]:
         seed = jax.random.key(seed)
     if not isinstance(seed, jax.Array | np.ndarray):
         raise ValueError(f"seed: expected a random key such as jax.random.key(0), got {seed!r}")
-    shape = (sample_shape,) if np.ndim(sample_shape) == 0 else tuple(sample_shape)
     try:
-        return jnp.asarray(seed), tuple(operator.index(size) for size in shape)
+        shape = (sample_shape,) if np.ndim(sample_shape) == 0 else sample_shape
+        shape = tuple(operator.index(size) for size in shape)
     except TypeError:
-        raise ValueError(f"sample_shape: expected whole numbers, got {sample_shape!r}") from None
+        shape = (-1,)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"sample_shape: expected whole numbers from 0 on, got {sample_shape!r}")
+    return jnp.asarray(seed), shape
 
 
 def joint_shape(shape: tuple[int, ...], **parameters: Any) -> tuple[int, ...]:

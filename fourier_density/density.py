@@ -21,15 +21,15 @@ from fourier_density import (
     information,
     masses,
     plotting,
-    pytrees,
     sampling,
     series,
 )
 from fourier_density.checks import Seed, Shape
+from fourier_density.common import Density
 
 
 @register_pytree_with_keys_class
-class PeriodicDensity(pytrees.Frozen):
+class PeriodicDensity(Density):
     """p(x) = |A(x)|^2 / (2 sum_k |a_k|^2) with A(x) = sum_k a_k exp(i pi k x).
 
     A batch of densities is a batch of coefficients: every method broadcasts its argument
@@ -327,11 +327,6 @@ class PeriodicDensity(pytrees.Frozen):
         seed, shape = checks.draws(seed, sample_shape)
         shape = (*shape, *self.batch_shape)
         return self.quantile(jax.random.uniform(seed, shape, self.re.dtype))
-
-    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Samples and their log-density."""
-        x = self.sample(seed=seed, sample_shape=sample_shape)
-        return x, self.log_prob(x)
 
     @jax.jit
     def mean(self) -> Float[Array, "..."]:

@@ -20,19 +20,6 @@ def static(**options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **options)
 
 
-class Frozen:
-    """Attributes are set once, by `_set`, as those of a frozen dataclass."""
-
-    def _set(self, **parts: Any) -> None:
-        vars(self).update(parts)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise dataclasses.FrozenInstanceError(f"{name}: a density does not change, make another")
-
-    def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"{name}: a density does not change, make another")
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
 def dataclass(cls: Class) -> Class:
     """Make a class a frozen dataclass and a pytree node of its own.

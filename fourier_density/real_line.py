@@ -22,12 +22,12 @@ from fourier_density import (
     extrema,
     masses,
     plotting,
-    pytrees,
     quadrature,
     series,
     transforms,
 )
 from fourier_density.checks import Seed, Shape
+from fourier_density.common import Density
 from fourier_density.density import PeriodicDensity
 from fourier_density.reflected import ReflectedDensity
 
@@ -35,7 +35,7 @@ LEAVES = ("turned", "loc", "scale", "base")
 
 
 @register_pytree_with_keys_class
-class RealLineDensity(pytrees.Frozen):
+class RealLineDensity(Density):
     """q(y) = 2 p(2 B(u) - 1) b(u) / scale with u = (y - loc) / scale.
 
     With the base of the paper, "tanh", that is p(tanh(u)) sech(u)^2 / scale. The tails of q are
@@ -370,11 +370,6 @@ class RealLineDensity(pytrees.Frozen):
         tiny = jnp.finfo(self.loc.dtype).eps
         levels = jax.random.uniform(seed, shape, self.loc.dtype, tiny, 1.0 - tiny)
         return self._quantile_by_circle(levels)
-
-    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Samples and their log-density."""
-        y = self.sample(seed=seed, sample_shape=sample_shape)
-        return y, self.log_prob(y)
 
 
 def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:

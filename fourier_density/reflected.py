@@ -17,13 +17,14 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
-from fourier_density import plotting, pytrees
+from fourier_density import plotting
 from fourier_density.checks import Seed, Shape
+from fourier_density.common import Density
 from fourier_density.density import PeriodicDensity
 
 
 @register_pytree_with_keys_class
-class ReflectedDensity(pytrees.Frozen):
+class ReflectedDensity(Density):
     """p(x) = P((x + 1) / 2) on [-1, 1], with P(t) = |A(t)|^2 / (2 sum_k a_k^2) and real a.
 
     The N degrees of freedom are those of all non-negative polynomials of degree N in
@@ -141,11 +142,6 @@ class ReflectedDensity(pytrees.Frozen):
     def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients."""
         return 2.0 * jnp.abs(self.even.sample(seed=seed, sample_shape=sample_shape)) - 1.0
-
-    def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
-        """Samples and their log-density."""
-        x = self.sample(seed=seed, sample_shape=sample_shape)
-        return x, self.log_prob(x)
 
     @jax.jit
     def moments(self) -> Array:

@@ -192,7 +192,13 @@ def filtered(u: Array, kernel: Array, D: Array | None = None) -> Array:
 
 
 def at_rest(*shape: int, dtype: Any = None) -> Pair:
-    """A state of zeros, in single precision at least; None: the default of JAX."""
+    """A state of zeros, in single precision at least; None: the default of JAX.
+
+    Raises:
+        ValueError: a batch that is no whole number of at least 1.
+    """
+    if not hasattr(shape[0], "__index__") or shape[0] < 1:
+        raise ValueError(f"batch: expected a whole number of at least 1, got {shape[0]!r}")
     dtype = jnp.promote_types(jnp.result_type(float) if dtype is None else dtype, jnp.float32)
     return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 

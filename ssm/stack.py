@@ -268,9 +268,11 @@ def _prepared(mixer: Mixer, weights: Any, layer: int) -> Any:
 
 
 def init_state(
-    batch: int, capacity: int, dtype: Any = None, *, config: Config, mixer: Mixer
+    batch: int, capacity: int = 0, dtype: Any = None, *, config: Config, mixer: Mixer
 ) -> dict[str, Any]:
     """States before the first step, those of the layers stacked to [N, ...].
+
+    States of these mixers do not grow with `capacity`, which those of attention need.
 
     A mean of the steps so far is kept as their sum and number.
     """
@@ -339,6 +341,9 @@ def step(
 
         return _block(weights, x, config, mix)
 
+    shape = ["B"] if config.vocabulary is not None else ["B", str(config.inputs)]
+    if jnp.ndim(u) != len(shape):
+        raise ValueError(f"u: expected shape [{', '.join(shape)}], got {jnp.shape(u)}")
     x = _encode(prepared, u, config)
     x, layers = jax.lax.scan(layer, x, (prepared["layers"], state["layers"]))
     x, state = _last(prepared, x, config), {**state, "layers": layers}
@@ -357,7 +362,17 @@ def model(config: Config, mixer: Mixer) -> Mixer:
     >>> one = model(Config(channels=4, outputs=2, layers=3), s4d.mixer(s4d.Config(4, modes=2)))
     >>> one.apply(one.init(jax.random.key(0)), jnp.ones((1, 8, 1))).shape
     (1, 8, 2)
+
+    Raises:
+        ValueError: no configuration, or no mixer.
     """
+    if not isinstance(config, Config):
+        raise ValueError(f"config: expected a stack.Config, got {type(config).__name__}")
+    if not isinstance(mixer, Mixer):
+        raise ValueError(
+            "mixer: expected one such as s4d.mixer(s4d.Config(8)), got "
+            f"{mixer if isinstance(mixer, str) else type(mixer).__name__}"
+        )
     both = {"config": config, "mixer": mixer}
     return Mixer(
         init=functools.partial(init, **both),

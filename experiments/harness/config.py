@@ -66,6 +66,13 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def seed(config: Any) -> int | None:
+    """The field of that name: of the training, or the first other one."""
+    fields = flatten(to_dict(config))
+    named = [value for name, value in fields.items() if name.rpartition(".")[2] == "seed"]
+    return fields.get("training.seed", named[0] if named else None)
+
+
 def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> Any:
     """Apply command-line overrides such as `--model.d_model 64` to a configuration.
 

@@ -20,7 +20,7 @@ import msgspec
 
 from experiments.harness import config as configs
 from experiments.harness import hosts, machine, manifest
-from experiments.harness.errors import DataError, ExperimentError, Interrupted, UsageError
+from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.sharding import DEFAULT, Layout
 from experiments.harness.tracking import Tracker, read_rows
 
@@ -101,6 +101,22 @@ def belongs(directory: Path, digest: str) -> bool:
     if not (directory / "run.json").exists():
         return True
     return load(directory).data.get("config_hash") == digest
+
+
+def check_same(directory: Path, data: dict[str, Any], experiment: str, config: Any) -> None:
+    """Refuse to go on with what a directory holds, if that is another run.
+
+    Raises:
+        ExperimentError: naming what differs.
+    """
+    lines = configs.difference(data.get("config", {}), configs.to_dict(config))
+    if data.get("experiment") != experiment:
+        lines.insert(0, f"experiment: {data.get('experiment')} -> {experiment}")
+    if lines:
+        raise ExperimentError(
+            f"{directory}: holds a run of another configuration ({'; '.join(lines)}); "
+            "give another --workdir"
+        )
 
 
 class Part:
@@ -267,7 +283,7 @@ class Run:
         self.tracker.close()
         if kind is not None:
             stopped = issubclass(kind, Interrupted | KeyboardInterrupt | BrokenPipeError)
-            refused = issubclass(kind, UsageError | DataError) and not self.resumed
+            refused = issubclass(kind, ExperimentError) and not (stopped or self.resumed)
             with contextlib.suppress(OSError):  # what ended the run is to be told, not this
                 self._end("interrupted" if stopped else "failed", withdrawn=refused)
         self._lock.release()
@@ -315,7 +331,7 @@ class Run:
         try:
             data = load(self.directory).data if path.exists() else {}
             if data:
-                self._check_same(data)
+                check_same(self.directory, data, self.experiment, self.config)
         except ExperimentError:
             self._lock.release()
             raise
@@ -333,16 +349,6 @@ class Run:
             ) from None
         path.write_text(f"process {os.getpid()} of {platform.node()}")
 
-    def _check_same(self, data: dict[str, Any]) -> None:
-        lines = configs.difference(data.get("config", {}), configs.to_dict(self.config))
-        if data.get("experiment") != self.experiment:
-            lines.insert(0, f"experiment: {data.get('experiment')} -> {self.experiment}")
-        if lines:
-            raise ExperimentError(
-                f"{self.directory}: holds a run of another configuration ({'; '.join(lines)}); "
-                "give another --workdir"
-            )
-
     def _write(self, **changes: Any) -> None:
         now = time.monotonic()
         wall = self.data.get("wall_seconds", 0.0) + (now - self._began)
@@ -352,7 +358,7 @@ class Run:
             "preset": self.preset,
             "config": configs.to_dict(self.config),
             "config_hash": configs.digest(self.config),
-            "seed": _seed(self.config),
+            "seed": configs.seed(self.config),
             "command": command(self.experiment, self.preset, self._overrides),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             **self.data,
@@ -378,13 +384,6 @@ def slug(name: str) -> Path:
     """A relative path for an experiment's name, or for its file wherever that lies."""
     parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/")]
     return Path(*parts)
-
-
-def _seed(config: Any) -> int | None:
-    """Of the training, or the first other one."""
-    fields = configs.flatten(configs.to_dict(config))
-    named = [value for name, value in fields.items() if name.rpartition(".")[2] == "seed"]
-    return fields.get("training.seed", named[0] if named else None)
 
 
 def find(root: Path) -> list[Record]:

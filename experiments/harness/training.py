@@ -1,6 +1,7 @@
 """One readable loop over a pure step (state, batch) -> (state, metrics)."""
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -187,6 +188,8 @@ def train(
     checkpoints = Checkpoints(run.directory, config.keep, configs.digest(run.config))
     state, start = _start(placed, how.given, checkpoints)
     run.tracker.rewind(start if start else -1)
+    if 0 < start < config.steps and hosts.first():
+        print(f"resumes at step {start}", file=sys.stderr, flush=True)
     leaves = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state.params)]
 
     try:

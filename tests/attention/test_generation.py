@@ -142,7 +142,7 @@ def test_repeated_calls_compile_once_and_take_a_custom_mixer():
         ([[1, 2]], 1, {"lengths": [1, 1]}, r"lengths: expected 1 values"),
         ([[1, 2]], 0, {}, "max_new_tokens: expected a whole number of at least 1, got 0"),
         ([[1, 2]], 1, {"temperature": -1.0}, r"temperature: .*got -1\.0"),
-        ([[1, 2]], 1, {"temperature": 1.0}, "temperature: expected 0, or > 0 with a key"),
+        ([[1, 2]], 1, {"temperature": 1.0}, "key: expected a random key for a temp"),
         ([[1, 2]], 1, {"top_k": 0}, r"top_k: expected a whole number of at least 1, got 0"),
         ([[1, 2]], 1, {"top_k": 12}, r"top_k: expected 1\.\.11, got 12"),
     ],

@@ -52,6 +52,12 @@ def test_classes_are_read_and_none_is_one_of_them(name):
     np.testing.assert_array_equal(read(), read(jnp.full(3, 3)))
 
 
+def test_a_network_without_classes_takes_no_condition():
+    z, logsnr = draw(3, 5), jnp.zeros(3)
+    with pytest.raises(ValueError, match="condition: expected none of a network without classes"):
+        layers.MLP(8, 1).init(jax.random.key(0), z, logsnr, jnp.zeros(3, int))
+
+
 def test_convolutions_serve_every_size_and_place():
     network, _ = NETWORKS["conv"]
     z = draw(1, 12, 12, 2)

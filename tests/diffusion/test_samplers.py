@@ -1,6 +1,7 @@
 """Samplers against loops in float64, against closed forms, and their orders."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -270,6 +271,19 @@ def test_bad_input_is_refused_by_name(options, message):
     given = {"logsnrs": [-1.0, 1.0]} | options
     with pytest.raises(ValueError, match=message):
         samplers.sample(exact.denoiser(law()), jnp.ones((1, 2)), **given)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "z", "message"),
+    [
+        ({"weights": 1}, np.ones((1, 2), np.float32), "denoiser: expected a function, got dict"),
+        (exact.denoiser(law()), np.ones((0, 2), np.float32), "z: expected noise"),
+        (exact.denoiser(law()), np.ones((1, 2), np.int32), "z: expected noise .* got int32"),
+    ],
+)
+def test_what_is_no_denoiser_and_no_noise_is_refused(denoiser, z, message):
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(samplers.sample)(denoiser, jnp.asarray(z), [-1.0, 1.0])
 
 
 @pytest.mark.parametrize(

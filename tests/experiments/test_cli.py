@@ -87,6 +87,12 @@ def test_compare_shows_what_differs(cli, mixtures, tmp_path):
     assert (tmp_path / "both.png").stat().st_size > 0
     again = cli("compare", tmp_path, "--output", tmp_path / "both.png")[1]
     assert again == out  # all runs below a folder
+    cli("new", "mine")
+    cli("run", "mine.py", "--workdir", tmp_path / "third", "--darts", "50")
+    code, out, _ = cli("compare", other, tmp_path / "third", "--output", tmp_path / "no.png")
+    assert code == 0 and "no figure: the runs have no numbers in common" in out
+    assert "darts" in out and "pi" in out and "absent" in out
+    assert not (tmp_path / "no.png").exists()
 
 
 def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, tmp_path):
@@ -335,6 +341,10 @@ def test_files_that_are_named_are_in_the_report(cli, tmp_path):
     cli("run", "mine.py", "--darts", "500")
     rows = json.loads(cli("report", "mine.py", "--json")[1])
     assert [row["id"] for row in rows if row["experiment"] == "mine.py"] == ["mine.pi"]
+    assert rows[0]["id"] == "mine.pi"  # what is one's own comes first
+    assert "no experiment file none.py" in cli("report", "none.py")[2]
+    message = cli("report", "--workdir", "none")[2]
+    assert "--workdir none: expected a directory, found none" in message
     code, out, _ = cli("figures", "mine.py")
     assert code == 0 and out.startswith("runs/mine/")
 

@@ -46,6 +46,7 @@ def test_a_claim_without_a_run_is_inconclusive_and_shown_as_not_run():
     one = row("a/b", claim(), None, "command")
     assert one["verdict"] == "inconclusive" and one["ours"] is None and one["seeds"] is None
     assert "not run" in markdown([one]) and "not run" in brief([one])
+    assert "not in quick" in brief([{**one, "scale": "quick"}])
 
 
 @pytest.mark.parametrize(

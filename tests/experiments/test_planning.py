@@ -78,6 +78,8 @@ def test_a_plan_says_what_has_become_of_the_run(cli, counts, tmp_path):
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     assert "(resumes)" in dry(cli, counts, "--workdir", folder)[1]
+    code, out, err = dry(cli, counts, "--workdir", folder, "--seed", "5")
+    assert code == 1 and "nothing was run" in out and "another configuration (seed: 0 -> 5)" in err
 
 
 @pytest.mark.parametrize("name", ["sequential_images", "listops", "documents", "speech"])

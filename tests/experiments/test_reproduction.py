@@ -49,7 +49,7 @@ def test_runs_report_and_sheet_and_nothing_twice(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "0 of them finished" in err and "2 of 2 runs finished" in err
     assert err.count(": begins, see ") == 2
-    assert "mixtures.tut10.kl_8" in out and "Next:" in out
+    assert "mixtures.tut10.kl_8" in out and "Next:" in out and "judged by larger ones" in out
     assert "(certified population optimum" in (tmp_path / "report.md").read_text()
     with Image.open(tmp_path / "figures.png") as sheet:
         assert sheet.width > 2 * report.WIDTH
@@ -67,6 +67,12 @@ def test_a_run_of_another_configuration_is_not_taken_for_finished(tmp_path, caps
 
 
 @pytest.mark.slow
+def test_no_jobs_at_once_are_refused_before_anything_is_done(tmp_path, capsys):
+    with pytest.raises(UsageError, match="--jobs: expected at least 1, got 0"):
+        commands.reproduce("quick", PAIR, tmp_path / "new", 0)
+    assert not (tmp_path / "new").exists() and not capsys.readouterr().out
+
+
 def test_what_fails_is_named_behind_the_report_of_the_rest(tmp_path, capsys):
     (tmp_path / "attention" / "cache" / "quick").mkdir(parents=True)
     (tmp_path / "attention" / "cache" / "quick" / "foreign.txt").write_text("not a run")

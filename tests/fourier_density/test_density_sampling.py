@@ -112,8 +112,9 @@ def test_numbers_stand_for_keys_and_shapes_as_in_distrax():
     sample = inspect.unwrap(PeriodicDensity.sample)
     with pytest.raises(ValueError, match="seed: expected a random key"):
         sample(density, seed="3")
-    with pytest.raises(ValueError, match="sample_shape: expected whole numbers"):
-        sample(density, seed=3, sample_shape=(2.5,))
+    for wrong in ((2.5,), (-3,), "a"):
+        with pytest.raises(ValueError, match="sample_shape: expected whole numbers"):
+            sample(density, seed=3, sample_shape=wrong)
 
 
 @pytest.mark.parametrize("sample_shape", [(), (4,), (2, 3)])

@@ -116,6 +116,14 @@ def test_divergence_from_another_kind_is_refused(kind):
         KINDS[kind]().kl_divergence(other)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_median_and_deviation_follow_from_quantile_and_variance(kind, x64):
+    density = KINDS[kind]()
+    np.testing.assert_allclose(density.cdf(density.median()), 0.5, atol=1e-9)
+    np.testing.assert_allclose(density.stddev() ** 2, density.variance(), rtol=1e-12)
+    assert density.median().shape == density.stddev().shape == density.batch_shape
+
+
 @pytest.mark.parametrize(
     "density",
     [PeriodicDensity([1.0]), ReflectedDensity([1.0]), RealLineDensity([1.0], 0.0, 1.0)],

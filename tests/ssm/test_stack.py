@@ -1,6 +1,7 @@
 """The deep model: its parts by hand, streaming through all layers, its Linen shells."""
 
 import functools
+import inspect
 
 import flax.linen as nn
 import jax
@@ -253,6 +254,19 @@ def test_bad_configurations_are_refused_by_name(change, message):
     arguments = {"channels": D, "outputs": 3, "inputs": 2} | change
     with pytest.raises(ValueError, match=message):
         stack.Config(**arguments)
+
+
+def test_what_is_no_mixer_and_no_configuration_is_refused():
+    with pytest.raises(ValueError, match=r"mixer: expected one such as .*, got s4d"):
+        inspect.unwrap(stack.model)(CONFIG, "s4d")
+    with pytest.raises(ValueError, match=r"config: expected a stack\.Config, got Mixer"):
+        inspect.unwrap(stack.model)(MIXER, CONFIG)
+    with pytest.raises(ValueError, match="batch: expected a whole number of at least 1, got -1"):
+        stack.model(CONFIG, MIXER).init_state(-1)
+    one = stack.model(CONFIG, MIXER)
+    params = one.prepare(one.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"u: expected shape \[B, 2\], got \(3, 1, 2\)"):
+        one.step(params, one.init_state(3), jnp.ones((3, 1, 2)))
 
 
 def test_bad_signals_are_refused_by_name():
