@@ -63,7 +63,7 @@ class MLP(nn.Module):
 
     Attributes:
         width, depth: of the blocks, and how many.
-        classes: number of classes, or None.
+        classes: number of classes, or None; the class of this number stands for none.
         fourier: exponents of `octaves` of z that are read as well.
     """
 
@@ -93,7 +93,7 @@ class Conv(nn.Module):
     Attributes:
         channels: of every layer.
         dilations: of each block.
-        classes: number of classes, or None.
+        classes: number of classes, or None; the class of this number stands for none.
         fourier: exponents of `octaves` of z that are read as well.
     """
 

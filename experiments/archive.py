@@ -91,7 +91,8 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
         table = _table(archive)
         archive.stream = coding.compress(standard, table)
     except ValueError as error:
-        raise UsageError(f"{source}: {error}") from error
+        units = f" (of values less {centre:g}, divided by {spread:g})"
+        raise UsageError(f"{source}, step {step:g}: {error}{units}") from error
     body = msgspec.msgpack.encode(archive)
     data = MAGIC + body + _digest(body)
     target.write_bytes(data)
@@ -168,12 +169,13 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
         raise UsageError(f"{source}: {error.strerror or error}") from error
     except ValueError as error:
         where = "" if source.suffix == ".npy" else " between white space"
-        raise UsageError(f"{source}: expected numbers{where}, {error}") from error
+        raise UsageError(f"{source}: expected floats{where}, {error}") from error
     if not np.issubdtype(values.dtype, np.floating):
         raise UsageError(f"{source}: expected floats, got {values.dtype}")
     bad = int(np.sum(~np.isfinite(values)))
     if values.size < 1 or bad:
-        raise UsageError(f"{source}: expected finite values, got {values.size} with {bad} not")
+        got = f"{bad} of {values.size} that are not" if values.size else "none"
+        raise UsageError(f"{source}: expected finite values, got {got}")
     return values, kind
 
 

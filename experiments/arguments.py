@@ -107,7 +107,12 @@ def _add_results(add: Add) -> None:
     one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories")
-    one.add_argument("--output", type=Path, default=Path("comparison.png"), help="the figure")
+    one.add_argument(
+        "--output",
+        type=Path,
+        default=Path("comparison.png"),
+        help="the figure, written anew (default: comparison.png)",
+    )
     one = add("publish", "copy a finished run's small outcome into results/")
     one.add_argument("run", type=Path, help="directory of a finished run")
     one.add_argument("--results", type=Path, default=Path("results"), help="default: results")

@@ -1,5 +1,6 @@
 """Several runs in one table and one figure."""
 
+import os
 from pathlib import Path
 
 from experiments.harness import config as configs
@@ -49,20 +50,28 @@ def _series(records: list[Record]) -> list[str]:
     return sorted(set.intersection(*series) - {"steps_per_second"})
 
 
+def _labels(folders: list[Path]) -> list[str]:
+    """Folders below the one that holds them all."""
+    whole = [folder.resolve() for folder in folders]
+    common = os.path.commonpath([folder.parent for folder in whole])
+    return [folder.relative_to(common).as_posix() for folder in whole]
+
+
 def _curves(records: list[Record], scalars: list[str]):
     """Shared series against the step; without any, the shared scalars as points."""
     shared = _series(records)[:4]
     figure, axes = figures.new(columns=max(len(shared), 1))
+    labels = _labels([record.directory for record in records])
     for axis, name in zip(axes[0], shared, strict=False):
-        for record, style in zip(records, figures.styles(), strict=False):
+        for record, label, style in zip(records, labels, figures.styles(), strict=False):
             points = [(row["step"], row[name]) for row in record.rows if name in row]
             style = {**style, "marker": None} if len(points) > 30 else style
-            axis.plot(*zip(*points, strict=True), label=str(record.directory), **style)
+            axis.plot(*zip(*points, strict=True), label=label, **style)
         axis.set(xlabel="step", ylabel=name.replace("_", " "))
     if not shared:
-        for record, style in zip(records, figures.styles(), strict=False):
+        for record, label, style in zip(records, labels, figures.styles(), strict=False):
             values = [record.result[name] for name in scalars]
             style = {**style, "linestyle": "none"}
-            axes[0, 0].plot(scalars, values, label=str(record.directory), **style)
+            axes[0, 0].plot(scalars, values, label=label, **style)
     figures.legend_below(figure, columns=min(len(shared) or 1, 3))
     return figure

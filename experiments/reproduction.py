@@ -126,7 +126,10 @@ class Board:
             if event.code is None:
                 self._running[name] = (time.monotonic(), event.task.log)
                 if self._live is None:
-                    print(f"{name}: begins, see {event.task.log}", file=sys.stderr, flush=True)
+                    seconds = self._expected[name]
+                    published = "" if seconds is None else f" (published: {_duration(seconds)})"
+                    line = f"{name}: begins{published}, see {event.task.log}"
+                    print(line, file=sys.stderr, flush=True)
                 return
             del self._running[name]
             del self._expected[name]

@@ -61,7 +61,7 @@ class Checkpoint:
             path = inside(folder, "tokenizer.json")
             self.stop = _ends(folder, self.model)
         except ValueError as error:
-            raise UsageError(f"--checkpoint: {error}") from None
+            raise UsageError(f"--checkpoint: {str(error).removeprefix('directory: ')}") from None
         try:
             self.tokenizer: Any = Tokenizer.from_str(path.read_text())
         except Exception as error:  # the tokenizers' own are plain exceptions

@@ -167,6 +167,10 @@ def from_density(
             without mass.
     """
     _check_grid(step, offset)
+    if not hasattr(density, "cdf"):
+        raise ValueError(
+            f"density: expected one (of a Fit its `density`), got {type(density).__name__}"
+        )
     if getattr(density, "batch_shape", ()) != ():
         raise ValueError(f"density: expected a single one, got a batch {density.batch_shape}")
     if not 0 < tail < 0.1:

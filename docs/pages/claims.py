@@ -51,7 +51,7 @@ def _line(row: dict[str, Any]) -> str:
         f"`{row['id']}`: {row['statement']}<br>*{row['source']}*",
         ledger.stated(row) + mark + tolerance,
         measured,
-        "-" if measured in ("-", "not run") else f"{row['scale'] or '-'}{seeds}",
+        "-" if measured == "-" or row["ours"] is None else f"{row['scale'] or '-'}{seeds}",
         row["verdict"],
     ]
     return f"| {' | '.join(map(results.cell, cells))} |"

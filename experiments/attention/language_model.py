@@ -223,7 +223,7 @@ def draw(record: Record):
     series = {"training": "loss", "validation": "validation_bits_per_byte"}
     for (label, name), style in zip(series.items(), figures.styles(), strict=False):
         points = [(row["step"] * scale, row[name]) for row in record.rows if name in row]
-        style = {**style, "marker": None} if label == "training" else style
+        style = {**style, "marker": None} if len(points) > 1 and label == "training" else style
         left.plot(*zip(*points, strict=True), label=label, **style)
     bigram = record.result["bigram_bits_per_byte"]
     left.axhline(bigram, color="#777777", linewidth=1, label="bigram table")

@@ -98,6 +98,8 @@ def draw_grids(
     size = lines * (images[0].shape[1] + 1)
     axis.set_yticks([size * (i + 0.5) for i in range(len(images))], list(rows))
     axis.set_xticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     axis.grid(False)
 
 

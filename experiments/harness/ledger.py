@@ -157,7 +157,8 @@ def stated(row: dict[str, Any]) -> str:
 def measured(row: dict[str, Any]) -> str:
     """Our value in short, with its interval where it has one; "-" if a smaller task gave it."""
     if row["ours"] is None:
-        return f"not in {row['scale']}" if row.get("scale") else "not run"
+        covered = row["verdict"] == "inconclusive" and row["scale"]
+        return f"not in {covered}" if covered else "not run"
     if row["verdict"] == "not comparable at this scale":
         return "-"
     low, high = row["interval"]

@@ -69,16 +69,19 @@ def load(directory: Path, name: str, network: Network) -> Any:
 
     path = _path(directory, name)
     if not path.is_file():
-        found = ", ".join(saved(directory)) or "none; they are written when a training ends"
+        found = ", ".join(saved(directory))
+        found = found or "none; a training writes them at its end (removed ones: train again)"
         raise ExperimentError(f"{directory}: expected weights of {name!r}, found {found}")
     try:
         tensors = load_file(path)
         with safe_open(path, "numpy") as file:
             digest = (file.metadata() or {}).get("sha256")
     except Exception as error:  # of many kinds
-        raise ExperimentError(f"{path}: cannot be read: {error}") from None
+        raise ExperimentError(
+            f"{path}: cannot be read: {error}; train again in another --workdir"
+        ) from None
     if digest not in (None, _digest(tensors)):
-        raise ExperimentError(f"{path}: has been changed or damaged since it was written")
+        raise ExperimentError(f"{path}: has been changed since it was written; train again")
     like = jax.eval_shape(network.init, jax.random.key(0))
     expected, got = arrays(like), {key: arrays(leaf)[""] for key, leaf in tensors.items()}
     for key in sorted(expected.keys() | got.keys()):

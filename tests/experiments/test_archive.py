@@ -72,9 +72,9 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
         b"\x93NUMPY\x01\x00v\x00" + head.ljust(117).encode() + b"\n"
     )
     for name, said in (
-        ("nan.npy", "finite values, got 2 with 1 not"),
+        ("nan.npy", "finite values, got 1 of 2 that are not"),
         ("int.npy", "expected floats"),
-        ("none.npy", "finite values, got 0"),
+        ("none.npy", "finite values, got none"),
         ("words.txt", "expected floats"),
         ("huge.npy", "expected floats"),
         ("missing.npy", "No such file"),

@@ -1,5 +1,7 @@
 """Frequency tables: sums, closeness to the masses, symbols, bad input."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+import fourier_density
 from fourier_density import (
     PeriodicDensity,
     RealLineDensity,
@@ -149,3 +152,9 @@ def test_bad_densities_masses_and_values_are_named():
         table.quantise(1e300)
     with pytest.raises(ValueError, match="no escape, got 1000"):
         table.indices(np.array([0, 1000]))
+
+
+def test_a_fit_is_told_from_its_density():
+    found = fourier_density.fit(np.random.default_rng(0).uniform(-1, 1, 50), 1)
+    with pytest.raises(ValueError, match=r"density: expected one \(of a Fit its `density`\)"):
+        inspect.unwrap(tables.from_density)(found, 0.1)
