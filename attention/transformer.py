@@ -244,10 +244,8 @@ def embed(
     if not isinstance(params.get("layers"), tuple):
         _check(params, config)
     tokens = jnp.asarray(tokens)
-    if tokens.ndim != len(axes):
-        raise ValueError(f"tokens: expected shape [{', '.join(axes)}], got {tokens.shape}")
-    if not tokens.size:
-        raise ValueError(f"tokens: expected at least one, got {tokens.shape}")
+    if tokens.ndim != len(axes) or not tokens.size:
+        raise ValueError(f"tokens: expected some [{', '.join(axes)}], got shape {tokens.shape}")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens: expected whole numbers, got {tokens.dtype}")
     outside = (tokens < 0) | (tokens >= config.vocab_size)

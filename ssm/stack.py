@@ -330,7 +330,11 @@ def prefill(
 def step(
     prepared: dict[str, Any], state: dict[str, Any], u: Any, *, config: Config, mixer: Mixer
 ) -> tuple[dict[str, Any], Array]:
-    """Read one step u [B, I], or tokens [B]: the state, and the output [B, O], a scan body."""
+    """Read one step u [B, I], or tokens [B]: the state, and the output [B, O], a scan body.
+
+    Raises:
+        ValueError: a step of another shape; as of `apply`.
+    """
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
         weights, old = inputs

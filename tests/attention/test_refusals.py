@@ -288,13 +288,13 @@ def test_errors_of_scores_name_what_is_scored(tokens):
 def test_tokens_have_the_axes_of_the_function():
     config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
     params = decoder_params(config)
-    with pytest.raises(ValueError, match=r"tokens: expected at least one, got \(1, 0\)"):
+    with pytest.raises(ValueError, match=r"tokens: expected some \[B, T\], got shape \(1, 0\)"):
         inspect.unwrap(transformer.apply)(params, jnp.ones((1, 0), int), config)
     for tokens in ([1, 2], [[[1]]]):
-        with pytest.raises(ValueError, match=r"tokens: expected shape \[B, T\], got"):
+        with pytest.raises(ValueError, match=r"tokens: expected some \[B, T\], got shape"):
             inspect.unwrap(transformer.apply)(params, jnp.asarray(tokens), config)
     state = transformer.init_state(config, 1, 4, jnp.float32)
-    with pytest.raises(ValueError, match=r"tokens: expected shape \[B\], got \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"tokens: expected some \[B\], got shape \(1, 1\)"):
         inspect.unwrap(transformer.step)(params, state, jnp.asarray([[1]]), config)
 
 

@@ -157,4 +157,4 @@ def test_bad_densities_masses_and_values_are_named():
 def test_a_fit_is_told_from_its_density():
     found = fourier_density.fit(np.random.default_rng(0).uniform(-1, 1, 50), 1)
     with pytest.raises(ValueError, match=r"density: expected one \(of a Fit its `density`\)"):
-        inspect.unwrap(tables.from_density)(found, 0.1)
+        inspect.unwrap(tables.from_density)(found, step=0.1)
