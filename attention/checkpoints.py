@@ -68,7 +68,7 @@ def load_pretrained(
     """
     folder = Path(directory).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"directory: expected a directory, got {folder}")
+        raise ValueError(f"directory: expected a directory, got {folder} (nothing is downloaded)")
     path = folder / "config.json"
     settings = read_json(inside(folder, path.name))
     try:

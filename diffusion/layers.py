@@ -46,16 +46,26 @@ class Context(nn.Module):
     classes: int | None = None
 
     @nn.compact
-    def __call__(self, logsnr: Array, condition: Any, dtype: Any) -> Array:
-        """[B, width]."""
+    def __call__(self, batch: int, logsnr: Any, condition: Any, dtype: Any) -> Array:
+        """[B, width] of log-SNR and classes [B], or of a number for all."""
+        if not isinstance(self.width, int) or self.width < 1:
+            raise ValueError(f"width: expected a whole number of at least 1, got {self.width}")
+        logsnr = _of_each("logsnr", logsnr, batch)
         h = nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(waves(logsnr))))
         if self.classes is None and condition is not None:
             raise ValueError("condition: expected none of a network without classes")
         if self.classes is not None:
-            if condition is None:
-                condition = jnp.full(logsnr.shape, self.classes)
+            condition = _of_each(
+                "condition", self.classes if condition is None else condition, batch
+            )
             h = h + nn.Embed(self.classes + 1, self.width)(condition)
         return nn.silu(h).astype(dtype)
+
+
+def _of_each(name: str, values: Any, batch: int) -> Array:
+    if jnp.shape(values) not in ((), (batch,)):
+        raise ValueError(f"{name}: expected shape [{batch}], got {list(jnp.shape(values))}")
+    return jnp.broadcast_to(values, (batch,))
 
 
 class MLP(nn.Module):
@@ -73,9 +83,9 @@ class MLP(nn.Module):
     fourier: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, z: Array, logsnr: Array, condition: Any = None) -> Array:
+    def __call__(self, z: Array, logsnr: Any, condition: Any = None) -> Array:
         """The prediction, of the shape of z."""
-        context = Context(self.width, self.classes)(logsnr, condition, z.dtype)
+        context = Context(self.width, self.classes)(len(z), logsnr, condition, z.dtype)
         h = nn.Dense(self.width)(octaves(z, self.fourier).reshape(len(z), -1))
         for _ in range(self.depth):
             scale, shift = jnp.split(nn.Dense(2 * self.width)(context), 2, axis=-1)
@@ -103,9 +113,10 @@ class Conv(nn.Module):
     fourier: tuple[int, ...] = ()
 
     @nn.compact
-    def __call__(self, z: Array, logsnr: Array, condition: Any = None) -> Array:
+    def __call__(self, z: Array, logsnr: Any, condition: Any = None) -> Array:
         """The prediction [B, H, W, C]."""
-        context = Context(4 * self.channels, self.classes)(logsnr, condition, z.dtype)
+        width = 4 * self.channels
+        context = Context(width, self.classes)(len(z), logsnr, condition, z.dtype)
         h = nn.Conv(self.channels, (3, 3))(octaves(z, self.fourier))
         for dilation in self.dilations:
             scale, shift = jnp.split(nn.Dense(2 * self.channels)(context), 2, axis=-1)

@@ -234,14 +234,12 @@ class UNet(nn.Module):
         return repeat(make, self.blocks[level], train, self.remat, "bottom")(x, None, context)[0]
 
     @nn.compact
-    def __call__(
-        self, z: Array, logsnr: Array, condition: Any = None, train: bool = False
-    ) -> Array:
+    def __call__(self, z: Array, logsnr: Any, condition: Any = None, train: bool = False) -> Array:
         """The prediction, float32; `train` turns dropout on."""
         self.checked(z.shape)
         dtype = self.dtype or z.dtype
         context = Context(self.context or 4 * self.channels, self.classes)(
-            logsnr, condition, jnp.float32
+            len(z), logsnr, condition, jnp.float32
         )
         x, skips = self.read(z.astype(dtype)), []
         last = len(self.blocks) - 1

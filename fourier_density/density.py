@@ -144,6 +144,8 @@ class PeriodicDensity(Density):
     def prob(self, x: Any) -> Array:
         """Density |A(x)|^2 / (2 c_0) at x, mixed with the floor, per unit of x; never negative.
 
+        Any real x is a point of the circle, x + 2 the same one.
+
         Source: https://kexue.fm/archives/10007, equation 14, evaluated as |A|^2 / (2 c_0).
         """
         u, v = series.evaluate(*self._unit_coefficients(), jnp.asarray(x, self.re.dtype))
@@ -205,7 +207,7 @@ class PeriodicDensity(Density):
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
-        """P(lower <= X <= upper); relative accuracy also for narrow and nearly empty bins."""
+        """P(lower <= X <= upper), NaN if upper < lower; accurate for narrow and empty bins too."""
         return jnp.exp(self.log_interval_prob(lower, upper))
 
     @jax.jit

@@ -8,6 +8,7 @@ import math
 import warnings
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from fourier_density import likelihood, line_search, transforms
@@ -234,7 +235,14 @@ def _freedom(order: int, family: _Family) -> int:
 
 
 def _points(samples: Any, support: str) -> np.ndarray:
-    x = np.asarray(samples, np.float64)
+    kind = getattr(samples, "dtype", type(samples).__name__)
+    try:
+        if np.iscomplexobj(samples):
+            raise TypeError
+        kind = "a traced array" if isinstance(samples, jax.Array) else kind
+        x = np.asarray(samples, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"samples: expected a vector of real numbers, got {kind}") from None
     if x.ndim != 1 or x.size == 0:
         raise ValueError(f"samples: expected a non-empty vector, got shape {x.shape}")
     if not np.all(np.isfinite(x)):

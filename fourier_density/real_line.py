@@ -233,7 +233,7 @@ class RealLineDensity(Density):
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
-        """P(lower <= Y <= upper)."""
+        """P(lower <= Y <= upper), NaN if upper < lower."""
         return jnp.exp(self.log_interval_prob(lower, upper))
 
     @jax.jit

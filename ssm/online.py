@@ -208,8 +208,13 @@ def reconstruct(
     Returns:
         [..., ...points].
 
+    Raises:
+        ValueError: no states, an unknown measure.
+
     Source: https://kexue.fm/archives/10114, equations 7 and 23.
     """
     c = jnp.asarray(coefficients)
+    if not c.ndim:
+        raise ValueError(f"coefficients: expected states [..., N], got {coefficients}")
     alpha, beta = laguerre
     return bases.evaluate(c, measure, jnp.asarray(points, c.dtype), alpha=alpha, beta=beta)

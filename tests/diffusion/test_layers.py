@@ -58,6 +58,19 @@ def test_a_network_without_classes_takes_no_condition():
         layers.MLP(8, 1).init(jax.random.key(0), z, logsnr, jnp.zeros(3, int))
 
 
+def test_what_networks_are_told_has_the_batch_or_is_a_number():
+    network, z = layers.MLP(8, 1, 3), draw(3, 5)
+    params = random(network.init(jax.random.key(0), z, jnp.zeros(3)))
+    every = network.apply(params, z, jnp.full(3, 0.5), jnp.full(3, 2))
+    np.testing.assert_array_equal(network.apply(params, z, 0.5, 2), every)
+    with pytest.raises(ValueError, match=r"logsnr: expected shape \[3\], got \[2\]"):
+        network.apply(params, z, jnp.zeros(2))
+    with pytest.raises(ValueError, match=r"condition: expected shape \[3\], got \[3, 1\]"):
+        network.apply(params, z, jnp.zeros(3), jnp.zeros((3, 1), int))
+    with pytest.raises(ValueError, match="width: expected a whole number of at least 1, got 0"):
+        layers.Context(0).init(jax.random.key(0), 3, 0.0, None, float)
+
+
 def test_convolutions_serve_every_size_and_place():
     network, _ = NETWORKS["conv"]
     z = draw(1, 12, 12, 2)

@@ -167,7 +167,10 @@ def test_a_learned_schedule_keeps_its_ends_and_learns(precision):
     [
         (lambda: schedules.cosine(3.0, 3.0), "logsnr_min, logsnr_max: expected finite, incr"),
         (lambda: schedules.linear(float("nan"), 3.0), "logsnr_min, logsnr_max: expected finite"),
-        (lambda: schedules.shifted(schedules.cosine(), 0, 8), "base, size, dimensions: expected"),
+        (
+            lambda: schedules.shifted(schedules.cosine(), 0, 8),
+            "base_resolution, resolution, dim",
+        ),
         (
             lambda: schedules.interpolated(schedules.cosine(), 1, 4096, 64),
             "at_data, at_noise: expected a log-SNR that falls with t, got one that rises",

@@ -57,7 +57,7 @@ def unscanned(network, params, z, level):
     """The same network by plain loops over blocks whose weights are taken apart."""
     p, size, skips = params["params"], z.shape[1], []
     context = unet.Context(4 * network.channels, network.classes)
-    context = context.apply({"params": p["Context_0"]}, level, None, jnp.float32)
+    context = context.apply({"params": p["Context_0"]}, len(z), level, None, jnp.float32)
 
     def blocks(name, x, level_index, kept):
         made, stacked = [], p[name]["Block_0"]

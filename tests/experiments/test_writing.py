@@ -150,7 +150,7 @@ def test_ends_that_cannot_come_are_left_out(tmp_path):
 
 def test_bad_directories_are_one_line(capsys, tmp_path):
     status, _, err = command(capsys, "--checkpoint", tmp_path / "no", "--prompt", "a")
-    assert status == 2 and "--checkpoint: directory: expected a directory" in err
+    assert status == 2 and "--checkpoint: expected a directory" in err
     status, _, err = command(capsys, "--checkpoint", GOLDEN / "llama_yarn", "--prompt", "a")
     assert status == 2 and "expected tokenizer.json, found none" in err
     for path in LLAMA.iterdir():

@@ -267,6 +267,11 @@ def test_bad_input(change, message):
         online.project(**arguments)
 
 
+def test_a_number_is_no_state():
+    with pytest.raises(ValueError, match=r"coefficients: expected states \[\.\.\., N\], got 3.0"):
+        online.reconstruct(3.0, "legs", [0.5])
+
+
 def test_steps_have_to_fit_the_measure():
     with pytest.raises(ValueError, match="dt: expected a positive number, got None"):
         online.projector("legt", 4)
