@@ -9,7 +9,7 @@ from typing import Any, Never
 import argcomplete
 
 from experiments.harness.errors import UsageError, nearest
-from experiments.names import names
+from experiments.names import RESULTS, RUNS, names
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 NAME = "<package>/<experiment>, or a Python file"
@@ -85,7 +85,7 @@ def _add_running(add: Add) -> None:
     text = "quick, cpu or paper, with all of that scale, such as cpu_32 (default: quick)"
     one.add_argument("--preset", default="quick", help=text)
     one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help=WHICH)
-    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
+    one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
     text = "at once, each on its share of the cores (default: 1)"
     one.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
     one = add("estimate", "memory and arithmetic before any training")
@@ -99,12 +99,12 @@ def _add_running(add: Add) -> None:
 def _add_results(add: Add) -> None:
     one = add("figures", "redraw all figures from recorded numbers")
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
-    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
+    one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
     one = add("report", "claims against results")
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
     one.add_argument("--json", action="store_true", help="for programs")
     one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
-    one.add_argument("--workdir", type=Path, default=Path("runs"), help="default: runs")
+    one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
     one = add("compare", "one table and one figure of several runs")
     one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories")
     one.add_argument(
@@ -115,7 +115,7 @@ def _add_results(add: Add) -> None:
     )
     one = add("publish", "copy a finished run's small outcome into results/")
     one.add_argument("run", type=Path, help="directory of a finished run")
-    one.add_argument("--results", type=Path, default=Path("results"), help="default: results")
+    one.add_argument("--results", type=Path, default=RESULTS, help="default: results")
     one = add("cite", "BibTeX of the project, and of what experiments reproduce")
     one.add_argument("names", nargs="*", metavar="NAME", help="of experiments")
 

@@ -17,7 +17,9 @@ from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
 from experiments.harness.sharding import DEFAULT, Layout, make_mesh
+from experiments.names import RESULTS, RUNS
 
+SHOWN = 8  # results in the line of a run that is done
 PACKAGES = ("fourier_density", "attention", "ssm", "diffusion", "experiments")
 NEXT = """
 Next:  source .venv/bin/activate
@@ -97,7 +99,7 @@ def default_directory(name: str, preset: str, config: Any, default: Any) -> Path
 
     So does the preset itself where that folder holds a run of what it was before.
     """
-    folder, digest = "runs" / runs.slug(name), configs.digest(config)
+    folder, digest = RUNS / runs.slug(name), configs.digest(config)
     if config == default and runs.belongs(folder / preset, digest):
         return folder / preset
     return folder / f"{preset}-{digest[:6]}"
@@ -122,10 +124,13 @@ def scalar_table(record: Record) -> str:
 
 
 def summary(record: Record) -> str:
-    """One line: what ran, the scalar results, where."""
+    """One line: what ran, the first scalar results, where."""
     scalars = [f"{k} {v:.4g}" for k, v in record.result.items() if isinstance(v, int | float)]
+    shown, rest = scalars[:SHOWN], len(scalars) - SHOWN
+    if rest > 0 or not shown:
+        shown.append(f"({rest} more in table.md)" if shown else "(numbers: table.md)")
     name = f"{record.data['experiment']} [{record.data['preset']}]"
-    return f"{name}  {'  '.join(scalars)}  -> {record.directory}"
+    return f"{name}  {'  '.join(shown)}  -> {record.directory}"
 
 
 def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> None:
@@ -164,7 +169,7 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
 def sweep(options: Any, fields: list[str]) -> None:
     """Run an experiment over a grid of fields."""
     chosen = sweeps.parse(options.name, options.preset, fields)
-    folder = "runs" / runs.slug(chosen.experiment)
+    folder = RUNS / runs.slug(chosen.experiment)
     root = options.workdir or folder / f"sweep-{options.preset}"
     if options.dry_run:
         sweeps.show(chosen, root)
@@ -317,7 +322,7 @@ def publish(directory: Path, results: Path) -> None:
         )
     name = record.data["experiment"]
     known = name in catalog.names()  # the file of another would have to be executed
-    if known and results == reports.RESULTS and reports.changed(catalog.get(name), record):
+    if known and results == RESULTS and reports.changed(catalog.get(name), record):
         raise ExperimentError(
             f"{directory}: expected a run of the preset {record.data['preset']} as it is, its "
             "settings were changed; publish it elsewhere, with --results DIR"

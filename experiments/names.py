@@ -1,10 +1,13 @@
-"""Names of the experiments of this package, found without importing them."""
+"""Names of the experiments of this package, found without importing them, and of folders."""
 
 import importlib.util
 import pkgutil
 from pathlib import Path
 
 import experiments
+
+RUNS = Path("runs")  # where runs go
+RESULTS = Path("results")  # what is published
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,29 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
     describe = experiment.optional("describe")
     for name, text in (describe(config) if describe else {}).items():
         print(f"{name}: {text}")
-    refused: ExperimentError | None = None
+    refused: list[ExperimentError] = []
+    state = runs.state(directory)
     try:
-        if (directory / "run.json").exists():
+        if state != "new":
             runs.check_same(directory, runs.load(directory).data, experiment.name, config)
+    except ExperimentError as error:
+        state = "refused"
+        refused.append(error)
+    try:
         if found := _look(experiment, config):
             print(f"found: {found}")
     except ExperimentError as error:
-        refused = error
+        refused.append(error)
     free = machine.free_disk(directory) / 2**30
-    print(f"directory: {directory} ({runs.state(directory)}); {free:.1f} GiB free")
+    print(f"directory: {directory} ({state}); {free:.1f} GiB free")
     began = time.monotonic()
     _print_estimate(experiment, config, layout)
     seconds = time.monotonic() - began
     print(f"compiled in {seconds:.1f} s; " * (seconds > 0.05) + "nothing was run or written")
-    if refused is not None:
-        raise refused
+    for error in refused[:-1]:
+        print(f"kexue-jax: {error}", file=sys.stderr)
+    if refused:
+        raise refused[-1]
 
 
 def _look(experiment: catalog.Experiment, config: Any) -> str | None:

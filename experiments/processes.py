@@ -42,7 +42,7 @@ def check_jobs(jobs: int) -> None:
     """Refuse fewer than one at once.
 
     Raises:
-        UsageError: so.
+        UsageError: `jobs` is below 1.
     """
     if jobs < 1:
         raise UsageError(f"--jobs: expected at least 1, got {jobs}")

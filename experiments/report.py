@@ -16,10 +16,9 @@ from experiments.harness import ledger
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
+from experiments.names import RESULTS, RUNS
 
 WIDTH, TITLE, MARGIN = 640, 32, 24  # pixels of the sheet
-RESULTS = Path("results")  # what is published
-RUNS = Path("runs")  # where runs go
 SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
 
 

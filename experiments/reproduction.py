@@ -18,6 +18,7 @@ from experiments import catalog, processes
 from experiments.harness import config as configs
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, UsageError, nearest
+from experiments.names import RESULTS
 from experiments.processes import Event, Task
 
 
@@ -105,7 +106,7 @@ def _weight(job: Job) -> float:
 
 
 def _published_seconds(name: str, preset: str) -> float | None:
-    path = Path("results") / name / preset / "run.json"
+    path = RESULTS / name / preset / "run.json"
     return json.loads(path.read_text())["wall_seconds"] if path.exists() else None
 
 

@@ -28,6 +28,16 @@ def check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
 
 
+def whole(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number from `least` on."""
+    try:
+        good = not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
 def check_place(loc: Any, scale: Any) -> None:
     """Refuse concrete locations that are not finite and scales that are not positive."""
     values = concrete(scale)

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy import special
 
-from fourier_density import transforms
+from fourier_density import checks, transforms
 from fourier_density.density import PeriodicDensity
 from fourier_density.real_line import RealLineDensity
 from fourier_density.splines import MOST_BINS, Spline
@@ -66,8 +66,7 @@ class Fourier:
     floor: float = 0.0
 
     def __post_init__(self):
-        if self.order < 0:
-            raise ValueError(f"order: expected at least 0, got {self.order}")
+        checks.whole("order", self.order, 0)
         if self.support not in ("real", "circle"):
             raise ValueError(f"support: expected real or circle, got {self.support!r}")
         _check_place(self.loc, self.scale)
@@ -114,8 +113,7 @@ class Mixture:
     scale: float = 1.0
 
     def __post_init__(self):
-        if self.components < 1:
-            raise ValueError(f"components: expected at least 1, got {self.components}")
+        checks.whole("components", self.components)
         _check_place(self.loc, self.scale)
 
     @property
@@ -153,7 +151,8 @@ class SplineFlow:
     scale: float = 1.0
 
     def __post_init__(self):
-        if not 2 <= self.bins <= MOST_BINS or not 0 < self.bound < np.inf:
+        checks.whole("bins", self.bins, 2)
+        if self.bins > MOST_BINS or not 0 < self.bound < np.inf:
             raise ValueError(
                 f"bins, bound: expected 2 to {MOST_BINS} and a finite number > 0, got {self.bins}, "
                 f"{self.bound}"

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from fourier_density import checks
+
 Params = dict[str, Any]
 
 
@@ -133,8 +135,7 @@ def window_mlp(
     """
     height, width = shape
     _check_sizes(height * width, outputs, hidden, layers, dropout)
-    if reach < 1:
-        raise ValueError(f"reach: expected at least 1, got {reach}")
+    checks.whole("reach", reach)
     near = [(i, j) for i in range(-reach, 1) for j in range(-reach, reach + 1) if (i, j) < (0, 0)]
     index, inside = _neighbours(height, width, near)
     everything = np.ones((hidden, hidden), bool)
@@ -197,10 +198,8 @@ def _residual(blocks: Params, h: Array, mask: np.ndarray, dropout: float, key: A
 
 
 def _check_sizes(dimensions: int, outputs: int, hidden: int, layers: int, dropout: float) -> None:
-    if min(dimensions, outputs, hidden) < 1 or layers < 0:
-        raise ValueError(
-            "dimensions, outputs, hidden, layers: expected at least 1, 1, 1 and 0, got "
-            f"{dimensions}, {outputs}, {hidden}, {layers}"
-        )
+    for name, size in (("dimensions", dimensions), ("outputs", outputs), ("hidden", hidden)):
+        checks.whole(name, size)
+    checks.whole("layers", layers, 0)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected in [0, 1), got {dropout}")

@@ -153,6 +153,7 @@ class RealLineDensity(Density):
 
     def _standardise(self, y: Any) -> Array:
         y = jnp.asarray(y, self.loc.dtype)
+        checks.joint_shape(self.batch_shape, y=y)
         infinite = jnp.isinf(y)  # infinite for every loc and scale: they have no slope there
         u = (jnp.where(infinite, 0.0, y) - self.loc) / self._positive_scale()
         return jnp.where(infinite, y, u)

@@ -34,6 +34,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fourier_density import checks
+
 Pair = tuple[Array, Array]
 
 BLOCK = 64  # terms of one unrolled expression
@@ -154,7 +156,7 @@ def _evaluate_jvp(primals: tuple[Array, ...], tangents: Any) -> tuple[Pair, Pair
 def _linear(re: Array, im: Array, x: Array) -> Pair:
     """A(x) for coefficients shared by all points or of their own at every point."""
     size = re.shape[-1]
-    shape = jnp.broadcast_shapes(re.shape[:-1], x.shape)
+    shape = checks.joint_shape(re.shape[:-1], x=x)
     stride = 1 if size <= 4 else 4 if size <= 32 else 8
     z, turn = unit(x), unit(stride * x)
     if size <= BLOCK:

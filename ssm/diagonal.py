@@ -172,13 +172,15 @@ def concrete(value: Any) -> np.ndarray | None:
         return None
 
 
-def signal(u: Any, channels: int) -> Array:
-    """Check a real signal [..., L, H]."""
+def signal(u: Any, channels: int, stored: int | None = None) -> Array:
+    """Check a real signal [..., L, H], no longer than what a kernel is stored for."""
     u = jnp.asarray(u)
     if u.ndim < 2 or u.shape[-1] != channels or u.shape[-2] < 1:
         raise ValueError(f"u: expected shape [..., L, {channels}] with L >= 1, got {u.shape}")
     if jnp.issubdtype(u.dtype, jnp.complexfloating):
         raise ValueError(f"u: expected real numbers, got {u.dtype}")
+    if stored is not None and u.shape[-2] > stored:
+        raise ValueError(f"u: expected at most the stored length of {stored}, got {u.shape[-2]}")
     return u
 
 

@@ -159,7 +159,7 @@ def apply(system: System, u: Any) -> Array:
     Source: arXiv 2405.06147, equation 1 and algorithm 1; https://kexue.fm/archives/10180, equations
     2 and 18.
     """
-    u = diagonal.signal(u, system.direct.shape[0])
+    u = diagonal.signal(u, system.direct.shape[0], system.length)
     return diagonal.filtered(u, kernel(system, u.shape[-2]))
 
 
@@ -319,6 +319,6 @@ def mixer(config: Config) -> Mixer:
 
 def _both(systems: tuple[System, System], u: Any) -> Array:
     """`apply` in both directions; the second acts on later inputs alone."""
-    u = diagonal.signal(u, systems[0].direct.shape[0])
+    u = diagonal.signal(u, systems[0].direct.shape[0], systems[0].length)
     kernels = (kernel(one, u.shape[-2]) for one in systems)
     return jnp.moveaxis(convolution.bidirectional(jnp.moveaxis(u, -1, -2), *kernels), -2, -1)

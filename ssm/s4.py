@@ -111,7 +111,7 @@ def apply(system: System, u: Any) -> Array:
 
     Source: arXiv 2111.00396, section 2.4; https://kexue.fm/archives/10162, equations 11 and 17.
     """
-    u = diagonal.signal(u, system.D.shape[0])
+    u = diagonal.signal(u, system.D.shape[0], system.length)
     return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 

@@ -80,8 +80,13 @@ class Config:
 
 
 def init(key: Array, config: Config, mixer: Mixer) -> dict[str, Any]:
-    """Parameters: matrices of variance 1/fan-in, embeddings of variance 1, biases of zero."""
+    """Parameters: matrices of variance 1/fan-in, embeddings of variance 1, biases of zero.
+
+    Raises:
+        ValueError: a mixer of other channels.
+    """
     d = config.channels
+    _check_mixer(mixer, d)
     width = 2 * d if config.activation == "glu" else d
 
     def layer(key: Array) -> dict[str, Any]:
@@ -104,6 +109,15 @@ def init(key: Array, config: Config, mixer: Mixer) -> dict[str, Any]:
         "head": _linear(last, d, config.outputs),
     }
     return params | ({"norm": _unit(config)} if config.prenorm else {})
+
+
+def _check_mixer(mixer: Mixer, channels: int) -> None:
+    """Refuse one that does not take signals of these channels; nothing is computed."""
+    weights = jax.eval_shape(mixer.init, jax.random.key(0))
+    try:
+        jax.eval_shape(mixer.apply, weights, jax.ShapeDtypeStruct((1, 2, channels), float))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"mixer: expected one of {channels} channels: {error}") from None
 
 
 def _linear(key: Array, rows: int, columns: int) -> dict[str, Array]:

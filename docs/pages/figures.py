@@ -11,6 +11,7 @@ from typing import Any
 from docs.pages import results
 from docs.pages.sources import ROOT
 from experiments.harness import ledger
+from experiments.names import RESULTS
 
 PATH = Path("docs/figures.md")
 THEORIES = ("fourier_density", "attention", "diffusion", "hippo", "s4_rtf")
@@ -63,7 +64,7 @@ class Entry:
     @property
     def pictures(self) -> list[Path]:
         """Of the experiments, relative to the root."""
-        folders = (results.RESULTS / name / self.preset for name in self.experiments)
+        folders = (RESULTS / name / self.preset for name in self.experiments)
         return [folder / "figure.png" for folder in folders]
 
 

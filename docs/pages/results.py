@@ -7,8 +7,7 @@ from typing import Any
 from docs.pages.sources import ROOT
 from experiments import report
 from experiments.harness.run import Record
-
-RESULTS = Path("results")
+from experiments.names import RESULTS
 
 
 @cache

@@ -27,7 +27,6 @@ from experiments.harness.weights import Network
 
 VOCABULARY = 256  # bytes
 NAME = "decoder"  # of its weights
-UNPRINTABLE = dict.fromkeys([*range(10), *range(11, 32), 127], "?")  # for figures
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def draw(record: Record):
     left.legend()
     text = record.config["prompt"] + record.result["sample"]
     lines = textwrap.wrap(text, 44, replace_whitespace=False, drop_whitespace=False)
-    shown = "\n".join(lines[:18]).translate(UNPRINTABLE)
+    shown = figures.printable("\n".join(lines[:18]))
     right.text(0, 1, shown, va="top", family="monospace", fontsize=8, parse_math=False)
     right.set_title("generated, after the prompt", loc="left")
     right.set_axis_off()

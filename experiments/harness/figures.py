@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib import ticker
+import numpy as np
+from matplotlib import font_manager, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -80,6 +81,13 @@ def spelled(name: str) -> str:
     return NAMES.get(name, name)
 
 
+def printable(text: str, family: str = "monospace") -> str:
+    """The text with "?" for what has no glyph in a font, such as control characters."""
+    font = font_manager.get_font(font_manager.findfont(family))
+    known = (c == "\n" or (c.isprintable() and font.get_char_index(ord(c))) for c in text)
+    return "".join(c if good else "?" for c, good in zip(text, known, strict=True))
+
+
 def legend_below(figure: Figure, columns: int = 6, axes: Iterable[Any] | None = None) -> None:
     """One legend below all panels, with every label of some `axes` (or of all) once."""
     found: dict[str, Any] = {}
@@ -95,9 +103,19 @@ def logarithmic(axes: Any, which: str) -> None:
     """Make "x" or "y" logarithmic, with few plain numbers, however short the axis is."""
     getattr(axes, f"set_{which}scale")("log")
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(_Ticks(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
     axis.set_minor_formatter(ticker.NullFormatter())
+
+
+class _Ticks(ticker.LogLocator):
+    """Evenly spaced where fewer than two of 1, 2 and 5 fall on the axis."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        found = np.asarray(super().tick_values(vmin, vmax))
+        if np.sum((found >= vmin) & (found <= vmax)) < 2:
+            return ticker.MaxNLocator(4).tick_values(vmin, vmax)
+        return found
 
 
 def styles():

@@ -65,7 +65,6 @@ def load(directory: Path, name: str, network: Network) -> Any:
             the network has others.
     """
     from safetensors import safe_open
-    from safetensors.numpy import load_file
 
     path = _path(directory, name)
     if not path.is_file():
@@ -73,8 +72,8 @@ def load(directory: Path, name: str, network: Network) -> Any:
         found = found or "none; a training writes them at its end (removed ones: train again)"
         raise ExperimentError(f"{directory}: expected weights of {name!r}, found {found}")
     try:
-        tensors = load_file(path)
         with safe_open(path, "numpy") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
             digest = (file.metadata() or {}).get("sha256")
     except Exception as error:  # of many kinds
         raise ExperimentError(

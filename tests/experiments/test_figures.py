@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 from matplotlib.colors import to_rgb
 
 from experiments.harness import figures
@@ -31,3 +32,17 @@ def test_the_same_drawing_gives_the_same_bytes(tmp_path):
 
     one, two = (figures.render(draw, tmp_path / name) for name in ("one.png", "two.png"))
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.parametrize("ends", [(1.1e-3, 1.9e-3), (0.2, 40.0), (3.1, 3.3)])
+def test_logarithmic_axes_have_two_numbers_at_least(ends):
+    figure, axes = figures.new()
+    axes[0, 0].plot([0, 1], ends)
+    figures.logarithmic(axes[0, 0], "y")
+    figure.draw_without_rendering()
+    low, high = axes[0, 0].get_ylim()
+    assert sum(low <= tick <= high for tick in axes[0, 0].get_yticks()) >= 2
+
+
+def test_text_without_glyphs_is_shown_by_question_marks():
+    assert figures.printable("a\x00\x85b\u4e2d\n\u00e9") == "a??b?\n\u00e9"

@@ -80,6 +80,11 @@ def test_a_plan_says_what_has_become_of_the_run(cli, counts, tmp_path):
     assert "(resumes)" in dry(cli, counts, "--workdir", folder)[1]
     code, out, err = dry(cli, counts, "--workdir", folder, "--seed", "5")
     assert code == 1 and "nothing was run" in out and "another configuration (seed: 0 -> 5)" in err
+    assert "(refused)" in out
+    (tmp_path / "empty").mkdir()
+    folders = ("--workdir", folder, "--data.path", tmp_path / "empty")
+    err = dry(cli, counts, *folders)[2]  # both are told
+    assert "another configuration" in err and "empty: expected image files" in err
 
 
 @pytest.mark.parametrize("name", ["sequential_images", "listops", "documents", "speech"])

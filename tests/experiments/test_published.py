@@ -34,4 +34,5 @@ def test_table_and_figure_follow_from_the_published_numbers(name, tmp_path):
     assert (folder / "table.md").read_text() == (RESULTS / name / "table.md").read_text()
     pictures = [np.asarray(Image.open(f / "figure.png"), float) for f in (folder, RESULTS / name)]
     assert pictures[0].shape == pictures[1].shape
-    assert np.abs(pictures[0] - pictures[1]).mean() < 0.5  # of 255: other versions draw a hair off
+    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 64  # of 255: a hair off is less
+    assert changed.mean() < 1e-4  # a line across one panel is more

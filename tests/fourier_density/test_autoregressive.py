@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from fourier_density import autoregressive, entropy_model, heads, networks
+from fourier_density import autoregressive, checks, entropy_model, heads, networks
 from fourier_density.splines import Spline
 
 KEY = jax.random.key(0)
@@ -292,6 +292,7 @@ def test_dropout_needs_a_key():
         ("dropout", lambda: networks.masked_mlp(2, 1, dropout=1.0)),
         ("reach", lambda: networks.window_mlp((2, 2), 1, reach=0)),
         ("order", lambda: heads.Fourier(-1)),
+        ("order", lambda: checks.whole("order", 1.5, 0)),
         ("support", lambda: heads.Fourier(1, "line")),
         ("base", lambda: heads.Fourier(1, base="cauchy")),
         ("components", lambda: heads.Mixture(0)),

@@ -7,7 +7,7 @@ import pytest
 from calls import call
 from reference import fourier
 
-from fourier_density import PeriodicDensity
+from fourier_density import PeriodicDensity, RealLineDensity
 
 A = fourier.random_coefficients(1, 4, (2, 3))
 X = np.linspace(-0.9, 0.9, 7)
@@ -160,3 +160,13 @@ def test_host_coefficients_beyond_single_precision_are_rescaled(scale):
 def test_bad_values_raise_and_name_the_argument(convert, coefficients, floor, message):
     with pytest.raises(ValueError, match=message):
         PeriodicDensity(convert(coefficients), convert(floor))
+
+
+@pytest.mark.parametrize("method", ["prob", "log_prob", "cdf"])
+def test_points_that_do_not_broadcast_are_refused_by_name(method):
+    circle = PeriodicDensity(np.ones((3, 2)))
+    line = RealLineDensity(np.ones((3, 2)), 0.0, 1.0)
+    for name, density in (("x", circle), ("y", line)):
+        message = rf"{name}: expected a shape that broadcasts against the batch \(3,\), got \(4,\)"
+        with pytest.raises(ValueError, match=message):
+            getattr(density, method)(np.zeros(4))

@@ -356,6 +356,8 @@ def test_bad_arguments_are_named():
             rtf.kernel(one, length)
     with pytest.raises(ValueError, match="system: expected exact coefficients"):
         rtf.truncated(one, 9)
+    with pytest.raises(ValueError, match="u: expected at most the stored length of 9, got 10"):
+        rtf.apply(one, np.ones((10, 4)))
     with pytest.raises(ValueError, match="u: expected real numbers"):
         rtf.apply(one, np.ones((5, 4), complex))
     with pytest.raises(ValueError, match=r"u: expected shape \[..., L, 4\]"):

@@ -261,6 +261,8 @@ def test_what_is_no_mixer_and_no_configuration_is_refused():
         inspect.unwrap(stack.model)(CONFIG, "s4d")
     with pytest.raises(ValueError, match=r"config: expected a stack\.Config, got Mixer"):
         inspect.unwrap(stack.model)(MIXER, CONFIG)
+    with pytest.raises(ValueError, match=r"mixer: expected one of 4 channels: u: .* L, 8\]"):
+        stack.init(jax.random.key(0), CONFIG, s4d.mixer(s4d.Config(8, modes=2)))
     with pytest.raises(ValueError, match="batch: expected a whole number of at least 1, got -1"):
         stack.model(CONFIG, MIXER).init_state(-1)
     one = stack.model(CONFIG, MIXER)
