@@ -5,6 +5,7 @@ batches an uninterrupted one would have seen.
 """
 
 import hashlib
+import logging
 import os
 import sys
 import zipfile
@@ -220,6 +221,7 @@ def open_tfds(
     folder = set_folder(name, data_dir)
     import tensorflow_datasets as tfds
 
+    logging.getLogger("absl").addFilter(_is_no_advice)
     where = f"data set {name!r}, split {split!r} in {tfds_folder(data_dir)}"
     if not any(folder.rglob(f"*-{split}.*")):
         raise DataError(f"{where}: expected that split, found no file of it")
@@ -230,6 +232,11 @@ def open_tfds(
     except Exception as error:  # of many kinds
         raise _damaged(where, error) from None
     return Reader(source, where, size, features)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    """TFDS recommends a quicker decoder of images to everybody who has not installed it."""
+    return "OpenCV is not installed" not in record.getMessage()
 
 
 def held_out_split(name: str, data_dir: str | None = None) -> str:
