@@ -17,22 +17,25 @@ from attention import (
     latent,
     latent_cache,
     live,
+    long_context,
     masks,
     norm,
     partition,
     rope,
+    saving,
     scores,
     tied,
     transformer,
 )
 from attention.accounting import cache_bytes
-from attention.checkpoints import load_pretrained, save_pretrained
+from attention.checkpoints import load_pretrained
 from attention.experts import ExpertsConfig
 from attention.generation import generate
 from attention.grouped import GroupedConfig
 from attention.grouped_latent import GroupedLatentConfig
 from attention.latent import LatentConfig
 from attention.mixer import Mixer
+from attention.saving import save_pretrained
 from attention.tied import TiedConfig
 from attention.transformer import TransformerConfig
 
@@ -60,11 +63,13 @@ __all__ = [
     "latent_cache",
     "live",
     "load_pretrained",
+    "long_context",
     "masks",
     "norm",
     "partition",
     "rope",
     "save_pretrained",
+    "saving",
     "scores",
     "tied",
     "transformer",

@@ -20,7 +20,7 @@ from typing import Any, get_args
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, checks, kernels, live, masks, rope, scores
+from attention import cache, checks, kernels, live, long_context, masks, rope, scores
 from attention.linear import fan_in_normal, linear, zero_biases
 from attention.mixer import Mixer
 
@@ -102,7 +102,7 @@ class GroupedConfig:
     def scale(self) -> float:
         """What scores are multiplied by; YaRN's factor belongs to the rotation."""
         scaling = None if self.rope_base is None else self.rope_scaling
-        return self.width**-0.5 * rope.score_factor(scaling)
+        return self.width**-0.5 * long_context.score_factor(scaling)
 
     @property
     def cache_elements(self) -> int:

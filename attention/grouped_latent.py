@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import checks, entries, kernels, rope
+from attention import checks, entries, kernels, long_context, rope
 from attention.linear import fan_in_normal, linear
 from attention.mixer import Mixer
 from attention.norm import rms_norm
@@ -78,7 +78,9 @@ class GroupedLatentConfig:
     @property
     def scale(self) -> float:
         """What scores are multiplied by, also absorbed."""
-        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(self.rope_scaling)
+        return (self.nope_dim + self.rope_dim) ** -0.5 * long_context.score_factor(
+            self.rope_scaling
+        )
 
 
 def init(key: Array, config: GroupedLatentConfig) -> Params:

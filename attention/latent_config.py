@@ -7,7 +7,7 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1.
 
 from dataclasses import dataclass
 
-from attention import checks, kernels, rope
+from attention import checks, kernels, long_context, rope
 
 FORMS = ("materialised", "absorbed")
 
@@ -88,7 +88,7 @@ class LatentConfig:
         Source: DeepSeek-V2 (arXiv 2405.04434), equation 18, and section 3.1.4 for the factor.
         """
         scaling = self.rope_scaling if self.rope_dim else None
-        return (self.nope_dim + self.rope_dim) ** -0.5 * rope.score_factor(scaling)
+        return (self.nope_dim + self.rope_dim) ** -0.5 * long_context.score_factor(scaling)
 
     @property
     def crossover(self) -> float:

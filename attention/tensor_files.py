@@ -103,10 +103,9 @@ class TensorFiles:
                 if said is not None and name not in said:
                     raise ValueError(f"{path}: tensor {name} is not said by {INDEX} to be here")
                 entry = file.get_slice(name)
-                if entry.get_dtype() not in FLOATS:
-                    raise ValueError(
-                        f"{path}: {name}: expected one of {FLOATS}, got {entry.get_dtype()}"
-                    )
+                kind = entry.get_dtype()
+                if kind not in FLOATS:
+                    raise ValueError(f"{path}: {name}: expected one of {FLOATS}, got {kind}")
                 self.shapes[name], self._files[name] = tuple(entry.get_shape()), path
 
     @staticmethod

@@ -5,8 +5,7 @@ Notation
     q(z | x)     N(mean, exp(log_variance)), independent elements: the posterior of latents
     beta         weight of the divergence of q from N(0, 1)
 
-Diffusion works on `normalisation(z).normalise(z)`: schedules of log-SNR are made for data of unit
-variance, which latents are not by themselves.
+Diffusion works on `normalisation(z).normalise(z)`: its log-SNR is that of data of unit variance.
 
 Source: Kingma & Welling (arXiv 1312.6114); Rombach et al. (2112.10752), section 3.1 and appendix
 G, without the perceptual and adversarial terms.
@@ -85,8 +84,7 @@ def loss(x: Array, x_hat: Array, q: Posterior, beta: Any = 1e-2) -> Float[Array,
     Raises:
         ValueError: shapes that differ, whole numbers, a beta that is known and negative.
 
-    Source: Kingma & Welling (arXiv 1312.6114); Rombach et al. (2112.10752), section 3.1, without
-    the perceptual and adversarial terms.
+    Source: Kingma & Welling (arXiv 1312.6114); Rombach et al. (2112.10752), section 3.1.
     """
     if x.shape != x_hat.shape:
         raise ValueError(f"x_hat: expected the shape of x, {x.shape}, got {x_hat.shape}")
@@ -143,9 +141,7 @@ def normalisation(z: Float[Array, "B *space c"]) -> Normalisation:
     if known is None:
         return Normalisation(mean, jnp.where(good, deviation, jnp.nan))
     if not known.all():
-        raise ValueError(
-            f"z: expected finite latents, no channel constant, deviations are {deviation}"
-        )
+        raise ValueError(f"z: expected finite latents, no channel constant, got {deviation}")
     return Normalisation(mean, deviation)
 
 

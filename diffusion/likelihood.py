@@ -26,11 +26,8 @@ from jaxtyping import Array, Float
 from diffusion import levels, process, times
 from diffusion.schedule import Schedule, whole
 
-SAMPLERS = {
-    "independent": times.independent,
-    "low_discrepancy": times.low_discrepancy,
-    "antithetic": times.antithetic,
-}
+NAMES = ("independent", "low_discrepancy", "antithetic")
+SAMPLERS = {name: getattr(times, name) for name in NAMES}
 
 
 class Bound(NamedTuple):
@@ -78,7 +75,7 @@ def bound(
     """
     process.check("prediction", prediction)
     if times_from not in SAMPLERS:
-        raise ValueError(f"times_from: expected one of {tuple(SAMPLERS)}, got {times_from!r}")
+        raise ValueError(f"times_from: expected one of {NAMES}, got {times_from!r}")
     if steps is not None:
         whole("steps", steps)
     process.floating("x", x)
@@ -140,11 +137,8 @@ def reconstruction(
     gaps = jnp.abs(x[..., None] - bins)
     own = jnp.argmin(gaps, axis=-1)
     apart = jnp.max(jnp.min(gaps, axis=-1)) > 1e-3 * jnp.max(jnp.abs(bins[-1] - bins[0]))
-    try:
-        if bool(apart):
-            raise ValueError("bins: expected the values that x takes, got others")
-    except jax.errors.ConcretizationTypeError:
-        pass
+    if levels.concrete(apart):
+        raise ValueError("bins: expected the values that x takes, got others")
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(scores), own[..., None], axis=-1)
     total = -jnp.sum(log_prob.reshape(len(x), -1), axis=-1)
     return jnp.where(apart, jnp.nan, total)

@@ -9,7 +9,17 @@ from typing import Any
 
 import jax
 
-from experiments import archive, catalog, costs, planning, processes, reproduction, sweeps, writing
+from experiments import (
+    archive,
+    catalog,
+    costs,
+    planning,
+    processes,
+    reproduction,
+    sheet,
+    sweeps,
+    writing,
+)
 from experiments import report as reports
 from experiments.harness import config as configs
 from experiments.harness import datasets, figures, hosts, ledger, machine
@@ -160,7 +170,7 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
         print("quick runs show that all works; claims are judged by larger ones (--preset cpu)\n")
     print(f"what the claims say: {root / 'report.md'}")
     if drawn:
-        print(f"all figures:         {reports.contact_sheet(drawn, root / 'figures.png')}")
+        print(f"all figures:         {sheet.contact_sheet(drawn, root / 'figures.png')}")
     if failure is not None:
         raise failure
     print(NEXT)

@@ -1,4 +1,4 @@
-"""Claims against results, their summary, and all figures on one sheet."""
+"""Claims against results, and their summary."""
 
 import functools
 import sys
@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
-
 from experiments import catalog
 from experiments.harness import config as configs
 from experiments.harness import ledger
@@ -18,7 +16,6 @@ from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
 from experiments.names import RESULTS, RUNS
 
-WIDTH, TITLE, MARGIN = 640, 32, 24  # pixels of the sheet
 SCALES = {name: rank for rank, name in enumerate(catalog.PRESETS)}
 
 
@@ -130,27 +127,6 @@ def summary(table: Sequence[dict[str, Any]]) -> str:
         cells = [str(count[verdict]) for verdict in verdicts]
         lines.append(f"| {package or 'all'} | {len(mine)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def contact_sheet(pictures: Sequence[tuple[str, Path]], path: Path) -> Path:
-    """Every figure, small, under its name, on one page: columns of equal width."""
-    columns = min(3, max(len(pictures), 1))
-    heights = [MARGIN] * columns
-    placed = []
-    for name, picture in pictures:
-        with Image.open(picture) as opened:
-            height = round(opened.height * WIDTH / opened.width)
-            small = opened.convert("RGB").resize((WIDTH, height), Image.Resampling.LANCZOS)
-        column = heights.index(min(heights))
-        placed.append((name, small, (MARGIN + column * (WIDTH + MARGIN), heights[column])))
-        heights[column] += TITLE + height + MARGIN
-    sheet = Image.new("RGB", (MARGIN + columns * (WIDTH + MARGIN), max(heights)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for name, small, (x, y) in placed:
-        pen.text((x, y), name, fill="black", font=ImageFont.load_default(size=20))
-        sheet.paste(small, (x, y + TITLE))
-    sheet.quantize(256).save(path, optimize=True)
-    return path
 
 
 def _scale(preset: str) -> int:

@@ -5,9 +5,11 @@ Su Jianlin's post https://kexue.fm/archives/10007.
 """
 
 from fourier_density import (
+    angles,
     autoregressive,
     baselines,
     coding,
+    deep_factorized,
     entropy_model,
     factorisation,
     fitting,
@@ -30,9 +32,11 @@ __all__ = [
     "PeriodicDensity",
     "RealLineDensity",
     "ReflectedDensity",
+    "angles",
     "autoregressive",
     "baselines",
     "coding",
+    "deep_factorized",
     "entropy_model",
     "factorisation",
     "fit",

@@ -15,6 +15,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array, Float
 
 from fourier_density import (
+    angles,
     checks,
     extrema,
     factorisation,
@@ -247,7 +248,7 @@ class PeriodicDensity(Density):
     @jax.jit
     def rotate(self, shift: Any) -> "PeriodicDensity":
         """The density of X + shift on the circle; `shift` has the batch shape."""
-        cos, sin = series.unit(
+        cos, sin = angles.unit(
             -jnp.asarray(shift, self.re.dtype)[..., None], jnp.arange(self.order + 1)
         )
         re, im = self.re * cos - self.im * sin, self.re * sin + self.im * cos
@@ -269,7 +270,7 @@ class PeriodicDensity(Density):
         # Symmetry puts modes at 0 and 1: in the middle of a cell they are found exactly.
         edges = -1.0 + (jnp.arange(cells + 1, dtype=self.re.dtype) - 0.5) * (2.0 / cells)
         edges = edges.reshape(-1, *(1,) * len(self.batch_shape))
-        return jnp.sort(series.wrap(extrema.maxima(self._slope, edges, self.order)), axis=-1)
+        return jnp.sort(angles.wrap(extrema.maxima(self._slope, edges, self.order)), axis=-1)
 
     @jax.jit
     def mode(self) -> Array:

@@ -15,7 +15,7 @@ Noise is not what coding does, and the two come together by soft rounding before
 v = s_alpha(y) + u, with the mass between s_alpha^{-1}(v - 1/2) and s_alpha^{-1}(v + 1/2).
 
 Densities are anything with `log_interval_prob(lower, upper)`: those of this package, and
-`baselines.DeepFactorized`.
+`deep_factorized.DeepFactorized`.
 
 Source: Balle, Laparra, Simoncelli (arXiv 1611.01704) for the noise; Agustsson, Theis, "Universally
 Quantized Neural Compression" (arXiv 2006.09952) for soft rounding.

@@ -250,7 +250,7 @@ def _points(samples: Any, support: str) -> np.ndarray:
     if support == "circle" and np.any(np.abs(x) > 1):
         raise ValueError(
             f"samples: expected values in [-1, 1], got [{x.min():.6g}, {x.max():.6g}]; "
-            "rescale them, wrap angles with fourier_density.series.wrap, "
+            "rescale them, wrap angles with fourier_density.angles.wrap, "
             'or fit with support="real"'
         )
     return x

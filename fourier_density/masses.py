@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from fourier_density.series import Pair, sinpi, unit
+from fourier_density.angles import sinpi, unit
+from fourier_density.series import Pair
 
 
 def average(moments: Pair, middle: Array, half: Array, prob: Callable[[Array], Array]) -> Array:

@@ -7,6 +7,7 @@ https://kexue.fm/archives/10137 and https://kexue.fm/archives/10162.
 
 from ssm import (
     bases,
+    block_convolution,
     cauchy,
     chunks,
     conversions,
@@ -33,6 +34,7 @@ from ssm import (
     s5,
     selective,
     short_convolution,
+    signals,
     spectrum,
     ssd,
     stability,
@@ -43,6 +45,7 @@ from ssm import (
 
 __all__ = [
     "bases",
+    "block_convolution",
     "cauchy",
     "chunks",
     "conversions",
@@ -69,6 +72,7 @@ __all__ = [
     "s5",
     "selective",
     "short_convolution",
+    "signals",
     "spectrum",
     "ssd",
     "stability",

@@ -1,20 +1,18 @@
-"""Convolutions in time by the fast Fourier transform: causal, in both directions, in blocks.
+"""Convolutions in time by the fast Fourier transform: causal, in both directions.
 
 Notation
     u  signal [..., L]
     k  kernel [..., K]: k_0 acts on the present sample
     y  y_l = sum_j k_j u_{l-j}, [..., L]
-    T  samples of a block
 
 A product of spectra is a convolution on a circle. It is the one on the line only if the circle
 has room for the result, n >= L + K - 1 points; with n = L the end of the signal leaks into its
 beginning.
 
-Source: https://kexue.fm/archives/10162; uniformly partitioned convolution: Wefers, "Partitioned
-convolution algorithms for real-time auralization" (2015), chapter 5.
+Source: https://kexue.fm/archives/10162.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import scipy.fft
@@ -42,7 +40,7 @@ def causal(u: Any, kernel: Any) -> Array:
     Source: https://kexue.fm/archives/10180, equation 2, by https://kexue.fm/archives/10162,
     equations 14 and 17.
     """
-    u, kernel = _real("u", u), _real("kernel", kernel)
+    u, kernel = samples("u", u), samples("kernel", kernel)
     length = u.shape[-1]
     kernel = kernel[..., :length]
     return _multiply(u, kernel, fast(length + kernel.shape[-1] - 1))[..., :length]
@@ -58,7 +56,11 @@ def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
     Source: derived from https://kexue.fm/archives/10180, equation 2: the sum of two, one of
     them backwards.
     """
-    u, forward, backward = _real("u", u), _real("forward", forward), _real("backward", backward)
+    u, forward, backward = (
+        samples("u", u),
+        samples("forward", forward),
+        samples("backward", backward),
+    )
     length = u.shape[-1]
     ahead, back = forward[..., :length], backward[..., : length - 1]
     size = fast(length + ahead.shape[-1] + back.shape[-1] - 1)
@@ -72,7 +74,12 @@ def bidirectional(u: Any, forward: Any, backward: Any) -> Array:
     return _multiply(u, circle, size)[..., :length]
 
 
-def _real(name: str, x: Any) -> Array:
+def samples(name: str, x: Any) -> Array:
+    """A real signal of one sample at least, in single precision at least.
+
+    Raises:
+        ValueError: complex or empty, by that name.
+    """
     x = jnp.asarray(x)
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         raise ValueError(f"{name}: expected real numbers, got {x.dtype}")
@@ -93,63 +100,3 @@ def _multiply(u: Array, kernel: Array, size: int) -> Array:
     batch = u.ndim > kernel.ndim
     spectrum = fourier.rfft(u, size, batch=batch) * fourier.rfft(kernel, size)
     return fourier.irfft(spectrum, size, batch=batch)
-
-
-class Tail(NamedTuple):
-    """What a stream carries from block to block.
-
-    Attributes:
-        spectra: of the last K/T blocks of the signal, newest first [..., K/T, T+1].
-        pending: the part of the output that reaches into the next block [..., T].
-    """
-
-    spectra: Array
-    pending: Array
-
-
-def blocks(kernel: Any, size: int) -> Array:
-    """Spectra of the kernel [..., K] cut into blocks of `size` = T taps, [..., K/T, T+1].
-
-    Raises:
-        ValueError: size < 1; as `causal`.
-
-    Source: Wefers, "Partitioned convolution algorithms" (2015), chapter 5.
-    """
-    if size < 1:
-        raise ValueError(f"size: expected at least 1 sample, got {size}")
-    kernel = _real("kernel", kernel)
-    padding = [(0, 0)] * (kernel.ndim - 1) + [(0, -kernel.shape[-1] % size)]
-    cut = jnp.pad(kernel, padding).reshape(*kernel.shape[:-1], -1, size)
-    return jnp.fft.rfft(cut, 2 * size)
-
-
-def start(prepared: Array, batch: tuple[int, ...] = ()) -> Tail:
-    """Silence before the first block of a stream through `blocks`.
-
-    Args:
-        prepared: what `blocks` gave.
-        batch: axes of the signal before the kernel's own.
-    """
-    spectra = jnp.zeros((*batch, *prepared.shape), prepared.dtype)
-    pending = jnp.zeros((*spectra.shape[:-2], spectra.shape[-1] - 1), spectra.real.dtype)
-    return Tail(spectra, pending)
-
-
-def stream(prepared: Array, tail: Tail, u: Array) -> tuple[Tail, Array]:
-    """The next block of the output of `causal` from the next T samples [..., T]: a scan body.
-
-    A block costs one transform of 2 T points each way and K/T products of spectra.
-
-    Raises:
-        ValueError: a block of another length than the prepared one.
-
-    Source: Wefers, "Partitioned convolution algorithms" (2015), chapter 5.
-    """
-    size = tail.pending.shape[-1]
-    if u.shape[-1] != size:
-        raise ValueError(f"u: expected blocks of {size} samples, got {u.shape[-1]}")
-    newest = jnp.fft.rfft(_real("u", u), 2 * size)[..., None, :]
-    newest = jnp.broadcast_to(newest, (*tail.spectra.shape[:-2], 1, size + 1))
-    spectra = jnp.concatenate([newest, tail.spectra[..., :-1, :]], axis=-2)
-    y = jnp.fft.irfft(jnp.sum(prepared * spectra, axis=-2), 2 * size)
-    return Tail(spectra, y[..., size:]), tail.pending + y[..., :size]

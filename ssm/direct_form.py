@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from ssm import convolution, diagonal, rational
+from ssm import convolution, rational, signals
 from ssm.fraction import System, exact, from_values, kernel
 from ssm.stability import check_stable
 
@@ -57,7 +57,7 @@ def step_of(plain: System) -> Step:
 
 def init_state(system: System, batch: int) -> Array:
     """States at rest [batch, H, N]."""
-    return diagonal.at_rest(batch, *system.numerator.shape, dtype=diagonal.dtype(system))[0]
+    return signals.at_rest(batch, *system.numerator.shape, dtype=signals.dtype(system))[0]
 
 
 def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
@@ -75,7 +75,7 @@ def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
     Source: Oppenheim and Schafer (2009), section 6.3; arXiv 2405.06147, equation 16, and
     https://kexue.fm/archives/10180, equation 26, both in the companion's coordinates.
     """
-    diagonal.check_step(state, u, prepared.b.shape)
+    signals.check_step(state, u, prepared.b.shape)
     v, u = state[..., :1], u[..., None]
     shifted = jnp.concatenate([state[..., 1:], jnp.zeros_like(v)], axis=-1)
     state = shifted + (prepared.b * u - prepared.a * v)
@@ -102,8 +102,8 @@ def prefill(
     `scipy.signal.lfiltic`.
     """
     check_stable(system)
-    u, lengths = diagonal.prefix(u, system.direct.shape[0], lengths)
-    u = diagonal.real(u)
+    u, lengths = signals.prefix(u, system.direct.shape[0], lengths)
+    u = signals.real(u)
     length, size = u.shape[1], system.numerator.shape[1]
     if system.length is not None and length <= system.length:
         whole = kernel(system, system.length)
@@ -112,9 +112,9 @@ def prefill(
         plain = exact(system)
         values = kernel(plain, length)
     one = step_of(plain)
-    v = diagonal.filtered(u, values.at[:, 0].set(0.0))
+    v = signals.filtered(u, values.at[:, 0].set(0.0))
     if state is not None:
-        diagonal.check_state((state, state), (u.shape[0], *system.numerator.shape))
+        signals.check_state((state, state), (u.shape[0], *system.numerator.shape))
         v = v + jnp.moveaxis(_free(state, one.a, length), -1, -2)
     after = _correlate(one.b, _newest(u, lengths, size)) - _correlate(
         one.a, _newest(v, lengths, size)

@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import diagonal
+from ssm import diagonal, signals
 from ssm.vandermonde import Pair
 
 STILL = 1e-2
@@ -100,23 +100,23 @@ def from_dplr(
     numbers = [_complex(value) for value in (Lambda, P, B, C)]
     still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
     undamped = all(n is not None for n in numbers[:2]) and is_undamped(*numbers[:2])
-    steps, lasting = diagonal.concrete(dt), FOREVER
+    steps, lasting = signals.concrete(dt), FOREVER
     if numbers[0] is not None and numbers[1] is not None and steps is not None:
         poles = _poles(numbers[0], numbers[1]) * steps[:, None]
         lasting = _lasting(poles)
         if length is not None:
-            _check_regular(poles, length, float(np.finfo(diagonal.real(dt).dtype).eps))
+            _check_regular(poles, length, float(np.finfo(signals.real(dt).dtype).eps))
     half = None if any(n is None for n in numbers) else _halves(*numbers)
     real = 0
     if half is not None:
         Lambda, P, B, C, real = half
     plain = System(
-        diagonal.pair(Lambda),
-        diagonal.pair(P),
-        diagonal.pair(B),
-        diagonal.pair(C),
-        diagonal.real(D),
-        diagonal.real(dt),
+        signals.pair(Lambda),
+        signals.pair(P),
+        signals.pair(B),
+        signals.pair(C),
+        signals.real(D),
+        signals.real(dt),
         conjugate=half is not None,
         real=real,
         still=still,
@@ -127,7 +127,7 @@ def from_dplr(
 
 
 def _complex(value: Any) -> Any:
-    known = diagonal.concrete(value)
+    known = signals.concrete(value)
     return None if known is None else known.astype(np.result_type(known, np.complex64))
 
 
@@ -347,7 +347,7 @@ def exact(system: System) -> System:
         return system
     rest = _remainder(system, system.length).swapaxes(-1, -2)
     C = jnp.linalg.solve(rest, all_modes(system)[3][..., None])[..., 0]
-    known = diagonal.concrete(C)
+    known = signals.concrete(C)
     if known is not None and not np.isfinite(known).all():
         raise ValueError(f"length: 1 - a^{system.length} is singular, it has no exact C")
     return dataclasses.replace(system, C=_kept(system, C), length=None)

@@ -29,7 +29,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import checks, diagonal, s4d, vandermonde
+from ssm import checks, diagonal, s4d, signals, vandermonde
 from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Pair
 
@@ -73,13 +73,13 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
     diagonal.check_values(shapes, Lambda=Lambda, W=W, D=D, dt=dt)
     if length is not None and length < 1:
         raise ValueError(f"length: expected at least 1, got {length}")
-    known = diagonal.concrete(Lambda)
+    known = signals.concrete(Lambda)
     if length is not None and known is not None:
         if not known.all():
             raise ValueError("Lambda: softmax has no pole at zero")
-        _check_sums(known, diagonal.concrete(dt), length)
-    parts = (diagonal.pair(Lambda), diagonal.pair(W))
-    return System(*parts, diagonal.real(D), diagonal.real(dt), length=length)
+        _check_sums(known, signals.concrete(dt), length)
+    parts = (signals.pair(Lambda), signals.pair(W))
+    return System(*parts, signals.real(D), signals.real(dt), length=length)
 
 
 def _check_sums(Lambda: np.ndarray, dt: np.ndarray | None, length: int) -> None:
@@ -93,7 +93,7 @@ def _check_sums(Lambda: np.ndarray, dt: np.ndarray | None, length: int) -> None:
         whole, size = np.expm1(length * mu), np.expm1(length * fall)
         one, rate = np.expm1(mu), np.expm1(fall)
     size = np.where(fall == 0, length, size / np.where(rate == 0, 1.0, rate))
-    if (np.abs(whole) < 1e4 * np.finfo(diagonal.real(dt).dtype).eps * np.abs(one) * size).any():
+    if (np.abs(whole) < 1e4 * np.finfo(signals.real(dt).dtype).eps * np.abs(one) * size).any():
         raise ValueError(
             f"Lambda: softmax divides by the sum of exp(l dt lambda) over {length} steps, which "
             "vanishes for a pole that makes whole turns; choose another length or 'exp'"
@@ -130,7 +130,7 @@ def _decaying(system: System) -> tuple[Array, Pair]:
 
 
 def _check_growth(system: System) -> None:
-    growth = diagonal.concrete(system.Lambda[0] * system.dt[:, None] * (system.length or 0))
+    growth = signals.concrete(system.Lambda[0] * system.dt[:, None] * (system.length or 0))
     limit = 0.5 * float(np.log(np.finfo(system.dt.dtype).max))
     if growth is not None and growth.max() > limit:
         raise ValueError(
@@ -179,13 +179,13 @@ def apply(system: System, u: Any) -> Array:
 
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
-    u = diagonal.signal(u, system.D.shape[0])
-    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
+    u = signals.signal(u, system.D.shape[0])
+    return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, M]."""
-    return diagonal.at_rest(batch, *system.W[0].shape, dtype=diagonal.dtype(system))
+    return signals.at_rest(batch, *system.W[0].shape, dtype=signals.dtype(system))
 
 
 def prepare(system: System) -> s4d.Step:

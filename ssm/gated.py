@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import checks, diagonal, rtf, short_convolution
+from ssm import checks, rtf, short_convolution, signals
 from ssm.mixer import Mixer
 
 
@@ -89,7 +89,7 @@ def mixer(config: Config) -> Mixer:
         return (q * y.astype(q.dtype)) @ params["output"].astype(q.dtype)
 
     def apply(params: Any, u: Any) -> Array:
-        u = diagonal.real(diagonal.signal(u, d))
+        u = signals.real(signals.signal(u, d))
         every = short_convolution.apply(params["convolution"], projected(params, u))
         q, k, v = jnp.split(every, 3, axis=-1)
         return out(params, q, inner.apply(params["filter"], k * v))
@@ -99,8 +99,8 @@ def mixer(config: Config) -> Mixer:
         return last, inner.init_state(batch, capacity, dtype)
 
     def prefill(params: Any, u: Any, state: Any, lengths: Any = None) -> Any:
-        u, lengths = diagonal.prefix(u, d, lengths)
-        u = diagonal.real(u)
+        u, lengths = signals.prefix(u, d, lengths)
+        u = signals.real(u)
         last, every = short_convolution.prefill(
             params["convolution"], projected(params, u), state[0], lengths
         )
@@ -109,8 +109,8 @@ def mixer(config: Config) -> Mixer:
         return (last, rest), out(params, q, y)
 
     def step(prepared: Any, state: Any, u: Array) -> Any:
-        diagonal.check_step(state[0], u, (d,), (config.width - 1, 3 * d))
-        u = diagonal.real(u)
+        signals.check_step(state[0], u, (d,), (config.width - 1, 3 * d))
+        u = signals.real(u)
         last, every = short_convolution.step(
             prepared["convolution"], state[0], projected(prepared, u)
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ssm import diagonal, short_convolution
+from ssm import short_convolution, signals
 
 Params = Any
 State = Any
@@ -58,7 +58,7 @@ def over_systems(
     """
 
     def wide(params: Params) -> Any:
-        return system(jax.tree.map(diagonal.real, params))
+        return system(jax.tree.map(signals.real, params))
 
     def next_step(prepared: Any, state: State, u: Array) -> tuple[State, Array]:
         if isinstance(prepared, dict):
@@ -67,7 +67,7 @@ def over_systems(
 
     def start(batch: int, capacity: int = 0, dtype: Any = None) -> State:
         del capacity  # the state has one size
-        state = diagonal.at_rest(batch, *shape, dtype=dtype)
+        state = signals.at_rest(batch, *shape, dtype=dtype)
         return state if paired else state[0]
 
     return Mixer(
@@ -104,28 +104,21 @@ def over_blocks(
     def init_state(batch: int, capacity: int = 0, dtype: Any = None) -> State:
         del capacity  # the state has one size
         last = short_convolution.init_state(batch, convolved, width, dtype)
-        return last, diagonal.at_rest(batch, *shape, dtype=dtype)[0]
+        return last, signals.at_rest(batch, *shape, dtype=dtype)[0]
 
     def apply(params: Params, u: Any) -> Array:
-        u = diagonal.real(diagonal.signal(u, channels))
+        u = signals.real(signals.signal(u, channels))
         batched = u.reshape(-1, *u.shape[-2:])
         lengths = jnp.full(batched.shape[0], u.shape[-2])
         state = init_state(batched.shape[0], dtype=u.dtype)
         return run(params, batched, state, lengths)[1].reshape(u.shape)
 
     def prefill(params: Params, u: Any, state: State, lengths: Any = None) -> tuple[State, Array]:
-        u, lengths = diagonal.prefix(u, channels, lengths)
-        diagonal.check_state((state[1], state[1]), (u.shape[0], *shape))
-        return run(params, diagonal.real(u), state, lengths)
+        u, lengths = signals.prefix(u, channels, lengths)
+        signals.check_state((state[1], state[1]), (u.shape[0], *shape))
+        return run(params, signals.real(u), state, lengths)
 
-    return Mixer(
-        init=init,
-        apply=apply,
-        prepare=lambda params: params,
-        prefill=prefill,
-        init_state=init_state,
-        step=step,
-    )
+    return Mixer(init, apply, lambda params: params, prefill, init_state, step)
 
 
 def both_ways(forward: Mixer, backward: Mixer) -> Mixer:

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ssm import checks, convolution, diagonal
+from ssm import checks, convolution, diagonal, signals
 from ssm.direct_form import Step, init_state, prefill, prepare, step
 from ssm.fraction import System, check_form, exact, kernel, truncated
 from ssm.mixer import Mixer, no_steps, over_systems
@@ -122,9 +122,9 @@ def from_coefficients(
     shapes = {"numerator": shape, "denominator": rows, "direct": shape[:1]}
     diagonal.check_values(shapes, numerator=numerator, denominator=denominator, direct=direct)
     check_form(shape[1], length, delay, radius)
-    parts = (diagonal.real(part) for part in (numerator, denominator, direct))
+    parts = (signals.real(part) for part in (numerator, denominator, direct))
     system = System(*parts, length=length, delay=delay, radius=float(radius))
-    if length is not None and diagonal.concrete(system.denominator) is not None:
+    if length is not None and signals.concrete(system.denominator) is not None:
         _warn(system)
     return system
 
@@ -159,8 +159,8 @@ def apply(system: System, u: Any) -> Array:
     Source: arXiv 2405.06147, equation 1 and algorithm 1; https://kexue.fm/archives/10180, equations
     2 and 18.
     """
-    u = diagonal.signal(u, system.direct.shape[0], system.length)
-    return diagonal.filtered(u, kernel(system, u.shape[-2]))
+    u = signals.signal(u, system.direct.shape[0], system.length)
+    return signals.filtered(u, kernel(system, u.shape[-2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,6 +319,6 @@ def mixer(config: Config) -> Mixer:
 
 def _both(systems: tuple[System, System], u: Any) -> Array:
     """`apply` in both directions; the second acts on later inputs alone."""
-    u = diagonal.signal(u, systems[0].direct.shape[0], systems[0].length)
+    u = signals.signal(u, systems[0].direct.shape[0], systems[0].length)
     kernels = (kernel(one, u.shape[-2]) for one in systems)
     return jnp.moveaxis(convolution.bidirectional(jnp.moveaxis(u, -1, -2), *kernels), -2, -1)

@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import checks, chunks, diagonal, fourier, hippo
+from ssm import checks, chunks, diagonal, fourier, hippo, signals
 from ssm.dplr import (
     System,
     all_modes,
@@ -111,8 +111,8 @@ def apply(system: System, u: Any) -> Array:
 
     Source: arXiv 2111.00396, section 2.4; https://kexue.fm/archives/10162, equations 11 and 17.
     """
-    u = diagonal.signal(u, system.D.shape[0], system.length)
-    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
+    u = signals.signal(u, system.D.shape[0], system.length)
+    return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 
 @struct.dataclass
@@ -171,7 +171,7 @@ def _real(product: Array, conjugate: bool) -> Array:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, N]."""
-    return diagonal.at_rest(batch, *system.B[0].shape, dtype=diagonal.dtype(system))
+    return signals.at_rest(batch, *system.B[0].shape, dtype=signals.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -189,7 +189,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equations 10 and 35, with
     the index of the output one lower.
     """
-    diagonal.check_step(state, u, prepared.B.shape)
+    signals.check_step(state, u, prepared.B.shape)
     x, p = as_complex(state), prepared
 
     def along(x: Array) -> Array:
@@ -221,8 +221,8 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
-    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
-    diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
+    u, lengths = signals.prefix(u, system.D.shape[0], lengths)
+    signals.check_state(state, (u.shape[0], *system.B[0].shape))
     start = with_conjugates(system, as_complex(state))
     plain = exact(system)
     x, y = chunks.run(*discrete(plain), all_modes(plain)[3], u, start, lengths)

@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Complex
 
-from ssm import checks, diagonal, hippo, vandermonde
+from ssm import checks, diagonal, hippo, signals, vandermonde
 from ssm.mixer import Mixer, over_systems
 from ssm.vandermonde import Modes, Pair
 
@@ -75,8 +75,8 @@ def from_diagonal(
     shapes = {"Lambda": whole, "B": whole, "C": whole, "D": channels, "dt": channels}
     diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
     diagonal.check_step_exists(discretization, Lambda, dt)
-    parts = (diagonal.pair(Lambda), diagonal.pair(B), diagonal.pair(C))
-    return System(*parts, diagonal.real(D), diagonal.real(dt), discretization=discretization)
+    parts = (signals.pair(Lambda), signals.pair(B), signals.pair(C))
+    return System(*parts, signals.real(D), signals.real(dt), discretization=discretization)
 
 
 class Step(NamedTuple):
@@ -144,13 +144,13 @@ def apply(system: System, u: Any) -> Array:
 
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
-    u = diagonal.signal(u, system.D.shape[0])
-    return diagonal.filtered(u, kernel(system, u.shape[-2]), system.D)
+    u = signals.signal(u, system.D.shape[0])
+    return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, H, M]."""
-    return diagonal.at_rest(batch, *system.B[0].shape, dtype=diagonal.dtype(system))
+    return signals.at_rest(batch, *system.B[0].shape, dtype=signals.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -168,7 +168,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Source: https://kexue.fm/archives/10162, equation 10, for a diagonal A, with the index of the
     output one lower.
     """
-    diagonal.check_step(state, u, prepared.b[0].shape)
+    signals.check_step(state, u, prepared.b[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
     driven = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
     state = (turned[0] + (more[0] + driven[0]), turned[1] + (more[1] + driven[1]))
@@ -189,9 +189,9 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
-    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
+    u, lengths = signals.prefix(u, system.D.shape[0], lengths)
     length, modes = u.shape[-2], _modes(system)
-    diagonal.check_state(state, (u.shape[0], *system.B[0].shape))
+    signals.check_state(state, (u.shape[0], *system.B[0].shape))
     y = apply(system, u)
     # The past before the first step: 2 Re sum_n C_n a_n^{l+1} x_n.
     a = diagonal.multipliers(system.Lambda, system.dt[:, None], system.discretization)

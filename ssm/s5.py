@@ -26,7 +26,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import checks, diagonal, hippo, recurrence, vandermonde
+from ssm import checks, diagonal, hippo, recurrence, signals, vandermonde
 from ssm.mixer import Mixer, no_steps, over_systems
 from ssm.vandermonde import Modes, Pair
 
@@ -99,12 +99,12 @@ def from_diagonal(
     if backward is not None:
         diagonal.check_values(shapes, backward=backward)
     return System(
-        diagonal.pair(Lambda),
-        diagonal.pair(B),
-        diagonal.pair(C),
-        diagonal.real(D),
-        diagonal.real(dt),
-        None if backward is None else diagonal.pair(backward),
+        signals.pair(Lambda),
+        signals.pair(B),
+        signals.pair(C),
+        signals.real(D),
+        signals.real(dt),
+        None if backward is None else signals.pair(backward),
         discretization=discretization,
         conjugate=conjugate,
     )
@@ -180,7 +180,7 @@ def apply(
 
 def _run(system: System, u: Any, steps: Any, method: str, start: Any) -> tuple[Array, Array]:
     """All states [L, ..., P] and outputs [..., L, H]."""
-    u = diagonal.signal(u, system.D.shape[0])
+    u = signals.signal(u, system.D.shape[0])
     steps = None if steps is None else _durations(steps, u.shape[:-1])
     a, b = _driven(system, jnp.moveaxis(u, -2, 0), steps)
     states = recurrence.states(a, b, start=start, method=method)
@@ -192,14 +192,14 @@ def _run(system: System, u: Any, steps: Any, method: str, start: Any) -> tuple[A
 
 
 def _durations(steps: Any, shape: tuple[int, ...]) -> Array:
-    steps = diagonal.real(steps)
+    steps = signals.real(steps)
     if steps.shape not in (shape, shape[-1:]) or jnp.iscomplexobj(steps):
         either = "" if len(shape) == 1 else f" or {shape}"
         raise ValueError(
             f"steps: expected real numbers of shape {shape[-1:]}{either}, got {steps.dtype} "
             f"{steps.shape}"
         )
-    known = diagonal.concrete(steps)
+    known = signals.concrete(steps)
     if known is not None and not ((known > 0) & np.isfinite(known)).all():
         raise ValueError(f"steps: expected positive, finite durations, got {known.min()}")
     return jnp.moveaxis(steps, -1, 0)
@@ -242,7 +242,7 @@ def _check_causal(system: System) -> None:
 
 def init_state(system: System, batch: int) -> Pair:
     """States at rest [batch, P]."""
-    return diagonal.at_rest(batch, system.dt.shape[0], dtype=diagonal.dtype(system))
+    return signals.at_rest(batch, system.dt.shape[0], dtype=signals.dtype(system))
 
 
 def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
@@ -258,7 +258,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Source: arXiv 2208.04933; https://kexue.fm/archives/10162, equation 10, with matrices B and C.
     """
     system = prepared.system
-    diagonal.check_step(state, u, system.D.shape, prepared.a[0].shape)
+    signals.check_step(state, u, system.D.shape, prepared.a[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
     driven = (_product(u, part.T) for part in prepared.b)
     re, im = (x + (y + z) for x, y, z in zip(turned, more, driven, strict=True))
@@ -281,8 +281,8 @@ def prefill(
     Source: derived from https://kexue.fm/archives/10162, equation 10.
     """
     _check_causal(system)
-    u, lengths = diagonal.prefix(u, system.D.shape[0], lengths)
-    diagonal.check_state(state, (u.shape[0], system.dt.shape[0]))
+    u, lengths = signals.prefix(u, system.D.shape[0], lengths)
+    signals.check_state(state, (u.shape[0], system.dt.shape[0]))
     start = jax.lax.complex(*state)
     states, y = _run(system, u, None, method, start)
     every = jnp.concatenate([start[None], states])

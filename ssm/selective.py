@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import checks, diagonal, short_convolution
+from ssm import checks, diagonal, short_convolution, signals
 from ssm.mixer import Mixer, over_blocks
 
 METHODS = ("scan", "associative")
@@ -69,13 +69,13 @@ def scan(
     Source: Mamba (arXiv 2312.00752), algorithm 2 and equation 2, A by equation 4 and B by
     Euler's step; chunks and recomputation: section 3.3.
     """
-    u, dt, A, B, C = (diagonal.real(part) for part in (u, dt, A, B, C))
+    u, dt, A, B, C = (signals.real(part) for part in (u, dt, A, B, C))
     _check(u, dt, A, B, C, method, chunk)
     if method == "auto":
         method = "scan" if jax.default_backend() == "cpu" else "associative"
     batch, length, _ = u.shape
     width = 2 ** round(math.log2(length) / 2) if chunk is None else min(chunk, length)
-    x = jnp.zeros((batch, *A.shape), u.dtype) if start is None else diagonal.real(start)
+    x = jnp.zeros((batch, *A.shape), u.dtype) if start is None else signals.real(start)
     if x.shape != (batch, *A.shape):
         raise ValueError(f"start: expected shape {(batch, *A.shape)}, got {x.shape}")
 
@@ -91,7 +91,7 @@ def scan(
     one = jax.checkpoint(functools.partial(body, A=A), prevent_cse=False)
     x, y = jax.lax.scan(one, x, tuple(chunks(part) for part in (u, dt, B, C)))
     y = jnp.moveaxis(y.reshape(-1, batch, u.shape[-1])[:length], 0, 1)
-    return (y if D is None else y + diagonal.real(D) * u), x
+    return (y if D is None else y + signals.real(D) * u), x
 
 
 def _check(u: Array, dt: Array, A: Array, B: Array, C: Array, method: str, chunk: Any) -> None:
@@ -208,12 +208,12 @@ def _selected(params: dict[str, Any], u: Array, config: Config) -> tuple[Array, 
     parts = u @ params["select"].astype(u.dtype)
     low, B, C = jnp.split(parts, [config.steps_rank, config.steps_rank + config.states], axis=-1)
     step = params["step"]
-    dt = jax.nn.softplus(diagonal.real(low @ step["matrix"].astype(u.dtype)) + step["bias"])
+    dt = jax.nn.softplus(signals.real(low @ step["matrix"].astype(u.dtype)) + step["bias"])
     return dt, B, C
 
 
 def _decay(params: dict[str, Any]) -> Array:
-    return -jnp.exp(diagonal.real(params["log_decay"]))
+    return -jnp.exp(signals.real(params["log_decay"]))
 
 
 def _run(params: dict[str, Any], u: Array, state: Any, lengths: Array, config: Config) -> Any:
@@ -236,8 +236,8 @@ def _step(
     params: dict[str, Any], state: tuple[Array, Array], u: Array, *, config: Config
 ) -> tuple[tuple[Array, Array], Array]:
     """One step [B, d], a `lax.scan` body."""
-    diagonal.check_step(state[1], u, (config.channels,), (config.inner, config.states))
-    u = diagonal.real(u)
+    signals.check_step(state[1], u, (config.channels,), (config.inner, config.states))
+    u = signals.real(u)
     inside, gate = jnp.split(u @ params["in"].astype(u.dtype), 2, axis=-1)
     last, inside = short_convolution.step(params["convolution"], state[0], inside)
     inside = jax.nn.silu(inside)

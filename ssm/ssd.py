@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import checks, diagonal, short_convolution
+from ssm import checks, diagonal, short_convolution, signals
 from ssm.mixer import Mixer, over_blocks
 
 EPSILON = 1e-5
@@ -63,12 +63,12 @@ def scan(
 
     Source: Mamba-2 (arXiv 2405.21060), section 6 and listing 1.
     """
-    x, dt, A, B, C = (diagonal.real(part) for part in (x, dt, A, B, C))
+    x, dt, A, B, C = (signals.real(part) for part in (x, dt, A, B, C))
     _check(x, dt, A, B, C, chunk)
     batch, length, heads, width = x.shape
     groups, states, size = B.shape[2], B.shape[3], min(chunk, length)
     shape = (batch, heads, width, states)
-    state = jnp.zeros(shape, x.dtype) if start is None else diagonal.real(start)
+    state = jnp.zeros(shape, x.dtype) if start is None else signals.real(start)
     if state.shape != shape:
         raise ValueError(f"start: expected shape {shape}, got {state.shape}")
 
@@ -88,7 +88,7 @@ def scan(
     state = state.reshape(batch, groups, heads // groups, width, states)
     state, y = jax.lax.scan(body, state, tuple(chunks(part) for part in rows))
     y = jnp.moveaxis(y, 0, 1).reshape(batch, -1, heads, width)[:, :length]
-    return (y if D is None else y + diagonal.real(D)[:, None] * x), state.reshape(shape)
+    return (y if D is None else y + signals.real(D)[:, None] * x), state.reshape(shape)
 
 
 def _check(x: Array, dt: Array, A: Array, B: Array, C: Array, chunk: int) -> None:
@@ -201,7 +201,7 @@ def _parts(params: dict[str, Any], u: Array, config: Config) -> tuple[Array, Arr
     """Gate, what is convolved, and dt [..., H]."""
     places = [config.inner, config.inner + config.convolved]
     gate, inside, dt = jnp.split(u @ params["in"].astype(u.dtype), places, axis=-1)
-    return gate, inside, jax.nn.softplus(diagonal.real(dt) + params["step_bias"])
+    return gate, inside, jax.nn.softplus(signals.real(dt) + params["step_bias"])
 
 
 def _selected(inside: Array, config: Config) -> tuple[Array, Array, Array]:
@@ -216,7 +216,7 @@ def _selected(inside: Array, config: Config) -> tuple[Array, Array, Array]:
 
 def _out(params: dict[str, Any], y: Array, gate: Array) -> Array:
     """RMSNorm behind the gate, then the output's matrix."""
-    y = diagonal.real(y.reshape(gate.shape) * jax.nn.silu(gate))
+    y = signals.real(y.reshape(gate.shape) * jax.nn.silu(gate))
     y = y * jax.lax.rsqrt(jnp.mean(y**2, axis=-1, keepdims=True) + EPSILON) * params["norm"]
     return y.astype(gate.dtype) @ params["output"].astype(gate.dtype)
 
@@ -227,7 +227,7 @@ def _run(params: dict[str, Any], u: Array, state: Any, lengths: Array, config: C
     x, B, C = _selected(inside, config)
     counts = jnp.arange(u.shape[1]) < lengths[:, None]
     dt = jnp.where(counts[..., None], dt, 0.0)  # what does not count takes no time
-    A = -jnp.exp(diagonal.real(params["log_decay"]))
+    A = -jnp.exp(signals.real(params["log_decay"]))
     y, final = scan(x, dt, A, B, C, params["D"], start=state[1], chunk=config.chunk)
     return (last, final.astype(state[1].dtype)), _out(params, y.astype(u.dtype), gate)
 
@@ -237,13 +237,13 @@ def _step(
 ) -> tuple[tuple[Array, Array], Array]:
     """One step [B, d], a `lax.scan` body."""
     shape = (config.heads, config.head_dim, config.states)
-    diagonal.check_step(state[1], u, (config.channels,), shape)
-    gate, inside, dt = _parts(params, diagonal.real(u), config)
+    signals.check_step(state[1], u, (config.channels,), shape)
+    gate, inside, dt = _parts(params, signals.real(u), config)
     last, inside = short_convolution.step(params["convolution"], state[0], inside)
     x, B, C = _selected(inside, config)
     share = config.heads // config.groups
     B, C = (jnp.repeat(part, share, axis=-2)[..., None, :] for part in (B, C))
-    fade = jnp.exp(-dt * jnp.exp(diagonal.real(params["log_decay"])))
+    fade = jnp.exp(-dt * jnp.exp(signals.real(params["log_decay"])))
     final = fade[..., None, None] * state[1] + (dt[..., None] * x)[..., None] * B
     y = jnp.sum(final * C, axis=-1) + params["D"][:, None] * x
     return (last, final.astype(state[1].dtype)), _out(params, y.astype(u.dtype), gate)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssm import diagonal, rational
+from ssm import rational, signals
 from ssm.fraction import System, exact, kernel
 
 
@@ -70,7 +70,7 @@ def check_stable(system: System) -> None:
 
     Source: the step-down recursion of Schur and Cohn; Kailath, "Linear Systems" (1980).
     """
-    known = diagonal.concrete(system.denominator)
+    known = signals.concrete(system.denominator)
     if known is None:
         return
     a = known.astype(np.float64)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import checks, diagonal, norms
+from ssm import checks, norms, signals
 from ssm.mixer import Mixer
 
 CHOICES = {
@@ -113,9 +113,9 @@ def init(key: Array, config: Config, mixer: Mixer) -> dict[str, Any]:
 
 def _check_mixer(mixer: Mixer, channels: int) -> None:
     """Refuse one that does not take signals of these channels; nothing is computed."""
-    weights = jax.eval_shape(mixer.init, jax.random.key(0))
+    u = jax.ShapeDtypeStruct((1, 2, channels), float)
     try:
-        jax.eval_shape(mixer.apply, weights, jax.ShapeDtypeStruct((1, 2, channels), float))
+        jax.eval_shape(lambda u: mixer.apply(mixer.init(jax.random.key(0)), u), u)
     except (TypeError, ValueError) as error:
         raise ValueError(f"mixer: expected one of {channels} channels: {error}") from None
 
@@ -145,16 +145,15 @@ def _encode(params: dict[str, Any], u: Any, config: Config) -> Array:
     if config.vocabulary is not None:
         if not jnp.issubdtype(u.dtype, jnp.integer):
             raise ValueError(f"u: expected tokens, whole numbers, got {u.dtype}")
-        known = diagonal.concrete(u)
+        known = signals.concrete(u)
         if known is not None and not ((known >= 0) & (known < config.vocabulary)).all():
             most = config.vocabulary - 1
             raise ValueError(f"u: expected 0 to {most}, got {known.min()} to {known.max()}")
         outside = jnp.where(u < 0, config.vocabulary, u)  # negative ones count from the end
         return params["encoder"]["embedding"].at[outside].get(mode="fill", fill_value=jnp.nan)
     if u.ndim < 1 or u.shape[-1] != config.inputs or jnp.iscomplexobj(u):
-        raise ValueError(
-            f"u: expected a real signal [..., {config.inputs}], got {u.dtype} {u.shape}"
-        )
+        got = f"{u.dtype} {u.shape}"
+        raise ValueError(f"u: expected a real signal [..., {config.inputs}], got {got}")
     return _map(params["encoder"], u)
 
 
@@ -207,8 +206,7 @@ def apply(
         [B, T, O], or [B, O] with pooling.
 
     Raises:
-        ValueError: a signal that does not fit, tokens outside the vocabulary (NaN where traced);
-            lengths without pooling.
+        ValueError: signals or tokens that do not fit (NaN where traced); lengths, no pooling.
 
     Source: arXiv 2111.00396, section 3.4 and appendix D.1; S4D (arXiv 2206.11893), section 5.
     """
@@ -240,7 +238,7 @@ def apply(
 
 
 def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> Array:
-    known, lengths = diagonal.concrete(lengths), jnp.asarray(lengths)
+    known, lengths = signals.concrete(lengths), jnp.asarray(lengths)
     if len(shape) != 3 or lengths.shape != shape[:1]:
         raise ValueError(f"lengths: expected one for each of [B, T] signals, got {lengths.shape}")
     if known is not None and not ((known >= 1) & (known <= shape[1])).all():
@@ -266,7 +264,7 @@ def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, A
             and which; unless parameters are traced, of which that cannot be known.
     """
     weights = params["layers"]["mixer"]
-    if any(diagonal.concrete(leaf) is None for leaf in jax.tree.leaves(weights)):
+    if any(signals.concrete(leaf) is None for leaf in jax.tree.leaves(weights)):
         ready = jax.vmap(mixer.prepare)(weights)
     else:
         each = [_prepared(mixer, weights, layer) for layer in range(config.layers)]

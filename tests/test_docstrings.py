@@ -11,11 +11,11 @@ from docs.pages.sources import PACKAGES, Definition, Module, modules, source_tag
 # Files, names, checks, interfaces: what has no formula to cite.
 PLAIN = {
     *("attention.checkpoints", "attention.checks", "attention.generation", "attention.hf_names"),
-    *("attention.linear", "attention.partition", "attention.tensor_files"),
+    *("attention.linear", "attention.partition", "attention.saving", "attention.tensor_files"),
     *("diffusion.diffusers_config", "diffusion.levels", "diffusion.partition"),
     *("fourier_density.checks", "fourier_density.extrema", "fourier_density.host"),
     *("fourier_density.interop", "fourier_density.plotting", "fourier_density.pytrees"),
-    *("ssm.fourier", "ssm.layers", "ssm.mixer", "ssm.partition"),
+    *("ssm.checks", "ssm.fourier", "ssm.layers", "ssm.mixer", "ssm.partition", "ssm.signals"),
 }
 SHAPE = re.compile(r"\[[^\]]*\]|[Ss]calar|shape|number|one (t|x)\b|broadcast")
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ LAZY = {
     "interop.py": {"numpyro"},
     "diffusers_unet.py": {"safetensors"},
     "tensor_files.py": {"safetensors"},
-    "checkpoints.py": {"safetensors"},
+    "saving.py": {"safetensors"},
 }  # imported inside a function; see the test of loading below
 ALLOWED = {"jax", "numpy", "scipy", "threadpoolctl", "flax", "jaxtyping", *sys.stdlib_module_names}
 SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen and flax.core
@@ -73,15 +74,18 @@ def test_importing_a_theory_package_takes_about_as_long_as_importing_jax(package
 
 def test_modules_and_functions_keep_to_the_house_size():
     """Docstrings are not counted in functions, where they say the most."""
+    sizes = []
     for folder in (*PRESENT, "experiments", "benchmarks", "docs", "tests"):
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
             assert len(text.splitlines()) <= 400, path
+            sizes += [len(text.splitlines())] * (folder in (*PRESENT, "experiments"))
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef):
                     first = node.body[0]
                     told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
                     assert node.end_lineno - node.lineno + 1 - told <= 60, (path, node.name)
+    assert statistics.median(sizes) <= 150
 
 
 def test_the_picture_of_the_architecture_shows_the_modules_and_imports_there_are():

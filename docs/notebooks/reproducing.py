@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 from IPython.display import Image, Markdown
 
 import experiments
-from experiments import catalog, report
+from experiments import sheet, catalog, report
 from experiments.harness import figures, ledger, run
 
 work = Path(tempfile.mkdtemp())
@@ -85,4 +85,4 @@ pictures = [
     for one in published
     if one.data["experiment"] in ("ssm/memory", "diffusion/samplers", "attention/cache")
 ]
-Image(report.contact_sheet(pictures, work / "sheet.png"), width=900)
+Image(sheet.contact_sheet(pictures, work / "sheet.png"), width=900)

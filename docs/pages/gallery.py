@@ -4,7 +4,7 @@ from pathlib import Path
 
 from docs.pages import results
 from docs.pages.sources import ROOT
-from experiments import catalog, report
+from experiments import catalog, sheet
 from experiments.names import RESULTS
 
 PATH = Path("docs/gallery.md")
@@ -54,7 +54,7 @@ def page() -> str:
 def overview() -> Path:
     """The sheet of some figures that the first page shows. Its bytes depend on Pillow's version."""
     pictures = [(name, ROOT / RESULTS / name / "cpu" / "figure.png") for name in CHOSEN]
-    return report.contact_sheet(pictures, ROOT / OVERVIEW)
+    return sheet.contact_sheet(pictures, ROOT / OVERVIEW)
 
 
 def _devices(devices: list[str]) -> str:

@@ -44,6 +44,7 @@ def make_problem(
             f"data: expected at least {size} validation {text.unit}, one more than the context, "
             f"got {len(text.validation)}"
         )
+    at_once = settings.batch_size // settings.accumulate
     held_out = validation_windows(text, size, windows)
     bits = window_bits(decoder, mixer, dtype)
     per_byte = functools.partial(_scaled, bits=bits, factor=1 / text.bytes_per_token)
@@ -56,12 +57,7 @@ def make_problem(
         init=functools.partial(transformer.init, config=decoder, mixer=mixer),
         loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype, dropout=dropout),
         batch=batch,
-        evaluate=functools.partial(
-            evaluate,
-            windows=held_out,
-            size=settings.batch_size // settings.accumulate,
-            bits=per_byte,
-        ),
+        evaluate=functools.partial(evaluate, windows=held_out, size=at_once, bits=per_byte),
         partition=functools.partial(partition, decoder, mixer),
     )
 
@@ -76,9 +72,7 @@ def network(decoder: attention.TransformerConfig, mixer: attention.Mixer | None 
 def partition(
     decoder: attention.TransformerConfig, mixer: attention.Mixer | None, size: int
 ) -> sharding.Rules:
-    """How a decoder is divided among devices; a mixer that is not that of `decoder.mixer` stays
-    whole.
-    """
+    """How a decoder is divided among devices; another mixer than its own stays whole."""
     if mixer is None:
         return attention.partition.rules(decoder, size)
     return attention.partition.AROUND
@@ -140,10 +134,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean and standard error over all windows, `size` at a time."""
     values = each_window(params, windows, size, bits)
-    error = values.std() / math.sqrt(len(values))
     return {
         "validation_bits_per_byte": float(values.mean()),
-        "validation_standard_error": float(error),
+        "validation_standard_error": float(values.std()) / math.sqrt(len(values)),
     }
 
 

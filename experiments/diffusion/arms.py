@@ -17,7 +17,7 @@ from experiments.diffusion import classifier, denoising
 from experiments.diffusion.denoising import LossConfig
 from experiments.diffusion.networks import NetworkConfig
 from experiments.diffusion.noise import NoiseConfig
-from experiments.harness import by_arm, image_sets, sharding, training
+from experiments.harness import by_arm, image_sets, placing, sharding, training
 from experiments.harness.errors import NonFiniteError
 from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.ledger import Claim
@@ -96,7 +96,7 @@ class Loop:
         metrics_: dict[str, Any] = {}
         for step in range(self.settings.steps):
             began = time.perf_counter()
-            rows = sharding.put_batch(self.images.part(seed, batch, step), placed.mesh)
+            rows = placing.put_batch(self.images.part(seed, batch, step), placed.mesh)
             state, metrics_ = placed.step(state, rows, number)
             jax.block_until_ready(metrics_["loss"])
             fastest = min(fastest, time.perf_counter() - began)
@@ -105,7 +105,7 @@ class Loop:
                 f"{self.name}, seed {seed}: expected a finite loss, got {metrics_['loss']}; "
                 "lower training.learning_rate"
             )
-        return sharding.whole(training.averaged(state), placed.mesh), fastest
+        return placing.whole(training.averaged(state), placed.mesh), fastest
 
 
 class Trainer(Loop):

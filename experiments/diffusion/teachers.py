@@ -11,7 +11,7 @@ from experiments.diffusion import denoising, distilling, train
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.distilling import Model
 from experiments.harness import config as configs
-from experiments.harness import image_sets, sharding
+from experiments.harness import image_sets, placing, sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.errors import UsageError
 from experiments.harness.image_sets import Images
@@ -27,12 +27,12 @@ def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Mod
     try:
         init = denoising.make_init(arm.network, images.train.shape[1:])
         shapes = jax.eval_shape(init, jax.random.key(0))
-        found = kept.restore(sharding.described(shapes, jax.tree.map(lambda _: where, shapes)))
+        found = kept.restore(placing.described(shapes, jax.tree.map(lambda _: where, shapes)))
         if found is None:
-            found = sharding.put(trainer(settings.seed)[0], where), settings.steps
+            found = placing.put(trainer(settings.seed)[0], where), settings.steps
             kept.save(settings.steps, found[0])
             kept.finish(settings.steps, found[0])
-        params = sharding.whole(found[0], trainer.placed.mesh)
+        params = placing.whole(found[0], trainer.placed.mesh)
     finally:
         kept.close()
     return Model(distilling.network_of(arm.network), params, arm.network.classes)

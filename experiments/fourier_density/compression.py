@@ -27,7 +27,7 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement, below
 from experiments.harness.run import Record, Run
 from experiments.harness.training import Problem, TrainingConfig
-from fourier_density import baselines, coding, entropy_model, heads, tables
+from fourier_density import coding, deep_factorized, entropy_model, heads, tables
 
 Prior = Literal["fourier", "deep", "logistic"]
 PRIORS: tuple[Prior, ...] = ("fourier", "deep", "logistic")
@@ -149,11 +149,11 @@ def shannon(error: Any) -> Any:
 class Stacked:
     """Deep factorized models of all latents, whose arrays are stacked along a first axis."""
 
-    models: baselines.DeepFactorized
+    models: deep_factorized.DeepFactorized
 
     def log_interval_prob(self, lower: jax.Array, upper: jax.Array) -> jax.Array:
         """[..., LATENTS], of values [..., LATENTS]."""
-        each = jax.vmap(baselines.DeepFactorized.log_interval_prob, (0, -1, -1), -1)
+        each = jax.vmap(deep_factorized.DeepFactorized.log_interval_prob, (0, -1, -1), -1)
         return each(self.models, lower, upper)
 
 
@@ -175,7 +175,7 @@ def init(config: Config, arm: Arm, key: jax.Array) -> dict[str, Any]:
     keys = jax.random.split(key, 3)
     if arm.prior == "deep":
         make = functools.partial(
-            baselines.init_deep_factorized, widths=config.widths, scale=config.scale
+            deep_factorized.init_deep_factorized, widths=config.widths, scale=config.scale
         )
         prior = jax.vmap(make)(jax.random.split(keys[2], LATENTS))
     else:

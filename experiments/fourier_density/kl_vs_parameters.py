@@ -24,7 +24,7 @@ from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
-from fourier_density import baselines, likelihood
+from fourier_density import baselines, deep_factorized, likelihood
 from fourier_density.host import in_float64
 
 METHODS = {
@@ -157,7 +157,7 @@ def _fit(method: str, size: int, sample: np.ndarray, config: Config) -> tuple[in
         density = baselines.mixture_with_correction(sample, size, order).density
         return 3 * size - 1 + 2 * order, lambda x: in_float64("log_prob", density, x)
     if method == "deep":
-        model = baselines.init_deep_factorized(jax.random.key(0), (size,) * 3, scale=0.3)
+        model = deep_factorized.init_deep_factorized(jax.random.key(0), (size,) * 3, scale=0.3)
         model = _train(model, sample, config)
         return model.parameters, lambda x: in_float64("log_prob", model, x)
     if method == "descent":
@@ -236,7 +236,7 @@ def describe(config: Config) -> dict[str, str]:
 def programs(config: Config) -> dict[str, Program]:
     """A step of the deep factorized model, the only one trained by gradient descent here."""
     model = jax.eval_shape(
-        lambda: baselines.init_deep_factorized(jax.random.key(0), (max(config.widths),) * 3)
+        lambda: deep_factorized.init_deep_factorized(jax.random.key(0), (max(config.widths),) * 3)
     )
     batch = jax.ShapeDtypeStruct((config.batch,), jnp.float32)
     gradient = jax.grad(lambda m, x: -jnp.mean(m.log_prob(x)))

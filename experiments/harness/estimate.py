@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from experiments.harness import compiling, sharding
+from experiments.harness import compiling, placing, sharding
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Program:
         if index in self.donate:
             where = sharding.placements(shapes, mesh, self.partition, fsdp=fsdp)
         else:
-            where = sharding.placements_of_batch(shapes, mesh)
-        return sharding.described(shapes, where)
+            where = placing.placements_of_batch(shapes, mesh)
+        return placing.described(shapes, where)
 
 
 def estimate(

@@ -13,7 +13,7 @@ import optax
 from flax import struct
 
 from experiments.harness import config as configs
-from experiments.harness import hosts, sharding
+from experiments.harness import hosts, placing, sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.compiling import compile_step
 from experiments.harness.errors import ExperimentError, NonFiniteError
@@ -166,7 +166,7 @@ def place(
     where = sharding.placements(shapes, mesh, problem.partition, fsdp=layout.fsdp)
     update = compile_step(sharding.within(mesh, how.make_step(problem, config)), where, mesh)
     init = jax.jit(begin, out_shardings=where)
-    return Placed(mesh, sharding.described(shapes, where), init, update)
+    return Placed(mesh, placing.described(shapes, where), init, update)
 
 
 def train(
@@ -250,7 +250,7 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
 
 def _whole(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with its weights on one device; moments stay where they are."""
-    params, ema = sharding.whole((state.params, state.ema), mesh)
+    params, ema = placing.whole((state.params, state.ema), mesh)
     return replace(state, params=params, ema=ema)
 
 
@@ -287,8 +287,8 @@ def _accumulate(gradients: Any, params: Params, batch: Batch, key: jax.Array, pa
 
 def _batch(problem: Problem, mesh: jax.sharding.Mesh, size: int, step: int) -> Batch:
     if problem.part is None or not hosts.several():
-        return sharding.put_batch(problem.batch(step), mesh)
-    return sharding.put_rows(problem.part(step, sharding.rows(size, mesh)), size, mesh)
+        return placing.put_batch(problem.batch(step), mesh)
+    return placing.put_rows(problem.part(step, placing.rows(size, mesh)), size, mesh)
 
 
 def _start(
@@ -296,7 +296,7 @@ def _start(
 ) -> tuple[TrainState, int]:
     found = checkpoints.restore(placed.like)
     if found is None:
-        return placed.init(*sharding.put(given, sharding.replicated(placed.mesh))), 0
+        return placed.init(*placing.put(given, sharding.replicated(placed.mesh))), 0
     return found
 
 
@@ -330,5 +330,5 @@ def _report(
 def _evaluate(
     problem: Problem, placed: Placed, state: TrainState, run: Run | Part, step: int
 ) -> None:
-    params = sharding.whole(averaged(state), placed.mesh)
+    params = placing.whole(averaged(state), placed.mesh)
     run.tracker.log(step, **problem.evaluate(params))

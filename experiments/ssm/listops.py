@@ -20,7 +20,14 @@ from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim
 from experiments.harness.run import Record, Run
 from experiments.harness.training import TrainingConfig
-from experiments.ssm import classifying, learning, listops_grammar, long_range, models
+from experiments.ssm import (
+    classifying,
+    learning,
+    listops_generator,
+    listops_grammar,
+    long_range,
+    models,
+)
 from experiments.ssm.learning import Task, UpdateConfig
 from experiments.ssm.models import Arm, Kind, ModelConfig, Network
 
@@ -144,7 +151,7 @@ def load(data: ListOpsConfig) -> tuple[dict[str, np.ndarray], dict[str, np.ndarr
             long_range.listops(data.path, split, data.longest) for split in ("train", "test")
         )
         return dict(zip(names, train, strict=True)), dict(zip(names, test, strict=True))
-    tokens, lengths = listops_grammar.generate(
+    tokens, lengths = listops_generator.generate(
         np.random.default_rng(data.seed),
         data.train + data.tests,
         data.shortest,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import attention as reference
 
-from attention import rope
+from attention import long_context, rope
 
 LAYOUTS = ("half", "interleaved")
 rotate = jax.jit(rope.rotate, static_argnames="layout")
@@ -119,10 +119,13 @@ def test_yarn_of_deepseek_and_llama3(x64):
     ours = rope.frequencies(64, 10_000.0, float, yarn)
     np.testing.assert_allclose(ours, reference.yarn_frequencies(64, 1e4, 40.0, 4096), rtol=1e-12)
     assert rope.amplitude(yarn) == 1.0
-    assert abs(rope.score_factor(yarn) - 1.5896) < 1e-4
-    assert abs(rope.score_factor(rope.Yarn(40.0, mscale=1.0, mscale_all_dim=1.0)) - 1.8739) < 1e-4
+    assert abs(long_context.score_factor(yarn) - 1.5896) < 1e-4
+    assert (
+        abs(long_context.score_factor(rope.Yarn(40.0, mscale=1.0, mscale_all_dim=1.0)) - 1.8739)
+        < 1e-4
+    )
     plain = rope.Yarn(16.0)
-    assert rope.score_factor(plain) == 1.0
+    assert long_context.score_factor(plain) == 1.0
     assert abs(rope.amplitude(plain) - (0.1 * np.log(16.0) + 1.0)) < 1e-12
     assert rope.amplitude(rope.Yarn(1.0)) == 1.0
     cos, sin = rope.tables(jnp.array([3]), 8, 10_000.0, float, plain)

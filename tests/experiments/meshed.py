@@ -25,7 +25,7 @@ from diffusion import schedules
 from experiments.attention import next_token
 from experiments.diffusion import denoising, distilling
 from experiments.diffusion.networks import NetworkConfig
-from experiments.harness import datasets, hosts, image_sets, sharding, training
+from experiments.harness import datasets, hosts, image_sets, placing, sharding, training
 from experiments.harness.errors import Interrupted
 from experiments.harness.run import Run
 from experiments.harness.training import Problem, TrainingConfig
@@ -136,7 +136,7 @@ def program(kind: str, layout: sharding.Layout) -> dict[str, Any]:
     """Collectives of a step, and the share of the state that the first device holds."""
     made, how, begin = problem(kind, 10)
     placed = training.place(made, how, layout, begin)
-    batch = sharding.put_batch(made.batch(0), placed.mesh)
+    batch = placing.put_batch(made.batch(0), placed.mesh)
     text = placed.step.lower(placed.like, batch).compile().as_text()
     held = {"params": placed.like.params, "optimizer": placed.like.optimizer}
     whole = sum(leaf.size for leaf in jax.tree.leaves(held))

@@ -10,8 +10,8 @@ import pytest
 from experiments.harness import compiling
 
 PROGRAM = """
-from experiments import __main__ as command_line
-command_line._configure_jax()
+from experiments import dispatch
+dispatch._configure_jax()
 import jax
 import jax.numpy as jnp
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import listops as reference
 
 from experiments.harness.errors import DataError
-from experiments.ssm import listops, listops_grammar, long_range
+from experiments.ssm import listops, listops_generator, listops_grammar, long_range
 from experiments.ssm.listops import ListOpsConfig
 
 
@@ -42,7 +42,7 @@ def test_values_are_those_of_a_recursive_reader(rows):
 
 def test_generated_expressions_parse_and_follow_the_law():
     rng = np.random.default_rng(0)
-    tokens, lengths = listops_grammar.generate(rng, 3000, 2, 200, depth=3, arguments=4)
+    tokens, lengths = listops_generator.generate(rng, 3000, 2, 200, depth=3, arguments=4)
     assert lengths.min() >= 2 and lengths.max() <= 200
     assert len({row[:n].tobytes() for row, n in zip(tokens, lengths, strict=True)}) == 3000
     found = listops_grammar.values(tokens, lengths, at_once=1000)
@@ -70,14 +70,14 @@ def test_generated_expressions_parse_and_follow_the_law():
 
 def test_the_law_of_a_single_draw():
     rng = np.random.default_rng(1)
-    tokens, lengths = listops_grammar._grown(rng, 4000, 400, 2, 10)
+    tokens, lengths = listops_generator._grown(rng, 4000, 400, 2, 10)
     assert (lengths <= 400).all()
     # Depth two: an operation on digits, 2 to 10 of them.
     counts = np.bincount(lengths - 2, minlength=11)[2:11]
     assert counts.sum() == 4000 and np.abs(counts / 4000 - 1 / 9).max() < 0.02
     operators = np.bincount(tokens[:, 0], minlength=5)[1:5]
     assert np.abs(operators / 4000 - 1 / 4).max() < 0.03
-    tokens, lengths = listops_grammar._grown(rng, 4000, 2000, 3, 2)
+    tokens, lengths = listops_generator._grown(rng, 4000, 2000, 3, 2)
     nested = (tokens[:, 1] < listops_grammar.CLOSE).mean()
     assert nested == pytest.approx(0.25, abs=0.03)
 
@@ -111,7 +111,7 @@ def test_unknown_words_tokens_and_lengths_are_named():
         listops_grammar.pack([np.array([6]), np.array([1, 6, 6, 5])], 3)
     rng = np.random.default_rng(0)
     with pytest.raises(DataError, match="expected lengths that expressions have, got 10 different"):
-        listops_grammar.generate(rng, 50, 1, 1, depth=1)  # there are ten digits
+        listops_generator.generate(rng, 50, 1, 1, depth=1)  # there are ten digits
 
 
 @pytest.fixture

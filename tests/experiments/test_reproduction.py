@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments import catalog, commands, processes, report, reproduction
+from experiments import catalog, commands, processes, reproduction, sheet
+from experiments.board import Board
 from experiments.harness.errors import ExperimentError, UsageError
 
 PAIR = ["fourier_density/mix*", "attention/cache"]
@@ -51,8 +52,8 @@ def test_runs_report_and_sheet_and_nothing_twice(tmp_path, capsys):
     assert err.count(": begins") == 2
     assert "mixtures.tut10.kl_8" in out and "Next:" in out and "judged by larger ones" in out
     assert "(certified population optimum" in (tmp_path / "report.md").read_text()
-    with Image.open(tmp_path / "figures.png") as sheet:
-        assert sheet.width > 2 * report.WIDTH
+    with Image.open(tmp_path / "figures.png") as page:
+        assert page.width > 2 * sheet.WIDTH
     commands.reproduce("quick", PAIR, tmp_path, 1)
     assert "2 runs, 2 of them finished" in capsys.readouterr().err
 
@@ -86,8 +87,7 @@ def test_what_fails_is_named_behind_the_report_of_the_rest(tmp_path, capsys):
 
 
 def test_time_left_counts_what_runs_and_what_waits(tmp_path):
-    job = reproduction.Job("a/b", "cpu", "", timed=False, expected=100.0)
-    board = reproduction.Board([job, replace(job, name="a/c")], done=1, at_once=2)
+    board = Board({"a/b [cpu]": 100.0, "a/c [cpu]": 100.0}, done=1, at_once=2)
     assert board.state() == "1 of 3 runs finished, about 1 min 40 s left"
     task = processes.Task("a/b [cpu]", [], tmp_path / "log")
     board.told(processes.Event(task))

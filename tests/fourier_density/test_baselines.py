@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 from sklearn.mixture import GaussianMixture
 
-from fourier_density import baselines
+from fourier_density import baselines, deep_factorized
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_mixture_parameters_are_those_of_scipy(x64):
 
 
 def test_deep_factorized_density_is_the_derivative_of_its_distribution(x64):
-    model = baselines.init_deep_factorized(jax.random.key(0), scale=2.0)
+    model = deep_factorized.init_deep_factorized(jax.random.key(0), scale=2.0)
     model = dataclasses.replace(model, factors=[f + 0.3 for f in model.factors])
     assert model.parameters == 43  # the size the literature quotes for widths (3, 3, 3)
     x = np.linspace(-60.0, 60.0, 4001)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from fourier_density import PeriodicDensity, RealLineDensity, baselines, entropy_model
+from fourier_density import (
+    PeriodicDensity,
+    RealLineDensity,
+    deep_factorized,
+    entropy_model,
+)
 
 RTOL = {"float32": 2e-5, "float64": 1e-11}
 LOGISTIC = {"loc": 0.3, "scale": 1.4}  # v = tanh(u): a logistic distribution of half the scale
@@ -130,7 +135,7 @@ def test_gradients_reach_values_and_parameters(x64):
 
 
 def test_masses_of_the_deep_factorized_model(precision):
-    model = baselines.init_deep_factorized(jax.random.key(1), (3, 3), scale=2.0)
+    model = deep_factorized.init_deep_factorized(jax.random.key(1), (3, 3), scale=2.0)
     lower = jnp.asarray(np.array([-300.0, -2.0, 0.1, 200.0], precision))
     upper = lower + 1.0
     found = model.log_interval_prob(lower, upper)

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference import fourier
 
-from fourier_density import series
+from fourier_density import angles, series
 
 # Horner's rule at order 13: about N eps of the sum of |a_k| (< 30).
 TOLERANCE = {"float32": 5e-5, "float64": 1e-12}
 evaluate = jax.jit(series.evaluate)
 autocorrelation = jax.jit(series.autocorrelation)
-wrap = jax.jit(series.wrap)
+wrap = jax.jit(angles.wrap)
 
 
 def pair(a):
@@ -89,7 +89,7 @@ def test_wrapped_points_lie_on_the_circle_and_differ_by_whole_turns(x):
 
 def test_unit_keeps_full_accuracy_far_from_the_origin():
     x = jnp.float32(100_000.25)  # exactly representable; pi x in float32 is off by 1e-2
-    cos, sin = jax.jit(series.unit)(x)
+    cos, sin = jax.jit(angles.unit)(x)
     np.testing.assert_allclose([cos, sin], [np.sqrt(0.5)] * 2, atol=2e-7, rtol=0)
 
 
@@ -112,7 +112,7 @@ def test_angles_of_high_multiples_are_exact():
     x = np.random.default_rng(0).uniform(-1, 1, 1000).astype(np.float32)
     # The polynomial is about 3 where r is up to 1/2: two roundings of 6e-8, and the others.
     for m in (1, 7, 511):
-        cos, sin = jax.jit(series.unit, static_argnums=1)(x, m)
+        cos, sin = jax.jit(angles.unit, static_argnums=1)(x, m)
         angle = np.pi * (m * x.astype(np.float64) % 2.0)
         np.testing.assert_allclose(cos, np.cos(angle), atol=2e-7, rtol=0)
         np.testing.assert_allclose(sin, np.sin(angle), atol=2e-7, rtol=0)

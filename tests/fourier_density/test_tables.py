@@ -15,7 +15,7 @@ from fourier_density import (
     PeriodicDensity,
     RealLineDensity,
     ReflectedDensity,
-    baselines,
+    deep_factorized,
     tables,
 )
 from fourier_density.tables import TOTAL, Table
@@ -65,7 +65,7 @@ def test_on_a_bounded_support_nothing_is_left_out(step):
 
 
 def test_a_model_without_quantiles_is_searched_by_its_distribution_function():
-    model = baselines.init_deep_factorized(jax.random.key(0), (3,), scale=3.0)
+    model = deep_factorized.init_deep_factorized(jax.random.key(0), (3,), scale=3.0)
     table = tables.from_density(model, step=0.5, tail=1e-4)
     ends = table.dequantise(table.low + np.array([-0.5, table.symbols - 0.5]))
     low, high = (float(model.cdf(jnp.asarray(end))) for end in ends)

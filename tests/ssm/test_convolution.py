@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import ssm as reference
 
-from ssm import convolution
+from ssm import block_convolution, convolution
 
 
 def random(*shape, seed=0):
@@ -54,10 +54,10 @@ def test_leading_axes_broadcast_and_short_floats_are_widened():
 @pytest.mark.parametrize(("taps", "size"), [(1, 4), (16, 4), (13, 5), (5, 8)])
 def test_streams_of_blocks_are_the_whole_convolution(taps, size, x64):
     u, kernel = random(2, 3, 5 * size), random(3, taps, seed=1)
-    prepared = convolution.blocks(kernel, size)
+    prepared = block_convolution.blocks(kernel, size)
     pieces = jnp.moveaxis(jnp.asarray(u).reshape(2, 3, 5, size), 2, 0)
-    tail = convolution.start(prepared, (2,))
-    _, out = jax.lax.scan(lambda tail, u: convolution.stream(prepared, tail, u), tail, pieces)
+    tail = block_convolution.start(prepared, (2,))
+    _, out = jax.lax.scan(lambda tail, u: block_convolution.stream(prepared, tail, u), tail, pieces)
     got = jnp.moveaxis(out, 0, 2).reshape(2, 3, -1)
     np.testing.assert_allclose(got, convolution.causal(u, kernel), atol=1e-12)
 
@@ -78,7 +78,10 @@ def test_gradients_are_correlations(x64):
         (lambda: convolution.causal(np.ones(3) * 1j, np.ones(3)), "u: expected real numbers, got"),
         (lambda: convolution.causal(np.ones(3), np.ones(0)), r"kernel: expected at least one samp"),
         (lambda: convolution.causal(1.0, np.ones(3)), r"u: expected .* got shape \(\)"),
-        (lambda: convolution.blocks(np.ones(3), 0), "size: expected at least 1 sample, got 0"),
+        (
+            lambda: block_convolution.blocks(np.ones(3), 0),
+            "size: expected at least 1 sample, got 0",
+        ),
     ],
 )
 def test_bad_input(call, message):
@@ -87,6 +90,6 @@ def test_bad_input(call, message):
 
 
 def test_a_block_of_another_size_is_refused():
-    prepared = convolution.blocks(np.ones(8), 4)
+    prepared = block_convolution.blocks(np.ones(8), 4)
     with pytest.raises(ValueError, match="u: expected blocks of 4 samples, got 5"):
-        convolution.stream(prepared, convolution.start(prepared), jnp.ones(5))
+        block_convolution.stream(prepared, block_convolution.start(prepared), jnp.ones(5))
