@@ -1,6 +1,8 @@
 """What every layer asks of its sizes, tokens and lengths."""
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +11,25 @@ import numpy as np
 from jaxtyping import Array
 
 Untraceable = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
+
+
+def of_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose errors say so where parameters were made with another configuration.
+
+    Raises:
+        ValueError: in the function, of a weight that is not there.
+    """
+
+    @functools.wraps(function)
+    def checked(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except KeyError as error:
+            raise ValueError(
+                f"params: expected those that `init` makes with this config, found no {error}"
+            ) from error
+
+    return checked
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:

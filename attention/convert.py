@@ -1,4 +1,4 @@
-"""Decoders made into others: grouped-query attention into MLA, fewer latents, rotary conventions.
+"""Decoders made into others: grouped-query attention into MLA, fewer heads, latents, conventions.
 
 Notation
     W_K, W_V   keys and values of grouped-query attention, [d, K d_h] each
@@ -76,6 +76,42 @@ def to_latent(params: Params, config: TransformerConfig) -> tuple[Params, Transf
         return {"query": one["query"], "output": one["output"], "down": down, "up": up}
 
     return _mapped(params, config, layer), replace(config, mixer=latent)
+
+
+def average_heads(
+    params: Params, config: TransformerConfig, kv_heads: int
+) -> tuple[Params, TransformerConfig]:
+    """Fewer heads of keys and values, each the mean of a group of those there were.
+
+    Another function than before, to be trained on: the start of a multi-head checkpoint's way to
+    grouped-query (several heads) or multi-query attention (one).
+
+    Args:
+        kv_heads: a divisor of the heads of keys and values that there are.
+
+    Raises:
+        ValueError: attention that is not grouped-query, another number of heads.
+
+    Source: Ainslie et al., GQA (arXiv 2305.13245), section 2.1.
+    """
+    mixer = config.mixer
+    if not isinstance(mixer, GroupedConfig):
+        raise ValueError(f"mixer: expected grouped-query attention, got {type(mixer).__name__}")
+    checks.whole("kv_heads", kv_heads)
+    if mixer.kv_heads % kv_heads:
+        raise ValueError(f"kv_heads: expected a divisor of {mixer.kv_heads}, got {kv_heads}")
+
+    def layer(one: Params) -> Params:
+        means = {}
+        for name in {"key", "value", "key_bias", "value_bias"} & one.keys():
+            rest = one[name].shape[:-1]
+            heads = one[name].reshape(*rest, kv_heads, -1, mixer.width)
+            means[name] = heads.mean(axis=-2).reshape(*rest, -1)
+        return {**one, **means}
+
+    return _mapped(params, config, layer), replace(
+        config, mixer=replace(mixer, n_kv_heads=kv_heads)
+    )
 
 
 def truncate(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from attention import checks
@@ -36,6 +37,8 @@ class Sampling(NamedTuple):
             raise ValueError(f"temperature: expected 0 or more, got {self.temperature}")
         if self.temperature > 0 and key is None:
             raise ValueError("key: expected a random key for a temperature above 0, got None")
+        if key is not None and not isinstance(key, jax.Array | np.ndarray):
+            raise ValueError(f"key: expected a random key such as jax.random.key(0), got {key!r}")
         if self.top_k is not None and self.top_k > vocabulary:
             raise ValueError(f"top_k: expected 1..{vocabulary}, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -169,6 +169,7 @@ def unembed(
     return linear(x, head, dtype=dtype)
 
 
+@checks.of_parameters
 def apply(
     params: dict[str, Any],
     tokens: Int[Array, "B T"],

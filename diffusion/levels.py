@@ -67,5 +67,8 @@ def report(x: Array, bad: Array, name: str) -> Array:
     except (jax.errors.ConcretizationTypeError, TypeError):
         return jnp.where(jnp.isnan(bad), x, jnp.nan)
     if not np.isnan(level):
-        raise ValueError(f"denoiser: expected finite predictions, got others at {name} {level:g}")
+        raise ValueError(
+            f"denoiser: expected finite predictions, got others at {name} {level:g} (networks here "
+            "answer NaN to a class that they do not know)"
+        )
     return x

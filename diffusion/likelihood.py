@@ -68,7 +68,7 @@ def bound(
         times_from: "independent", "low_discrepancy" or "antithetic".
 
     Raises:
-        ValueError: unknown names, steps < 1.
+        ValueError: unknown names, steps < 1, no random key in front.
 
     Source: Kingma et al. (arXiv 2107.00630), equations 11, 14 (discrete time) and 17 (continuous
     time).
@@ -76,14 +76,15 @@ def bound(
     process.check("prediction", prediction)
     if times_from not in SAMPLERS:
         raise ValueError(f"times_from: expected one of {NAMES}, got {times_from!r}")
-    if steps is not None:
-        whole("steps", steps)
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"key: expected a random key first, got {type(key).__name__}")
     process.floating("x", x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     time_key, noise_key, data_key = jax.random.split(key, 3)
     t = SAMPLERS[times_from](time_key, len(x)).astype(jnp.result_type(float, x))
     before, count = None, 0 if steps is None else steps
     if steps is not None:
+        whole("steps", steps)
         index = jnp.ceil(t * steps).clip(1, steps)
         t, before = index / steps, schedule.logsnr((index - 1) / steps)
     logsnr = schedule.logsnr(t)

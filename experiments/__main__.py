@@ -54,7 +54,16 @@ def quieten() -> None:
     if "--debug" in sys.argv:
         return
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+    told: set[str] = set()
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> str:
+        """Once each: places in the code, by which Python tells warnings apart, are not shown."""
+        line = f"note: {message}\n"
+        new = line not in told
+        told.add(line)
+        return line * new
+
+    warnings.formatwarning = note
 
     def tell(error: BaseException | None, *_: Any) -> None:
         if error is not None and "Event loop is closed" not in str(error):

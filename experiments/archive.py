@@ -171,7 +171,10 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
         where = "" if source.suffix == ".npy" else " between white space"
         raise UsageError(f"{source}: expected floats{where}, {error}") from error
     if not np.issubdtype(values.dtype, np.floating):
-        raise UsageError(f"{source}: expected floats, got {values.dtype}")
+        raise UsageError(
+            f"{source}: expected floats, got {values.dtype} (whole numbers as floats come back "
+            "exactly with --step 1)"
+        )
     bad = int(np.sum(~np.isfinite(values)))
     if values.size < 1 or bad:
         got = f"{bad} of {values.size} that are not" if values.size else "none"

@@ -338,17 +338,21 @@ def publish(directory: Path, results: Path) -> None:
             "settings were changed; publish it elsewhere, with --results DIR"
         )
     target = results / runs.slug(name) / runs.slug(record.data["preset"])
+    parts = (directory / part for part in ("run.json", "metrics.jsonl", "table.md", "figure.png"))
+    sources = [part for part in parts if part.exists()]
+    for source in sources:
+        size = source.stat().st_size / 2**20
+        if size > 1:
+            raise ExperimentError(
+                f"{source}: expected at most 1 MiB to publish, got {size:.1f}; pictures and curves "
+                "that are recorded are large: run with fewer or smaller ones"
+            )
     target.mkdir(parents=True, exist_ok=True)
-    for name in ("run.json", "metrics.jsonl", "table.md", "figure.png"):
-        source = directory / name
-        if not source.exists():
-            continue
-        if source.stat().st_size > 2**20:
-            raise ExperimentError(f"{source}: expected at most 1 MiB to publish")
+    for source in sources:
         if source.suffix == ".png":
-            shutil.copyfile(source, target / name)
+            shutil.copyfile(source, target / source.name)
         else:
-            (target / name).write_text(_redact(source.read_text()))
+            (target / source.name).write_text(_redact(source.read_text()))
     print(f"published {target}")
 
 

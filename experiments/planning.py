@@ -21,7 +21,7 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
     """Print what a run would do, and look at its data.
 
     Raises:
-        ExperimentError: a directory or data that the run would refuse; all the rest is printed
+        ExperimentError: a directory or data that the run would refuse; the settings are printed
             before.
     """
     print(json.dumps(configs.to_dict(config), indent=1))
@@ -44,7 +44,8 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
     free = machine.free_disk(directory) / 2**30
     print(f"directory: {directory} ({state}); {free:.1f} GiB free")
     began = time.monotonic()
-    _print_estimate(experiment, config, layout)
+    if not refused:
+        _print_estimate(experiment, config, layout)
     seconds = time.monotonic() - began
     print(f"compiled in {seconds:.1f} s; " * (seconds > 0.05) + "nothing was run or written")
     for error in refused[:-1]:
@@ -59,7 +60,8 @@ def _look(experiment: catalog.Experiment, config: Any) -> str | None:
     if of_experiment is not None:
         return of_experiment(config)
     of_data = getattr(getattr(config, "data", None), "look", None)
-    return None if of_data is None else of_data()
+    batch = getattr(getattr(config, "training", None), "batch_size", 1)
+    return None if of_data is None else of_data(batch)
 
 
 def show_estimate(name: str, preset: str, overrides: list[str], layout: Layout = DEFAULT) -> None:

@@ -102,7 +102,8 @@ def fit(
             loc not finite, an argument of the line for the circle.
 
     Warns:
-        UserWarning: fewer than five samples for each degree of freedom, and no floor.
+        UserWarning: fewer than five samples for each degree of freedom, and no floor; samples far
+            from zero for their spread, which single precision does not tell apart.
 
     Source: https://kexue.fm/archives/10007, equation 2, for the densities of equations 14, 15.
 
@@ -133,6 +134,8 @@ def fit(
     orders = _orders(order, count, family)
     with likelihood.on_one_thread():
         chosen = _choose(x, w, orders, family, count, criterion, folds, seed)
+    if support == "real":
+        _warn_of_rounding(x)
     if floor == 0:
         _warn_of_few(count, _freedom(chosen.density.order, family))
     return chosen
@@ -269,7 +272,8 @@ def _check_choices(family: _Family, boundary: str, criterion: str) -> None:
         ("criterion", criterion, ("aic", "bic", "cv")),
     ):
         if value not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+            more = " (on an interval: circle with boundary reflect)" * (name == "support")
+            raise ValueError(f"{name}: expected one of {', '.join(known)}{more}, got {value!r}")
     if not 0 <= family.floor < 1:
         raise ValueError(f"floor: expected a weight in [0, 1), got {family.floor}")
     if family.scale is not None and not 0 < family.scale < math.inf:
@@ -302,6 +306,18 @@ def _check_order(order: Any) -> None:
 def _check_iterations(count: Any) -> None:
     if not isinstance(count, int | np.integer) or count < 1:
         raise ValueError(f"max_iterations: expected an integer >= 1, got {count!r}")
+
+
+def _warn_of_rounding(x: np.ndarray) -> None:
+    """Densities compute in JAX's precision, whatever the fit does."""
+    apart = float(np.spacing(np.asarray(np.abs(x).max(), jax.dtypes.canonicalize_dtype(float))))
+    low, high = np.quantile(x, [0.25, 0.75])
+    if apart > 1e-3 * (high - low) > 0:
+        warnings.warn(
+            f"samples: half of them lie within {high - low:.3g}, but numbers near {x.max():.3g} "
+            f"are {apart:.3g} apart in JAX's precision; subtract their mean, or set jax_enable_x64",
+            stacklevel=3,
+        )
 
 
 def _warn_of_few(count: float, freedom: int) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ssm import bases, discretize, hippo, history
+from ssm import bases, discretize, hippo, history, signals
 
 WINDOWED = (*discretize.METHODS, "trapezoid")
 HOLDS = ("right", "trapezoid")
@@ -209,12 +209,18 @@ def reconstruct(
         [..., ...points].
 
     Raises:
-        ValueError: no states, an unknown measure.
+        ValueError: no states, an unknown measure, positions outside (unless traced).
 
     Source: https://kexue.fm/archives/10114, equations 7 and 23.
     """
     c = jnp.asarray(coefficients)
     if not c.ndim:
         raise ValueError(f"coefficients: expected states [..., N], got {coefficients}")
+    known = signals.concrete(points)
+    least = -np.inf if measure in ("lagt", "glagt") else 0.0
+    if known is not None and not ((known >= least - 1e-6) & (known <= 1.0 + 1e-6)).all():
+        raise ValueError(
+            f"points: expected from {least:g} to 1, got {known.min()} to {known.max()}"
+        )
     alpha, beta = laguerre
     return bases.evaluate(c, measure, jnp.asarray(points, c.dtype), alpha=alpha, beta=beta)

@@ -157,7 +157,7 @@ def _ways(
     found[APART] = convert.truncate(*found[APART], rank)
     groups = rank // (2 * mixer.width)
     if rank % (2 * mixer.width) == 0 and mixer.kv_heads % groups == 0:
-        found[AVERAGED] = _averaged(params, decoder, groups)
+        found[AVERAGED] = convert.average_heads(params, decoder, groups)
     return found
 
 
@@ -173,18 +173,6 @@ def _apart(params: Params, rank: int) -> Params:
         u, s, v = jnp.linalg.svd(mixer[name], full_matrices=False)
         mixer[name] = (u[..., :count] * s[..., None, :count]) @ v[..., :count, :]
     return {**params, "layers": {**params["layers"], "mixer": mixer}}
-
-
-def _averaged(
-    params: Params, decoder: TransformerConfig, groups: int
-) -> tuple[Params, TransformerConfig]:
-    """Fewer heads of keys and values, means of those there were (GQA, arXiv 2305.13245)."""
-    mixer, old = dict(params["layers"]["mixer"]), _grouped(decoder)
-    for name in ("key", "value"):
-        heads = mixer[name].reshape(*mixer[name].shape[:2], groups, -1, old.width)
-        mixer[name] = heads.mean(axis=-2).reshape(*mixer[name].shape[:2], -1)
-    changed = {**params, "layers": {**params["layers"], "mixer": mixer}}
-    return changed, replace(decoder, mixer=replace(old, n_kv_heads=groups))
 
 
 def _bits(params: Params, decoder: TransformerConfig, windows: np.ndarray, size: int) -> np.ndarray:

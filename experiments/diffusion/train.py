@@ -72,10 +72,9 @@ class Config:
                 "network.drop: expected a share between 0 and 1 for guidance, which needs training "
                 f"with and without classes, got {self.network.drop}"
             )
-        if self.steps < 2 or self.samples < 20:
-            raise ValueError(
-                f"steps, samples: expected at least 2 and 20, got {self.steps}, {self.samples}"
-            )
+        for name, least in (("steps", 2), ("samples", 20)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
 
 PAPER = replace(
@@ -129,7 +128,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         **problem.evaluate(params),
         **measure(config, images, x, labels),
         "grid": denoising.grey(x[:SHOWN], images.levels),
-        "real": denoising.grey(images.test[:SHOWN], images.levels),
+        "real": denoising.grey(images.some(SHOWN), images.levels),
         "levels": images.levels,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     }

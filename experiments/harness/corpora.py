@@ -84,14 +84,16 @@ class CorpusConfig:
         known: Any = self.name if self.name in datasets.TEXTS else datasets.TEXTS[0]
         return TextConfig(known, self.path, self.data_dir, self.validation)
 
-    def look(self) -> str:
+    def look(self, batch: int = 1) -> str:
         """What there is, in a line; of a set of documents only the first one is read.
+
+        Any number of crops makes a batch.
 
         Raises:
             DataError: as `load`.
         """
         if self.text is not None:
-            return self.text.look()
+            return self.text.look(batch)
         reader = datasets.open_tfds(self.name, "train", self.data_dir, None, (self.feature,))
         _texts(reader, range(1), self)
         return f"{len(reader)} documents of {self.name}"

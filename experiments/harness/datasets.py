@@ -44,12 +44,13 @@ class TextConfig:
                 f"validation: expected a fraction between 0 and 1, got {self.validation}"
             )
 
-    def look(self) -> str:
-        """What there is, in a line.
+    def look(self, batch: int = 1) -> str:
+        """What there is, in a line. Any number of crops makes a batch.
 
         Raises:
             DataError: as `load_text`.
         """
+        del batch
         text = load_text(self)
         sizes = f"{len(text.train)} + {len(text.validation)} bytes"
         return f"{text.source}, {sizes}, sha256 {text.sha256[:16]}"
@@ -292,6 +293,18 @@ def crops(values: np.ndarray, batch: int, length: int, seed: int, step: int) -> 
     return values[starts[:, None] + np.arange(length)]
 
 
+def check_batch(size: int, batch: int) -> None:
+    """Refuse fewer examples than a batch.
+
+    Raises:
+        DataError: there are.
+    """
+    if size < batch:
+        raise DataError(
+            f"training.batch_size: expected at most the {size} examples to train on, got {batch}"
+        )
+
+
 def shuffled(size: int, batch: int, seed: int, step: int) -> np.ndarray:
     """Indices [batch] of epoch-wise shuffled data at a step; every epoch sees each once.
 
@@ -300,10 +313,8 @@ def shuffled(size: int, batch: int, seed: int, step: int) -> np.ndarray:
     Raises:
         DataError: fewer examples than a batch.
     """
-    steps = size // batch
-    if steps == 0:
-        raise DataError(f"batch_size: expected at most {size} examples, got {batch}")
-    epoch, position = divmod(step, steps)
+    check_batch(size, batch)
+    epoch, position = divmod(step, size // batch)
     order = np.random.default_rng([seed, epoch]).permutation(size)
     return order[position * batch : (position + 1) * batch]
 

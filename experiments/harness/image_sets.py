@@ -66,18 +66,21 @@ class ImageConfig:
             name = "CIFAR-10, JPEG re-encoded"
         return name if self.size is None else f"{name}, {self.size} x {self.size}"
 
-    def look(self) -> str:
+    def look(self, batch: int = 1) -> str:
         """What there is, in a line; a set of TFDS is opened, everything else read.
 
         Raises:
-            DataError: as `load`.
+            DataError: as `load`; fewer images than a batch.
         """
         if self.path is not None or self.name == "digits":
-            return counted(load(self))
+            images = load(self)
+            datasets.check_batch(images.count, batch)
+            return counted(images)
         parts = ("train", datasets.held_out_split(self.name, self.data_dir))
-        counts = [str(len(datasets.open_tfds(self.name, part, self.data_dir))) for part in parts]
+        counts = [len(datasets.open_tfds(self.name, part, self.data_dir)) for part in parts]
+        datasets.check_batch(counts[0], batch)
         height, width, channels = shape(self)
-        return f"{' + '.join(counts)} images, {height} x {width} x {channels}"
+        return f"{counts[0]} + {counts[1]} images, {height} x {width} x {channels}"
 
 
 DIGITS = ImageConfig()
@@ -129,6 +132,12 @@ class Images:
         place = None if rows is None else (rows.start, rows.stop)
         columns = _reading(self.source, size, seed, place)(step)
         return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
+
+    def some(self, n: int) -> np.ndarray:
+        """Held-out images to show; of a folder, whose files are sorted, from all over it."""
+        if not self.digest:
+            return self.test[:n]
+        return self.test[np.linspace(0, len(self.test) - 1, min(n, len(self.test))).astype(int)]
 
     def labels(self, n: int) -> np.ndarray:
         """Classes [n] as often as in training, in an order that is always the same."""

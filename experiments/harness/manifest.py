@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -104,6 +105,13 @@ def named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def readable(data: Any) -> str:
+    """Indented JSON, a list of numbers on one line."""
+    text = json.dumps(data, indent=1)
+    inner = re.compile(r'\[\n([^][{}"]*)\]')  # strings have no line breaks
+    return inner.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
 
 def _compare(folder: Path, files: dict[str, Any]) -> None:

@@ -369,7 +369,7 @@ class Run:
         }
         if not hosts.first():
             return
-        text = json.dumps(self.data, indent=1) + "\n"
+        text = manifest.readable(self.data)
         manifest.replace(self.directory / "run.json", text.encode())
 
 

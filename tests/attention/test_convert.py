@@ -143,6 +143,14 @@ def test_rotary_conventions_are_the_same_decoder(name, x64):
         (lambda: convert.to_latent(*decoder(LatentConfig(12, 4))), "mixer: expected grouped-query"),
         (lambda: convert.to_latent(*decoder(GroupedConfig(12, 2))), "rope_base: expected none"),
         (
+            lambda: convert.average_heads(*decoder(LatentConfig(12, 4)), 2),
+            "mixer: expected grouped",
+        ),
+        (
+            lambda: convert.average_heads(*decoder(GroupedConfig(16, 4)), 3),
+            "kv_heads: expected a divisor of 4, got 3",
+        ),
+        (
             lambda: convert.to_latent(*decoder(GroupedConfig(12, 2, rope_base=None, bias=True))),
             "bias, query_dim: expected neither",
         ),
@@ -169,6 +177,27 @@ def test_half_precision_is_converted_too():
     small, one = convert.truncate(*convert.to_latent(half, config), 10, moments)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(small))
     assert np.isfinite(np.asarray(transformer.apply(small, TOKENS, one), np.float32)).all()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_averaged_heads_are_those_of_repeated_ones(heads, bias, x64):
+    """Where the heads of a group are the same already, nothing changes."""
+    params, config = decoder(GroupedConfig(12, 4, heads, 4, bias=bias))
+    config_of_more = dataclasses.replace(config, mixer=GroupedConfig(12, 4, 4, 4, bias=bias))
+    mixer = dict(params["layers"]["mixer"])
+    for name in [name for name in mixer if name.startswith(("key", "value"))]:
+        mixer[name] = mixer[name] + 0.1 * jnp.arange(mixer[name].shape[-1])
+    fewer = {**params, "layers": {**params["layers"], "mixer": dict(mixer)}}
+    for name in [name for name in mixer if name.startswith(("key", "value"))]:
+        each = mixer[name].reshape(*mixer[name].shape[:-1], heads, 4)
+        mixer[name] = jnp.repeat(each, 4 // heads, axis=-2).reshape(*mixer[name].shape[:-1], 16)
+    more = {**params, "layers": {**params["layers"], "mixer": mixer}}
+    made, one = convert.average_heads(more, config_of_more, heads)
+    assert one == config
+    expected = transformer.apply(more, TOKENS, config_of_more)
+    np.testing.assert_allclose(transformer.apply(made, TOKENS, one), expected, atol=1e-12)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-12), made, fewer)
 
 
 def latents():

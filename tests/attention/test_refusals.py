@@ -26,6 +26,7 @@ from attention import (
     scores,
     transformer,
 )
+from attention.sampling import Sampling
 
 LATENT = {"latent_dim": 6, "nope_dim": 4, "rope_dim": 4, "value_dim": 5}
 LAYERS = {
@@ -303,3 +304,14 @@ def test_tokens_are_whole_numbers(tokens):
     config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
     with pytest.raises(ValueError, match="tokens: expected whole numbers, got"):
         inspect.unwrap(transformer.embed)(decoder_params(config), jnp.asarray(tokens), config)
+
+
+def test_parameters_of_another_attention_are_refused_by_name():
+    configs = [TransformerConfig(11, 1, LAYERS[name], d_ff=24) for name in ("gqa", "mla")]
+    with pytest.raises(ValueError, match=r"params: expected those that `init` makes .* no 'key'"):
+        transformer.apply(decoder_params(configs[1]), jnp.ones((1, 2), int), configs[0])
+
+
+def test_a_number_is_no_key():
+    with pytest.raises(ValueError, match=r"key: expected a random key such as .*, got 0"):
+        inspect.unwrap(Sampling.check)(Sampling(0.8), 11, 0)

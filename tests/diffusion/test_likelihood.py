@@ -1,6 +1,7 @@
 """The variational bound against laws whose terms are integrals, and its variance."""
 
 import functools
+import inspect
 import math
 
 import jax
@@ -153,3 +154,5 @@ def test_bad_input_is_refused_by_name():
         run(times_from="even")
     with pytest.raises(ValueError, match="steps: expected a whole number of at least 1, got 0"):
         run(steps=0)
+    with pytest.raises(ValueError, match="key: expected a random key first, got function"):
+        inspect.unwrap(likelihood.bound)(lambda z, lam: z, x, schedule, jax.random.key(0))

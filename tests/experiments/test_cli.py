@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 
 import pytest
@@ -95,6 +96,15 @@ def test_compare_shows_what_differs(cli, mixtures, tmp_path):
     assert not (tmp_path / "no.png").exists()
 
 
+def test_a_note_is_told_once():
+    code = (
+        "import warnings\nfrom experiments.__main__ import quieten\nquieten()\n"
+        "for text in ('one', 'two', 'one'):\n    warnings.warn(text)\n    warnings.warn(text)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "note: one\nnote: two\n"
+
+
 def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, tmp_path):
     data = json.loads((mixtures / "run.json").read_text())
     data["command"] = f"run --workdir {tmp_path}/x"
@@ -106,6 +116,10 @@ def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, t
         *("figure.png", "metrics.jsonl", "run.json", "table.md")
     ]
     assert str(tmp_path) not in (target / "run.json").read_text()
+    (mixtures / "figure.png").write_bytes(b" " * 2**21)
+    code, _, err = cli("publish", mixtures, "--results", tmp_path / "other")
+    assert code == 1 and "expected at most 1 MiB to publish, got 2.0; pictures" in err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_new_experiment_runs_from_its_file(cli, tmp_path):

@@ -63,6 +63,8 @@ def test_folders_become_classes(pets):
         grey = np.round((x[:, 0, 0, 0] + 1) * 127.5).astype(int)
         np.testing.assert_array_equal(grey // 100, label)
     assert config.label == "pets"
+    shown = image_sets.load(ImageConfig(path=str(pets), validation=0.4)).some(2)
+    assert (shown[:, 0, 0, 0] > -0.5).tolist() == [False, True]  # one of each class
     held = {round(float(x)) for x in (images.test[:, 0, 0, 0] + 1) * 127.5}
     save(pets / "cats", "more.png", value=50)
     again = image_sets.load(config)

@@ -16,8 +16,14 @@ from experiments.harness.image_sets import ImageConfig
 
 
 @dataclass(frozen=True)
+class Training:
+    batch_size: int = 2
+
+
+@dataclass(frozen=True)
 class Config:
     data: ImageConfig = ImageConfig()
+    training: Training = Training()
     seed: int = 0
 
 
@@ -62,11 +68,13 @@ def test_what_the_run_would_refuse_is_said_behind_the_plan(cli, counts, tmp_path
         Image.new("L", (size, size)).save(tmp_path / "images" / f"{number}.png")
     folder = ("--data.path", tmp_path / "images")
     code, out, err = dry(cli, counts, *folder)
-    assert code == 1 and "(new)" in out and "names no programs" in out
+    assert code == 1 and "(new)" in out and "names no programs" not in out
     assert "expected 8 x 8 pixels like 0.png, got 9 x 9" in err
     assert not (tmp_path / "runs").exists()
     (tmp_path / "images" / "1.png").write_bytes(b"no image")
     assert "1.png: expected a readable image" in dry(cli, counts, *folder)[2]
+    code, out, err = dry(cli, counts, "--training.batch_size", "1501")
+    assert code == 1 and "batch_size: expected at most the 1500 examples to train on" in err
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     assert "data set 'mnist' not found" in dry(cli, counts, "--data.name", "mnist")[2]
 

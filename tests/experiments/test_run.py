@@ -1,5 +1,6 @@
 """A run's directory: locked while in use, found again after any kill, told plainly otherwise."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments.harness import manifest, tracking
 from experiments.harness import run as runs
-from experiments.harness import tracking
 from experiments.harness.errors import DataError, ExperimentError, UsageError
 from experiments.harness.run import Run
 
@@ -190,3 +191,10 @@ def test_the_time_that_is_left_does_not_count_the_first_step(capsys, monkeypatch
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "step 1/10  "
     assert lines[2].endswith("1.00 steps/s  6 s left")
+
+
+def test_records_have_a_list_of_numbers_on_a_line_and_text_as_it_is():
+    data = {"a": [[1, 2.5], [None, True]], "s": "x [ 1,\n 2 ] y", "e": [], "t": ["a", 1]}
+    text = manifest.readable(data)
+    assert json.loads(text) == data
+    assert "  [1, 2.5],\n" in text and "  [null, true]\n" in text

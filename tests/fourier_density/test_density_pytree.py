@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from calls import call
 from reference import fourier
 
-from fourier_density import PeriodicDensity, RealLineDensity
+from fourier_density import PeriodicDensity, RealLineDensity, ReflectedDensity
 
 A = fourier.random_coefficients(1, 4, (2, 3))
 X = np.linspace(-0.9, 0.9, 7)
@@ -170,3 +171,21 @@ def test_points_that_do_not_broadcast_are_refused_by_name(method):
         message = rf"{name}: expected a shape that broadcasts against the batch \(3,\), got \(4,\)"
         with pytest.raises(ValueError, match=message):
             getattr(density, method)(np.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "density",
+    [
+        PeriodicDensity(np.array([1.0, 0.5j])),
+        ReflectedDensity(np.array([1.0, 0.5])),
+        RealLineDensity(np.array([1.0, 0.5j]), 0.1, 2.0, base="normal"),
+        RealLineDensity(np.array([1.0, 0.5]), 0.1, 2.0, base="student_t", boundary="reflect"),
+    ],
+)
+def test_densities_are_kept_in_checkpoints(density, tmp_path):
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", {"density": density, "step": 3})
+    with ocp.StandardCheckpointer() as checkpointer:
+        kept = checkpointer.restore(tmp_path / "state", {"density": density, "step": 0})
+    assert jax.tree.structure(kept["density"]) == jax.tree.structure(density)
+    np.testing.assert_array_equal(kept["density"].log_prob(0.3), density.log_prob(0.3))

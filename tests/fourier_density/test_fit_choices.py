@@ -113,6 +113,14 @@ def test_without_an_order_the_data_decide():
     assert result.density.order <= 2
 
 
+@pytest.mark.filterwarnings("error")
+def test_samples_that_precision_does_not_tell_apart_are_reported():
+    x = np.random.default_rng(0).normal(size=200)
+    fit(1e3 + x, 2, "real", base="normal")
+    with pytest.warns(UserWarning, match="within 1.*near 1e.07 are 1 apart in JAX's precision"):
+        fit(1e7 + x, 2, "real", base="normal")
+
+
 def test_few_samples_are_reported():
     with pytest.warns(UserWarning, match="20 degrees of freedom for 30 different samples"):
         fit(np.linspace(-0.9, 0.9, 30), 10)

@@ -272,6 +272,13 @@ def test_a_number_is_no_state():
         online.reconstruct(3.0, "legs", [0.5])
 
 
+@pytest.mark.parametrize(("measure", "point"), [("legs", -0.1), ("legt", 1.1), ("lagt", 1.1)])
+def test_positions_outside_are_refused(measure, point):
+    with pytest.raises(ValueError, match=f"points: expected .* to 1, got .*{point:g}"):
+        online.reconstruct(np.ones(4), measure, [0.5, point])
+    assert np.isfinite(online.reconstruct(np.ones(4), "lagt", [-3.0])).all()
+
+
 def test_steps_have_to_fit_the_measure():
     with pytest.raises(ValueError, match="dt: expected a positive number, got None"):
         online.projector("legt", 4)
