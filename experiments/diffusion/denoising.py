@@ -74,10 +74,14 @@ def grey(images: Any, levels: int) -> list[Any]:
 
 
 def tile(images: Any, levels: int, columns: int = 10) -> np.ndarray:
-    """Images of whole numbers side by side, white lines between them, in [0, 1], [H, W, 3]."""
+    """Images of whole numbers side by side, white lines between them, in [0, 1], [H, W, 3].
+
+    The last row is filled up with white.
+    """
     images = np.asarray(images, np.float64) / (levels - 1)
     images = np.broadcast_to(images, (*images.shape[:3], 3))
-    images = images[: len(images) // columns * columns]
+    rest = [(0, -len(images) % columns), (0, 0), (0, 0), (0, 0)]
+    images = np.pad(images, rest, constant_values=1.0)
     framed = np.pad(images, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=1.0)
     rows = [np.concatenate(framed[i : i + columns], axis=1) for i in range(0, len(framed), columns)]
     return np.concatenate(rows)[:-1, :-1]

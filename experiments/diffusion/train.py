@@ -229,15 +229,16 @@ def draw(record: Record):
     figure, axes = figures.new(rows=1, columns=3, width=3.8, height=3.2)
     rows = [row for row in record.rows if "validation_v_error" in row]
     style, axis = next(figures.styles()), axes[0, 0]
-    axis.plot([r["step"] for r in rows], [r["validation_v_error"] for r in rows], **style)
+    errors = [row["validation_v_error"] for row in rows]
+    axis.plot([row["step"] for row in rows], errors, **style)
     axis.set(xlabel="step", ylabel="error of v on held-out images", title="in training")
-    axis.set_ylim(bottom=0.0)
+    axis.set_ylim(0.0, 1.05 * max(errors))
     axis.locator_params(axis="x", nbins=5)
     figure.set_layout_engine("constrained", wspace=0.06)
     name, levels = image_sets.label(record.config), record.result["levels"]
     for axis, part, title in ((axes[0, 1], "grid", "samples"), (axes[0, 2], "real", "held out")):
         shown = record.result[part]
-        axis.imshow(denoising.tile(shown, levels, min(8, len(shown))))
+        axis.imshow(denoising.tile(shown, levels, 8))
         axis.set_axis_off()
         axis.set(title=f"{title}: {name}")
     return figure
