@@ -69,7 +69,7 @@ class RealLineDensity(Density):
     scale: Array
     base: Any
     reflect: bool
-    kind: type  # of the base, which may be a placeholder of JAX
+    _kind: type  # of the base, which may be a placeholder of JAX
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class RealLineDensity(Density):
         # Half a turn puts both ends of the line at 0, where floating point is densest.
         turned = (circle.even if reflect else circle).half_turn()
         base = transforms.named(base)
-        self._set(reflect=reflect, turned=turned, base=base, kind=type(base))
+        self._set(reflect=reflect, turned=turned, base=base, _kind=type(base))
         shape, dtype = turned.batch_shape, turned.re.dtype
         self._set(loc=jnp.broadcast_to(jnp.asarray(loc, dtype), shape))
         self._set(scale=jnp.broadcast_to(jnp.asarray(scale, dtype), shape))
@@ -100,7 +100,7 @@ class RealLineDensity(Density):
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """Leaves with their names, for JAX."""
         # The class of the base as well: JAX does not tell dataclasses of one shape apart.
-        structure = (self.reflect, self.kind)
+        structure = (self.reflect, self._kind)
         return tuple((GetAttrKey(name), getattr(self, name)) for name in LEAVES), structure
 
     @classmethod
@@ -108,7 +108,7 @@ class RealLineDensity(Density):
         """Rebuild without validation: JAX passes placeholders here."""
         density = object.__new__(cls)
         reflect, kind = structure
-        density._set(reflect=reflect, kind=kind, **dict(zip(LEAVES, leaves, strict=True)))
+        density._set(reflect=reflect, _kind=kind, **dict(zip(LEAVES, leaves, strict=True)))
         return density
 
     def __repr__(self) -> str:
@@ -252,7 +252,7 @@ class RealLineDensity(Density):
         middle = self._quantile_by_circle(level)
         tail = jnp.minimum(level, 1.0 - level) < 1e-3
         leaves = (self.turned, jnp.zeros_like(self.loc), jnp.ones_like(self.scale), self.base)
-        standard = RealLineDensity.tree_unflatten((self.reflect, self.kind), leaves)
+        standard = RealLineDensity.tree_unflatten((self.reflect, self._kind), leaves)
 
         def by_tails() -> Array:
             far = transforms.solve(standard, jnp.where(tail, level, 0.5))

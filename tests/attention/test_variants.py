@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import attention as reference
 
 from attention import (
     GroupedConfig,
@@ -30,6 +31,24 @@ def random(tree):
     """Weights and gains that are special nowhere."""
     keys = iter(jax.random.split(jax.random.key(3), 50))
     return jax.tree.map(lambda p: p + 0.3 * jax.random.normal(next(keys), p.shape), tree)
+
+
+@pytest.mark.parametrize("config", [GLA, WINDOWED], ids=["all", "window"])
+def test_a_layer_of_grouped_latents_is_the_loop_over_tokens_and_heads(config, x64):
+    """Whole, as a prompt with a chunk behind it, and token by token, where it is absorbed."""
+    params = random(grouped_latent.init(jax.random.key(0), config))
+    x = jax.random.normal(jax.random.key(1), (2, 9, 12))
+    expected = reference.grouped_latent_layer(jax.tree.map(np.asarray, params), x, config)
+    one = grouped_latent.mixer(config)
+    np.testing.assert_allclose(one.apply(params, x), expected, atol=1e-12)
+    state, first = one.prefill(params, x[:, :4], one.init_state(2, 9, jnp.float64))
+    state, second = one.extend(params, x[:, 4:7], state)
+    np.testing.assert_allclose(first, expected[:, :4], atol=1e-12)
+    np.testing.assert_allclose(second, expected[:, 4:7], atol=1e-12)
+    step = jax.jit(one.step)
+    for t in (7, 8):
+        state, y = step(one.prepare(params), state, x[:, t])
+        np.testing.assert_allclose(y, expected[:, t], atol=1e-12)
 
 
 @pytest.mark.slow

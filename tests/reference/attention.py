@@ -210,3 +210,28 @@ def latent_layer(params, x, config, positions=None, mask=None):
     out = attend(q, k, v, keep, (plain + turned) ** -0.5)
     joined = np.concatenate([out[:, h] for h in range(heads)], axis=-1)
     return joined @ params["output"]
+
+
+def grouped_latent_layer(params, x, config):
+    """Grouped latent attention of [B,T,d]: a latent for each group of heads, one rotated key."""
+    batch, time, _ = x.shape
+    c, groups = config, config.n_latents
+    n, r, v = c.nope_dim, c.rope_dim, c.value_dim
+    queries = np.zeros((batch, c.n_heads, time, n + r))
+    keys, values = np.zeros_like(queries), np.zeros((batch, c.n_heads, time, v))
+    for b in range(batch):
+        for t in range(time):
+            query, row = x[b, t] @ params["query"], x[b, t] @ params["down"]
+            key = rotate(row[-r:], t, c.rope_base, c.rope_layout)
+            for h in range(c.n_heads):
+                own = query[h * (n + r) : (h + 1) * (n + r)]
+                turned = rotate(own[n:], t, c.rope_base, c.rope_layout)
+                queries[b, h, t] = np.append(own[:n], turned)
+                group, place = divmod(h, c.n_heads // groups)
+                latent = row[group * c.latent_dim : (group + 1) * c.latent_dim]
+                latent = rms_norm(latent, params["norm"][group], c.norm_eps)
+                both = latent @ params["up"][group][:, place * (n + v) : (place + 1) * (n + v)]
+                keys[b, h, t], values[b, h, t] = np.append(both[:n], key), both[n:]
+    keep = np.stack([causal(range(time), range(time), c.window)] * batch)
+    out = attend(queries, keys, values, keep, (n + r) ** -0.5)
+    return np.concatenate([out[:, h] for h in range(c.n_heads)], axis=-1) @ params["output"]
