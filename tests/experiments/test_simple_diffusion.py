@@ -343,7 +343,7 @@ def test_images_that_cannot_be_halved_are_refused(network, shape, message):
         (lambda: NetworkConfig(classes=0), "network.classes: expected at least 1"),
         (lambda: LossConfig("elbo", scales=(8,)), "loss.scales: expected no weighting"),
         (lambda: train.Config(scale=2.0), "scale: expected 1 for a network without classes"),
-        (lambda: train.Config(samples=3), "steps, samples: expected at least 2 and 20"),
+        (lambda: train.Config(samples=3), "samples: expected at least 20, got 3"),
         (lambda: schedule_shift.Config(kinds=("shifted",)), "the cosine among them"),
         (lambda: schedule_shift.Config(seeds=1), "base, factor, seeds: expected at least 2"),
         (lambda: multi_scale.Config(scales=(5, 16)), "scales: expected divisors of 16"),
