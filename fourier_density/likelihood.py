@@ -112,7 +112,7 @@ def maximise_on_grid(
     """Maximum of sum_j w_j log q_j for masses w [M]: on a coarse grid, then on all nodes.
 
     L-BFGS comes near, Newton's method finishes; where it does not (the loss is flat along roots
-    of A on the circle), L-BFGS goes on.
+    of A on the circle), L-BFGS goes on, and Newton's method takes the gradient it leaves to zero.
     """
     if even:
         w = 0.5 * (w + np.roll(w[::-1], 1))
@@ -129,7 +129,8 @@ def maximise_on_grid(
         iterations += on_coarse + on_all
         if not converged and iterations < max_iterations:
             a, more = _descend(w, a, floor, even, ROUNDING, max_iterations - iterations)
-            iterations += more
+            a, last, _ = newton(w, a, floor, even)
+            iterations += more + last
     return a, iterations
 
 
