@@ -101,7 +101,8 @@ def _add_results(add: Add) -> None:
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
     one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
     one = add("report", "claims against results")
-    one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
+    text = "experiments of your own, to report on those alone (their code is executed)"
+    one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=text)
     one.add_argument("--json", action="store_true", help="for programs")
     one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
     one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")

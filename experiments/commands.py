@@ -96,6 +96,9 @@ def run(
 
 
 def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[str, Any]:
+    fingerprint = getattr(getattr(config, "data", None), "fingerprint", lambda: None)()
+    if fingerprint is not None:
+        current.pin("its data", fingerprint)
     try:
         return experiment.module.main(config, current)
     except SystemExit as error:  # of a user's file
@@ -209,9 +212,10 @@ def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) ->
     """Claims of all experiments, each against the largest finished run, published ones among them.
 
     Args:
-        files: of the user's own, whose runs count too; nothing else that a run names is executed.
+        files: of the user's own, to report on instead; nothing else that a run names is executed.
     """
-    rows = reports.rows(reports.known(reports.finished(root), files))
+    only = [catalog.get(file.as_posix()).name for file in files] or None
+    rows = reports.rows(reports.known(reports.finished(root), files), only)
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -29,7 +29,13 @@ def to_numpyro(density: Any, *, validate_args: bool | None = None) -> Any:
 @functools.cache
 def _adapter() -> type:
     import jax
-    from numpyro.distributions import Distribution, constraints
+
+    try:
+        from numpyro.distributions import Distribution, constraints
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "numpyro: not installed; pip install 'kexue-jax[numpyro]'"
+        ) from None
     from numpyro.distributions.util import is_prng_key, validate_sample
 
     class FourierDensity(Distribution):

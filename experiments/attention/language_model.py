@@ -1,4 +1,4 @@
-"""A byte-level language model with grouped-query attention, trained and sampled.
+"""A byte-level language model with MHA, GQA, MQA or MLA, trained and sampled.
 
 Reproduces: the setting of the post https://kexue.fm/archives/10091 (MHA, GQA and MQA decoders
 with a key/value cache) at the size of nanoGPT's character model; checks the cache sizes of

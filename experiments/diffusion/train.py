@@ -118,8 +118,6 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, or go on, then sample and measure."""
     images = image_sets.load(config.data)
-    if images.digest:
-        run.pin("the folder of images", images.digest)
     schedule = config.noise.schedule(images.train.shape[1])
     problem = denoising.make_problem(config.network, images, schedule, config.training, config.loss)
     params = training.averaged(training.train(problem, config.training, run))

@@ -44,6 +44,14 @@ class TextConfig:
                 f"validation: expected a fraction between 0 and 1, got {self.validation}"
             )
 
+    def fingerprint(self) -> str:
+        """SHA-256 of the text.
+
+        Raises:
+            DataError: as `load_text`.
+        """
+        return load_text(self).sha256
+
     def look(self, batch: int = 1) -> str:
         """What there is, in a line. Any number of crops makes a batch.
 

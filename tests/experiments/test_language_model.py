@@ -26,6 +26,24 @@ def trained(tmp_path_factory):
     return load(directory)
 
 
+def test_a_run_does_not_go_on_with_another_text(cli, tmp_path):
+    """Whichever experiment reads it: what it reads is remembered in front of `main`."""
+    text, code = tmp_path / "my.txt", tmp_path / "reads.py"
+    text.write_text("to be or not to be, " * 100)
+    code.write_text(
+        '"""Reads a text."""\nfrom dataclasses import dataclass\n'
+        "from experiments.harness.datasets import TextConfig\n@dataclass(frozen=True)\n"
+        "class Config:\n    data: TextConfig = TextConfig()\nPRESETS = {'quick': Config()}\n"
+        "def main(config, run):\n    raise KeyboardInterrupt\n"
+    )
+    command = ("run", code, "--data.path", text, "--workdir", tmp_path / "run")
+    assert cli(*command)[0] != 0
+    assert "changed" not in cli(*command)[2]
+    text.write_text(text.read_text() + "more")
+    status, _, err = cli(*command)
+    assert status == 1 and "its data has changed since the run began; give another" in err
+
+
 def test_a_run_learns_and_reports_everything(trained):
     rows, result = trained.rows, trained.result
     validation = [r["validation_bits_per_byte"] for r in rows if "validation_bits_per_byte" in r]
