@@ -214,8 +214,8 @@ def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) ->
     Args:
         files: of the user's own, to report on instead; nothing else that a run names is executed.
     """
-    only = [catalog.get(file.as_posix()).name for file in files] or None
-    rows = reports.rows(reports.known(reports.finished(root), files), only)
+    found = reports.known(reports.finished(root), files)
+    rows = reports.rows(found, reports.names_of(files, found) or None)
     if as_json:
         print(json.dumps(rows, indent=1))
         return

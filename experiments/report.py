@@ -62,6 +62,13 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
     return kept
 
 
+def names_of(files: Sequence[Path], found: Sequence[Record]) -> list[str]:
+    """What files of experiments are called: as in the record of a run of theirs, if there is one."""
+    recorded = {Path(name).resolve(): name for name in (r.data["experiment"] for r in found)}
+    paths = (file.with_suffix(".py") for file in files)
+    return [recorded.get(path.resolve(), catalog.get(path.as_posix()).name) for path in paths]
+
+
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Claims, each against a run that covers it; of all experiments, or of some.
 

@@ -353,9 +353,9 @@ def test_no_code_that_only_a_record_names_is_executed(cli, mixtures, tmp_path):
 def test_files_that_are_named_are_in_the_report(cli, tmp_path):
     cli("new", "mine")
     cli("run", "mine.py", "--darts", "500")
-    rows = json.loads(cli("report", "mine.py", "--json")[1])
-    assert [row["id"] for row in rows if row["experiment"] == "mine.py"] == ["mine.pi"]
-    assert rows[0]["id"] == "mine.pi"  # what is one's own comes first
+    for file in ("mine.py", "mine", tmp_path / "mine.py"):  # alone, and measured
+        (row,) = json.loads(cli("report", file, "--json")[1])
+        assert row["id"] == "mine.pi" and row["experiment"] == "mine.py" and row["ours"] > 0
     assert "no experiment file none.py" in cli("report", "none.py")[2]
     message = cli("report", "--workdir", "none")[2]
     assert "--workdir none: expected a directory, found none" in message
