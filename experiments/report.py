@@ -63,7 +63,7 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
 
 
 def names_of(files: Sequence[Path], found: Sequence[Record]) -> list[str]:
-    """What files of experiments are called: as in the record of a run of theirs, if there is one."""
+    """What files of experiments are called: as the record of a run of theirs says, if any."""
     recorded = {Path(name).resolve(): name for name in (r.data["experiment"] for r in found)}
     paths = (file.with_suffix(".py") for file in files)
     return [recorded.get(path.resolve(), catalog.get(path.as_posix()).name) for path in paths]
