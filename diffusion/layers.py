@@ -82,6 +82,11 @@ class MLP(nn.Module):
     classes: int | None = None
     fourier: tuple[int, ...] = ()
 
+    @property
+    def size_bound(self) -> tuple[str, ...]:
+        """Why it does not work on other sizes."""
+        return ("its first layer has a weight for every place",)
+
     @nn.compact
     def __call__(self, z: Array, logsnr: Any, condition: Any = None) -> Array:
         """The prediction, of the shape of z."""

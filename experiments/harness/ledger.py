@@ -130,7 +130,7 @@ def _seeds(config: dict[str, Any]) -> int | None:
 def markdown(table: Sequence[dict[str, Any]]) -> str:
     """The report as a Markdown table; brackets hold intervals."""
     lines = [
-        "| claim | statement | paper | ours | tolerance | scale | seeds | verdict |",
+        "| claim | statement | source says | ours | tolerance | scale | seeds | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in table:

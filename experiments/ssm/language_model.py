@@ -339,7 +339,7 @@ TABLE_4 = "arXiv 2405.06147, table 4, WikiText-103, about 125M parameters"
 CLAIMS = (
     *(
         Claim(
-            f"language_model.{mixer}",
+            f"ssm_language_model.{mixer}",
             f"0.1 minus what {mixer} loses to attention at equal parameters, bits per byte, "
             "above 0",
             "this project's own goal",
@@ -350,7 +350,7 @@ CLAIMS = (
         for mixer in ("gated_rtf", "s5", "mamba", "mamba2")
     ),
     Claim(
-        "language_model.flat",
+        "ssm_language_model.flat",
         "tokens a second behind the longest context over those behind the shortest, of the mixer "
         "without attention that slows down most, above 0.8",
         "this project's own goal: the state has one size",
@@ -359,7 +359,7 @@ CLAIMS = (
         kind="ordering",
     ),
     Claim(
-        "language_model.order",
+        "ssm_language_model.order",
         "bits per byte of attention minus those of gated RTF at equal parameters, above 0",
         f"{TABLE_4}: perplexities of 18.6 and 18.0",
         _better,
@@ -368,7 +368,7 @@ CLAIMS = (
     ),
     *(
         Claim(
-            f"language_model.perplexity_{name}",
+            f"ssm_language_model.perplexity_{name}",
             f"perplexity of {name}; its tokens are words cut by GPT-2's tokenizer, ours are not",
             TABLE_4,
             lambda record: None,

@@ -188,7 +188,9 @@ def test_discrete_models_are_read_between_their_steps(x64):
     np.testing.assert_array_equal(guided(z, top), denoiser(z, top))
 
 
-@pytest.mark.parametrize("network", [unet.UNet(8), uvit.UViT(8), layers.Conv(8, (1,))])
+@pytest.mark.parametrize(
+    "network", [unet.UNet(8), uvit.UViT(8), layers.MLP(8), layers.Conv(8, (1,))]
+)
 def test_networks_bound_to_a_size_are_warned_of(network):
     denoiser = functools.partial(network.apply, {})
     if isinstance(network, layers.Conv):
@@ -196,7 +198,8 @@ def test_networks_bound_to_a_size_are_warned_of(network):
             warnings.simplefilter("error")
             upsample(denoiser, 2)
         return
-    reason = "positions are learnt" if isinstance(network, uvit.UViT) else "group norms"
+    reasons = {uvit.UViT: "positions are learnt", layers.MLP: "a weight for every place"}
+    reason = reasons.get(type(network), "group norms")
     with pytest.warns(UserWarning, match=f"may fail there.*{reason}"):
         upsample(denoiser, 2)
 
