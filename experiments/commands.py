@@ -22,7 +22,7 @@ from experiments import (
 )
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import datasets, figures, hosts, ledger, machine
+from experiments.harness import datasets, figures, hosts, ledger, machine, manifest
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
@@ -96,9 +96,11 @@ def run(
 
 
 def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[str, Any]:
-    fingerprint = getattr(getattr(config, "data", None), "fingerprint", lambda: None)()
-    if fingerprint is not None:
-        current.pin("its data", fingerprint)
+    data: Any = getattr(config, "data", None)
+    if hasattr(data, "fingerprint"):
+        current.pin("its data", data.fingerprint())
+    elif isinstance(getattr(data, "path", None), str):
+        current.pin("its data", manifest.listed(Path(data.path).expanduser()))
     try:
         return experiment.module.main(config, current)
     except SystemExit as error:  # of a user's file

@@ -66,16 +66,6 @@ class ImageConfig:
             name = "CIFAR-10, JPEG re-encoded"
         return name if self.size is None else f"{name}, {self.size} x {self.size}"
 
-    def fingerprint(self) -> str | None:
-        """Of the names and sizes of a folder's files; None for other sets."""
-        if self.path is None:
-            return None
-        folder, lines = Path(self.path).expanduser(), []
-        for file in sorted(folder.rglob("[!.]*")):
-            if file.is_file():
-                lines.append(f"{file.relative_to(folder)} {file.stat().st_size}")
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
     def look(self, batch: int = 1) -> str:
         """What there is, in a line; a set of TFDS is opened, everything else read.
 

@@ -107,6 +107,17 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def listed(path: Path) -> str:
+    """Digest of the name and size of a file, or of those of all files of a folder, hidden ones not.
+
+    Raises:
+        OSError: of the file system.
+    """
+    files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
+    lines = [f"{f.relative_to(path.parent)} {f.stat().st_size}" for f in files if f.is_file()]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
 def readable(data: Any) -> str:
     """Indented JSON, a list of numbers on one line."""
     text = json.dumps(data, indent=1)
