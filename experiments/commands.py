@@ -22,7 +22,7 @@ from experiments import (
 )
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import datasets, figures, hosts, ledger, machine, manifest
+from experiments.harness import datasets, figures, hosts, ledger, machine, manifest, weights
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
@@ -83,7 +83,9 @@ def run(
                 file=sys.stderr,
             )
         if current.finished:
-            print(f"{directory}: already complete; remove it to run again", file=sys.stderr)
+            lost = experiment.optional("trained_networks") and not weights.saved(directory)
+            what = "complete, without its weights" if lost else "already complete"
+            print(f"{directory}: {what}; remove it to run again", file=sys.stderr)
             record = current.record()
         else:
             record = current.finish(_result(experiment, config, current))

@@ -215,11 +215,7 @@ def draw(record: Record):
     """Distances against the share of the way with guidance, and images."""
     figure, axes = figures.new(columns=3, width=4.2, height=4.0, width_ratios=(1.0, 1.0, 1.25))
     etas = record.config["etas"]
-    lines = {
-        "pixel, eta = 1": "pixel, eta = 1",
-        "nearest of small: enlarged": "latent, nearest of small",
-        "naive: no guidance": "latent, naive",
-    }
+    lines = ("pixel, eta = 1", "latent, nearest of small", "latent, naive")
     for axis, metric, label in (
         (axes[0, 0], "frechet", "Frechet distance of features"),
         (axes[0, 1], "sliced_w2", "sliced W2 of pixels"),
@@ -231,9 +227,9 @@ def draw(record: Record):
         look = {"color": figures.COLORS[0], "marker": "D", "label": "latent, guided"}
         axis.plot(etas, [np.mean(e) for e in each], **look)
         styles = itertools.islice(figures.styles(), 1, None)
-        for style, (name, arm) in zip(styles, lines.items(), strict=False):
+        for style, name in zip(styles, lines, strict=False):
             look = {**style, "marker": None, "label": name}
-            axis.axhline(np.mean(by_arm.values(record, arm, metric)), **look)
+            axis.axhline(np.mean(by_arm.values(record, name, metric)), **look)
         floor = record.result["large"]["the same, decoded"][metric]
         axis.axhline(floor, color="#555555", linewidth=0.8, label="real, encoded and decoded")
         axis.set(xlabel="eta, share of the way with guidance", ylabel=label)

@@ -1,6 +1,7 @@
 """Weights that runs keep, and the networks that are opened from them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -32,6 +33,17 @@ def decoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert main(["run", *TINY_LM, "--workdir", str(folder)]) == 0
     return folder
+
+
+def test_a_finished_run_says_that_its_weights_are_gone(tmp_path, capsys):
+    from experiments.__main__ import main
+
+    command = ["run", *TINY_LM, "--workdir", str(tmp_path / "run")]
+    assert main(command) == 0 and main(command) == 0
+    assert "already complete; remove" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run" / "weights")
+    assert main(command) == 0
+    assert "complete, without its weights; remove it to run again" in capsys.readouterr().err
 
 
 def test_a_language_model_is_the_one_that_was_measured(decoder, capsys):
