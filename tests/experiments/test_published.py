@@ -34,5 +34,6 @@ def test_table_and_figure_follow_from_the_published_numbers(name, tmp_path):
     assert (folder / "table.md").read_text() == (RESULTS / name / "table.md").read_text()
     pictures = [np.asarray(Image.open(f / "figure.png"), float) for f in (folder, RESULTS / name)]
     assert pictures[0].shape == pictures[1].shape
-    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 64  # of 255: a hair off is less
-    assert changed.mean() < 1e-4  # a line across one panel is more
+    change = np.abs(pictures[0] - pictures[1])  # of 255: other versions draw a hair off
+    assert change.mean() < 0.5
+    assert (change.max(-1) > 64).mean() < 1e-4  # a line across one panel is more
