@@ -1,6 +1,7 @@
 """What every layer asks of its sizes, tokens and lengths."""
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +14,52 @@ from jaxtyping import Array
 Untraceable = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 
 
-def of_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors say so where parameters were made with another configuration.
+def of_parameters(init: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator: functions refuse parameters that were made with another configuration.
+
+    Args:
+        init: (key, config, mixer) -> parameters, for functions of `params`, `config` and `mixer`.
 
     Raises:
-        ValueError: in the function, of a weight that is not there.
+        ValueError: in the function, naming the first weight that is missing, too many or of
+            another shape.
     """
 
-    @functools.wraps(function)
-    def checked(*arguments: Any, **options: Any) -> Any:
-        try:
-            return function(*arguments, **options)
-        except KeyError as error:
-            raise ValueError(
-                f"params: expected those that `init` makes with this config, found no {error}"
-            ) from error
+    @functools.lru_cache(maxsize=64)
+    def expected(config: Any, mixer: Any) -> tuple[Any, list[tuple[int, ...]]]:
+        params = jax.eval_shape(lambda key: init(key, config, mixer), jax.random.key(0))
+        leaves, tree = jax.tree.flatten(params)
+        return tree, [leaf.shape for leaf in leaves]
 
-    return checked
+    def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            given = signature.bind(*arguments, **options).arguments
+            tree, shapes = expected(given["config"], given.get("mixer"))
+            leaves, found = jax.tree.flatten(given["params"])
+            if found != tree or [np.shape(leaf) for leaf in leaves] != shapes:
+                _differ(given["params"], jax.tree.unflatten(tree, shapes))
+            return function(*arguments, **options)
+
+        return checked
+
+    return decorated
+
+
+def _differ(params: Any, shapes: Any) -> None:
+    """Raise for parameters of other names or shapes."""
+    found = {jax.tree_util.keystr(p): np.shape(v) for p, v in jax.tree.leaves_with_path(params)}
+    is_shape = lambda value: isinstance(value, tuple)  # noqa: E731
+    pairs = jax.tree.leaves_with_path(shapes, is_leaf=is_shape)
+    wanted = {jax.tree_util.keystr(path): shape for path, shape in pairs}
+    for name in {**wanted, **found}:
+        if found.get(name) != wanted.get(name):
+            raise ValueError(
+                f"params: expected those that `init` makes with this config, {name} "
+                f"{wanted.get(name, 'absent')}, got {found.get(name, 'none')}"
+            )
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:

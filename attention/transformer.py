@@ -107,10 +107,8 @@ class TransformerConfig:
         """Names of the stacks of layers in the parameters, and how many each has."""
         if self.experts is None:
             return {"layers": self.n_layers}
-        both = {
-            "layers": self.dense_layers,
-            "expert_layers": self.n_layers - self.dense_layers,
-        }
+        rest = self.n_layers - self.dense_layers
+        both = {"layers": self.dense_layers, "expert_layers": rest}
         return {name: count for name, count in both.items() if count}
 
 
@@ -169,7 +167,7 @@ def unembed(
     return linear(x, head, dtype=dtype)
 
 
-@checks.of_parameters
+@checks.of_parameters(init)
 def apply(
     params: dict[str, Any],
     tokens: Int[Array, "B T"],
@@ -289,6 +287,7 @@ def init_state(
     return tuple(mixer.init_state(batch, capacity, dtype) for _ in range(config.n_layers))
 
 
+@checks.of_parameters(init)
 def prefill(
     params: dict[str, Any],
     tokens: Int[Array, "B T"],
@@ -324,6 +323,7 @@ def prefill(
     return states, unembed(params, x, config)
 
 
+@checks.of_parameters(init)
 def extend(
     params: dict[str, Any],
     tokens: Int[Array, "B T"],

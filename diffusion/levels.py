@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from jaxtyping import Array
 
 
@@ -44,9 +45,13 @@ def call(denoiser: Callable[..., Array], z: Array, level: Array, condition: Any)
     """The prediction; a denoiser that takes no condition is not given None.
 
     Raises:
-        ValueError: a prediction of another shape than z.
+        ValueError: a network of other channels; a prediction of another shape than z.
     """
-    value = denoiser(z, level, *(() if condition is None and _without(denoiser) else (condition,)))
+    rest = () if condition is None and _without(denoiser) else (condition,)
+    try:
+        value = denoiser(z, level, *rest)
+    except ScopeParamShapeError as error:
+        raise ValueError(f"denoiser: its network does not fit z {z.shape}: {error}") from error
     if value.shape != z.shape:
         raise ValueError(f"denoiser: expected the shape {z.shape} of z, got {value.shape}")
     return value

@@ -7,6 +7,7 @@ is an adapter. NumPyro is imported when it is called, and not before.
 import functools
 from typing import Any
 
+from fourier_density.common import Density
 from fourier_density.real_line import RealLineDensity
 
 
@@ -22,7 +23,10 @@ def to_numpyro(density: Any, *, validate_args: bool | None = None) -> Any:
 
     Raises:
         ImportError: NumPyro is not installed.
+        ValueError: no density.
     """
+    if not isinstance(density, Density):
+        raise ValueError(f"density: expected one of this package, got {type(density).__name__}")
     return _adapter()(density, validate_args=validate_args)
 
 

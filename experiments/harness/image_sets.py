@@ -104,7 +104,7 @@ class Images:
         classes: how many, or None.
         count: training images in all.
         source: where a lazy set is read.
-        digest: of a folder's names and sizes of files; empty for other sets.
+        grouped: whether images of a class stand side by side, as the files of a folder do.
     """
 
     train: np.ndarray
@@ -115,7 +115,7 @@ class Images:
     classes: int | None
     count: int
     source: Any = None
-    digest: str = ""
+    grouped: bool = False
 
     def batch(self, chosen: np.ndarray) -> dict[str, np.ndarray]:
         """Training images x and their labels, by number."""
@@ -134,8 +134,8 @@ class Images:
         return {"x": _scaled(columns["image"], 256), "label": columns["label"].astype(np.int32)}
 
     def some(self, n: int) -> np.ndarray:
-        """Held-out images to show; of a folder, whose files are sorted, from all over it."""
-        if not self.digest:
+        """Held-out images to show; from all over the set where they are grouped."""
+        if not self.grouped:
             return self.test[:n]
         return self.test[np.linspace(0, len(self.test) - 1, min(n, len(self.test))).astype(int)]
 
@@ -292,10 +292,9 @@ def from_files(
             )
     held = _held_out([file.relative_to(folder).as_posix() for file in files], labels, config)
     x, classes = _scaled(np.stack(arrays), 256), 1 + int(labels.max())
-    state = "\n".join(f"{f.relative_to(folder)} {f.stat().st_size}" for f in files)
     return Images(
         *(x[~held], labels[~held], x[held], labels[held], 256, classes, int((~held).sum())),
-        digest=hashlib.sha256(state.encode()).hexdigest()[:16],
+        grouped=True,
     )
 
 

@@ -4,6 +4,7 @@ import functools
 import inspect
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,6 +241,18 @@ def test_denoisers_with_and_without_a_condition():
     np.testing.assert_array_equal(plain, optional)
     with pytest.raises(ValueError, match=r"denoiser: expected the shape \(2, 3\) of z, got \(2,\)"):
         samplers.sample(lambda z, lam: z[:, 0], z, lams, prediction="x")
+
+
+def test_a_network_of_other_channels_is_refused_by_name():
+    network, z = nn.Conv(3, (1, 1)), jnp.ones((2, 4, 4, 3))
+    params = network.init(jax.random.key(0), z)
+
+    def denoise(params, z, lam):
+        return network.apply(params, z)
+
+    assert samplers.sample(denoise, z, levels(2), params=params).shape == z.shape
+    with pytest.raises(ValueError, match=r"denoiser: its network does not fit z \(2, 4, 4, 1\)"):
+        samplers.sample(denoise, z[..., :1], levels(2), params=params)
 
 
 def test_gradients_pass_through_a_sampler(x64):

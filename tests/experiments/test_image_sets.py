@@ -70,7 +70,6 @@ def test_folders_become_classes(pets):
     again = image_sets.load(config)
     still = {round(float(x)) for x in (again.test[:, 0, 0, 0] + 1) * 127.5}
     assert still - {50} == held  # more files do not move the others
-    assert again.digest != images.digest
 
 
 def test_a_flat_folder_has_no_classes_and_other_files_are_passed_over(tmp_path):

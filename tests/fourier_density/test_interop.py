@@ -103,6 +103,8 @@ def test_the_adapter_says_what_the_density_says(kind):
     assert bool(jnp.all(other.support(found)))
     with pytest.raises(ValueError, match="key"):
         other.sample(3)
+    with pytest.raises(ValueError, match="density: expected one of this package, got int"):
+        to_numpyro(3)
 
 
 def test_in_a_model_with_plates_and_observations():
