@@ -1,10 +1,12 @@
-"""Who may import whom, and what importing a theory package must not drag in."""
+"""Who may import whom, what importing a theory package must not drag in, and sizes of the tree."""
 
 import ast
+import io
 import re
 import statistics
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,10 @@ LAZY = {
     "saving.py": {"safetensors"},
 }  # imported inside a function; see the test of loading below
 ALLOWED = {"jax", "numpy", "scipy", "threadpoolctl", "flax", "jaxtyping", *sys.stdlib_module_names}
+NO_CODE = {
+    getattr(tokenize, name)
+    for name in ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER")
+}
 SHELLS = ("layers", "stack", "unet", "uvit", "autoencoder")  # may import flax.linen and flax.core
 
 
@@ -86,6 +92,28 @@ def test_modules_and_functions_keep_to_the_house_size():
                     told = first.end_lineno - first.lineno + 1 if ast.get_docstring(node) else 0
                     assert node.end_lineno - node.lineno + 1 - told <= 60, (path, node.name)
     assert statistics.median(sizes) <= 150
+
+
+def lines_of_code(path):
+    """Lines with code, without docstrings, comments and blank ones."""
+    text, lines = path.read_text(), set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+            node
+        ):
+            lines.difference_update(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_the_packages_have_as_many_lines_of_tests_as_of_code():
+    code, tests = (
+        sum(lines_of_code(path) for name in names for path in (ROOT / name).rglob("*.py"))
+        for names in (PRESENT, [f"tests/{name}" for name in (*PRESENT, "reference")])
+    )
+    assert tests >= code
 
 
 def test_the_picture_of_the_architecture_shows_the_modules_and_imports_there_are():
