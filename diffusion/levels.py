@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
 from jaxtyping import Array
 
 
@@ -45,13 +44,15 @@ def call(denoiser: Callable[..., Array], z: Array, level: Array, condition: Any)
     """The prediction; a denoiser that takes no condition is not given None.
 
     Raises:
-        ValueError: a network of other channels; a prediction of another shape than z.
+        ValueError: a prediction of another shape than z.
+        Exception: of the denoiser, with a note of what it was called with.
     """
     rest = () if condition is None and _without(denoiser) else (condition,)
     try:
         value = denoiser(z, level, *rest)
-    except ScopeParamShapeError as error:
-        raise ValueError(f"denoiser: its network does not fit z {z.shape}: {error}") from error
+    except Exception as error:  # of whatever the denoiser is made of
+        error.add_note(f"denoiser: raised this for z {z.shape} and levels {jnp.shape(level)}")
+        raise
     if value.shape != z.shape:
         raise ValueError(f"denoiser: expected the shape {z.shape} of z, got {value.shape}")
     return value
