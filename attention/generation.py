@@ -160,6 +160,11 @@ def _prompts(
     """Right-padded prompts and how much of each is live."""
     try:
         prompts = np.asarray(prompts)
+    except checks.Untraceable:
+        raise ValueError(
+            f"{name}: expected numbers, got a traced array: this is a compiled program of its own, "
+            "call it outside of jit, vmap and grad"
+        ) from None
     except ValueError:  # rows of different lengths
         raise ValueError(f"{name}: expected rows of one length, padded, with `lengths`") from None
     if prompts.ndim != 2 or 0 in prompts.shape:

@@ -53,7 +53,14 @@ class Archive(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a file: number of values, bytes, and the rate of the model in bits."""
+    """What became of a file.
+
+    Attributes:
+        values, before, after: their number, bytes of the file and of the archive.
+        bits: the rate of the model, of all values.
+        order, step: of the density; of the values.
+        error: largest of the values as they will be restored, in the file's type.
+    """
 
     values: int
     before: int
@@ -70,7 +77,8 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
     Args:
         source: `.npy` of any shape, or text with numbers between white space.
         target: of the archive.
-        step: values are restored within half of it; by default 1/256 of the interquartile range.
+        step: values are restored within half of it, and half a unit in the last place of the
+            file's type; by default 1/256 of the interquartile range.
 
     Raises:
         UsageError: a file that is none of floats, has none or not finite ones; a step that is not
@@ -97,7 +105,7 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
     data = MAGIC + body + _digest(body)
     target.write_bytes(data)
     symbols = table.quantise(standard)
-    error = np.abs(centre + spread * table.dequantise(symbols) - y).max()
+    error = np.abs(_stored(archive, table.dequantise(symbols)).astype(np.float64) - y).max()
     bits = float(table.bits(symbols).sum() + 64 * np.sum(~table.contains(symbols)))
     order = len(archive.parts[0]) - 1
     size = source.stat().st_size
@@ -115,16 +123,23 @@ def restore(source: Path, target: Path) -> int:
         standard = coding.decompress(archive.stream, _table(archive))
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
-    values = archive.centre + archive.spread * standard
+    values = _stored(archive, standard)
     _refuse_existing(target)
     unfinished = target.with_name(f"{target.name}.tmp")
     with unfinished.open("wb") as file:
         if archive.kind == "npy":
-            np.save(file, values.astype(archive.dtype), allow_pickle=False)
+            np.save(file, values, allow_pickle=False)
         else:
             np.savetxt(file, values.ravel(), fmt="%.17g")
     unfinished.replace(target)
     return values.size
+
+
+def _stored(archive: Archive, standard: np.ndarray) -> np.ndarray:
+    """Values of the file from standardised ones, in its type and never beyond its range."""
+    values = archive.centre + archive.spread * standard
+    limits = np.finfo(archive.dtype)
+    return np.clip(values, limits.min, limits.max).astype(archive.dtype)
 
 
 def suffix_of(source: Path) -> str:

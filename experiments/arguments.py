@@ -1,6 +1,7 @@
 """The parser of the command line: subcommands, their options and help, completion in shells."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -178,7 +179,27 @@ def complete(parser: argparse.ArgumentParser) -> None:
                 action.completer = lambda **_: names()  # type: ignore[attr-defined]
             elif action.dest == "preset":
                 action.completer = lambda **_: ("quick", "cpu", "paper")  # type: ignore[attr-defined]
+    line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT", 0))]
+    for command, field in _fields(line.split()):
+        _commands(parser)[command].add_argument(f"--{field}")
     argcomplete.autocomplete(parser)
+
+
+def _fields(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Of the configuration that a line is about, once it asks for an option, beside its command.
+
+    Only then JAX is loaded, which takes a second or two; files of the user's are not executed.
+    """
+    command = next((word for word in words if word in FIELDS), None)
+    name = next((word for word in words if word in names()), None)
+    if command is None or name is None or not words[-1].startswith("--"):
+        return []
+    from experiments import catalog
+    from experiments.harness import config as configs
+
+    default = catalog.get(name).preset("quick")
+    fields = configs.flatten(configs.to_dict(default))
+    return [(command, field.replace("_", "-")) for field in fields]
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -317,6 +317,9 @@ def compress(source: Path, target: Path | None, step: float | None) -> None:
         f"{found.bits / found.values:.3f}, its order {found.order}), within {found.error:.3g} "
         f"at steps of {found.step:.3g}"
     )
+    if found.error > 0.5 * found.step * (1 + 1e-6):
+        note = "note: beyond half a step, for the numbers of the file are coarser than that"
+        print(note, file=sys.stderr)
 
 
 def restore(source: Path, target: Path | None) -> None:

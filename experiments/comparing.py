@@ -1,7 +1,9 @@
 """Several runs in one table and one figure."""
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 from experiments.harness import config as configs
 from experiments.harness import figures
@@ -14,7 +16,10 @@ ABSENT = "absent"
 def compare(directories: list[Path], output: Path) -> None:
     """One table and one figure of several runs; a folder that holds runs stands for all of them."""
     records = [record for directory in directories for record in _records(directory)]
-    fields = [configs.flatten(record.config) for record in records]
+    kinds = list(dict.fromkeys(record.data["experiment"] for record in records))
+    if len(kinds) > 1:
+        print(f"note: runs of different experiments: {', '.join(kinds)}", file=sys.stderr)
+    fields = [_fields(record) for record in records]
     every = dict.fromkeys(name for flat in fields for name in flat)
     changed = [name for name in every if len({str(flat.get(name, ABSENT)) for flat in fields}) > 1]
     numbers = [
@@ -34,6 +39,12 @@ def compare(directories: list[Path], output: Path) -> None:
         return
     figures.render(lambda: _curves(records, shared), output)
     print(f"\nfigure: {output}")
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    """Of its configuration; without the name of data where a path is read in its place."""
+    flat = configs.flatten(record.config)
+    return {k: v for k, v in flat.items() if k != "data.name" or not flat.get("data.path")}
 
 
 def _records(directory: Path) -> list[Record]:

@@ -109,7 +109,8 @@ class Reduction(NamedTuple):
     """An RTF and what it costs.
 
     Attributes:
-        system: its rows are the channels; for S5 the pairs of channels, H_in to each output.
+        system: its rows are the channels; for S5 the pairs [H_out, H_in] of channels, row by row:
+            repeat a signal of H_in channels H_out times, and add up what belongs to each output.
         error: largest difference of the impulse responses over the largest value, [rows], of the
             kernels that the stored coefficients give.
         order: of each row, [rows]; rows of fewer are filled up with zeros.
@@ -128,7 +129,7 @@ def to_rtf(
     Args:
         system: of `s4`, `s4d`, `dss` or `s5`.
         size: order; None takes the system's own if its coefficients hold 1e-9, or else the one of
-            at most 64 with the smallest error.
+            at most 64 with the smallest error, which takes some seconds, most of them to compile.
         length: steps that the reduction looks at and the error is measured on.
         method: "hankel" or "pade".
 
@@ -158,8 +159,7 @@ def to_rtf(
     for i, (above, below, _) in enumerate(results):
         b[i, : len(above)], a[i, : len(below)] = above, below
     order = np.array([len(below) for _, below, _ in results])
-    error = np.array([worst for _, _, worst in results])
-    return Reduction(rtf.from_coefficients(b, a, K[:, 0]), error, order)
+    return Reduction(rtf.from_coefficients(b, a, K[:, 0]), _errors(b, a, K), order)
 
 
 def _best(
@@ -169,14 +169,14 @@ def _best(
     own, candidates = len(parts[1]), []
     if size is None or size >= own:
         b, a, _ = conversions.to_transfer_function(*parts, K[0], minimal=False)
-        candidates.append((b, a, _error(b, a, K)))
+        candidates.append((b, a, _error(b, a, K, max(own, size or 1))))
         if size is not None or candidates[0][2] <= EXACT:
             return candidates[0]
     most = min(own, (len(K) - 1) // 2)
     orders = [n for n in ORDERS if n <= most] if size is None else [size]
     for b, a in reductions(K, orders, method):
         if np.abs(np.roots(np.append(1.0, a))).max(initial=0.0) < 1.0:
-            candidates.append((b, a, _error(b, a, K)))
+            candidates.append((b, a, _error(b, a, K, max(own, size or 1))))
     best = min(candidates, key=lambda one: one[2], default=None)
     if best is None or not best[2] < 1.0:
         raise ValueError(
@@ -248,15 +248,24 @@ def _pade(K: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     return conversions.numerator(K[1:], a), a
 
 
-def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> float:
-    """Of the kernel that the coefficients give in JAX's default precision, to the largest value."""
+def _error(b: np.ndarray, a: np.ndarray, K: np.ndarray, size: int) -> float:
+    """As `_errors`, of one row, filled up to a size for which one program is compiled."""
+    b, a = (np.pad(part, (0, size - len(part))) for part in (b, a))
+    return float(_errors(b[None], a[None], K[None])[0])
+
+
+def _errors(b: np.ndarray, a: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """Of kernels that coefficients give in JAX's default precision, to the largest value, [rows].
+
+    Infinite where they are beyond the range of floats.
+    """
     with np.errstate(all="ignore"):
-        if not (np.isfinite(b).all() and np.isfinite(a.astype(jnp.result_type(float))).all()):
-            return float("inf")
-        one = rtf.from_coefficients(b[None], a[None], K[:1])
-        values = np.asarray(_kernel(one, len(K)), np.float64)[0]
-        worst = np.abs(values - K).max() / max(np.abs(K).max(), 1e-300)
-    return float(worst) if np.isfinite(worst) else float("inf")
+        single = np.dtype(jnp.result_type(float))
+        if not (np.isfinite(b.astype(single)).all() and np.isfinite(a.astype(single)).all()):
+            return np.full(len(K), np.inf)
+        values = np.asarray(_kernel(rtf.from_coefficients(b, a, K[:, 0]), K.shape[1]), np.float64)
+        worst = np.abs(values - K).max(axis=1) / np.maximum(np.abs(K).max(axis=1), 1e-300)
+    return np.where(np.isfinite(worst), worst, np.inf)
 
 
 _kernel = jax.jit(rtf.kernel, static_argnums=1)

@@ -265,10 +265,16 @@ def _normal(dimensions: int = 4096, count: int = 64, sigma: float = 0.1) -> dict
 
 def draw(record: Record):
     """Samples, distances by alpha, widths in training, thresholds."""
+    from matplotlib import patches
+
     figure, axes = figures.new(rows=2, columns=2, width=4.2, height=3.4)
     names, styles = by_arm.names(record), itertools.cycle(figures.styles())
     looks = dict(zip(names, styles, strict=False))
     best = "alpha = 1" if "alpha = 1" in names else names[0]
+    one, bound = law(), {"fill": False, "edgecolor": "#555555", "linewidth": 0.8}
+    for mean, deviation in zip(np.asarray(one.means), np.asarray(one.deviations), strict=True):
+        axes[0, 0].add_patch(patches.Circle(tuple(mean), 2.0 * float(deviation), **bound))
+    axes[0, 0].set_xlabel("circles: two deviations of the mixture", fontsize=8)
     for name in dict.fromkeys((names[-2], NAIVE, best)):  # the largest alpha and the best
         dots = {**looks[name], "linestyle": "none", "markersize": 2.5, "label": name}
         axes[0, 0].plot(*_points(record, name).T, **dots)
@@ -300,7 +306,8 @@ def _draw_widths(axis: Any, record: Record, looks: dict[str, Any]) -> None:
         style = {**looks[row["arm"]], "markersize": 2.5, "linewidth": 0.8}
         axis.plot(steps, row["curve"], label=row["arm"] * (row["arm"] not in known), **style)
         known.add(row["arm"])
-    axis.set(xlabel="step", ylabel="width over that of the mixture", ylim=(0, 4))
+    most = max(max(row["curve"]) for row in record.rows)
+    axis.set(xlabel="step", ylabel="width over that of the mixture", ylim=(0, min(4, 1.1 * most)))
     axis.set(title="in training, until stopped")
     axis.locator_params(axis="x", nbins=5)
     axis.legend(fontsize=7)

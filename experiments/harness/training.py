@@ -224,6 +224,8 @@ def train(
         checkpoints.close()
     if int(state.step) < config.steps:
         run.check_stop()
+    elif start < config.steps and hosts.first():
+        print("trained; now it is measured", file=sys.stderr, flush=True)
     return _whole(state, placed.mesh)
 
 

@@ -307,6 +307,14 @@ def test_tokens_are_whole_numbers(tokens):
         inspect.unwrap(transformer.embed)(decoder_params(config), jnp.asarray(tokens), config)
 
 
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap])
+def test_generation_is_a_program_of_its_own(transform):
+    config = TransformerConfig(11, 1, LAYERS["gqa"], d_ff=24)
+    params = decoder_params(config)
+    with pytest.raises(ValueError, match=r"prompts: expected numbers, got a traced array"):
+        transform(lambda x: generation.generate(params, config, x, 2))(jnp.ones((2, 3), int))
+
+
 OTHERS = {
     "attention": (LAYERS["mla"], r"\['key'\] \(1, .*\), got none"),
     "heads": (replace(LAYERS["gqa"], head_dim=6), r"\['key'\] \(1, .*\), got \(1, .*\)"),

@@ -1,5 +1,7 @@
 """Files of floats to archives and back, by the command line."""
 
+import re
+
 import msgspec
 import numpy as np
 import pytest
@@ -61,6 +63,32 @@ def test_odd_files(tmp_path, values):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_error_that_is_told_is_that_of_the_restored_file(tmp_path, capsys, dtype):
+    values = (100 * np.random.default_rng(1).normal(size=200)).astype(dtype)
+    np.save(tmp_path / "v.npy", values)
+    assert run("compress", tmp_path / "v.npy", "--step", 0.01) == 0
+    told = capsys.readouterr()
+    assert run("restore", tmp_path / "v.npy.fbd", "--output", tmp_path / "w.npy") == 0
+    again = np.load(tmp_path / "w.npy")
+    assert again.dtype == dtype
+    error = np.abs(again.astype(float) - values.astype(float))
+    half_a_unit = 0.5 * np.spacing(np.abs(values)).astype(float)
+    assert np.all(error <= 0.005 * (1 + 1e-9) + half_a_unit)
+    assert float(re.search(r"within (\S+)", told.out)[1]) == pytest.approx(error.max(), rel=5e-3)
+    assert ("coarser than that" in told.err) == (error.max() > 0.005)
+
+
+def test_nothing_is_restored_beyond_the_range_of_its_type(tmp_path):
+    values = np.array([0.0, 1e4, -3e4, np.finfo("float16").max], "float16")
+    np.save(tmp_path / "v.npy", values)
+    for place, step in enumerate((90.0, 100.0, 110.0, 130.0)):
+        report = archive.compress(tmp_path / "v.npy", tmp_path / f"{place}.fbd", step)
+        archive.restore(tmp_path / f"{place}.fbd", tmp_path / f"{place}.npy")
+        again = np.load(tmp_path / f"{place}.npy")
+        assert np.isfinite(again).all() and report.error <= step / 2 + 16
+
+
 def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan]))
     np.save(tmp_path / "int.npy", np.arange(4))

@@ -90,9 +90,14 @@ def test_compare_shows_what_differs(cli, mixtures, tmp_path):
     assert again == out  # all runs below a folder
     cli("new", "mine")
     cli("run", "mine.py", "--workdir", tmp_path / "third", "--darts", "50")
-    code, out, _ = cli("compare", other, tmp_path / "third", "--output", tmp_path / "no.png")
+    code, out, err = cli("compare", other, tmp_path / "third", "--output", tmp_path / "no.png")
     assert code == 0 and "no figure: the runs have no numbers in common" in out
-    assert "darts" in out and "pi" in out and "absent" in out
+    assert (
+        "note: runs of different experiments" in err
+        and "darts" in out
+        and "pi" in out
+        and "absent" in out
+    )
     assert not (tmp_path / "no.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Completion in a shell: commands, names of experiments, presets, without loading JAX."""
+"""Completion in a shell: commands, names of experiments, presets, and fields of configurations."""
 
 import os
 import subprocess
@@ -6,13 +6,11 @@ import sys
 
 import pytest
 
-CODE = (
-    "import sys\nfrom experiments import __main__ as m\n"
-    "try:\n    m.main()\nfinally:\n    assert 'jax' not in sys.modules"
-)
+CODE = "import sys\nfrom experiments import __main__ as m\n"
+QUICK = f"{CODE}try:\n    m.main()\nfinally:\n    assert 'jax' not in sys.modules"
 
 
-def complete(line, tmp_path):
+def complete(line, tmp_path, code=QUICK):
     """What may stand at the end of a line, as the code in a shell asks."""
     output = tmp_path / "found"
     asked = {
@@ -23,7 +21,7 @@ def complete(line, tmp_path):
         "COMP_POINT": str(len(line)),
         "COMP_TYPE": "9",
     }
-    subprocess.run([sys.executable, "-c", CODE], env={**os.environ, **asked}, check=True)
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, check=True)
     return {word.strip() for word in output.read_text().splitlines()}
 
 
@@ -35,11 +33,22 @@ def complete(line, tmp_path):
         ("kexue-jax cite attention/c", {"attention/cache", "attention/conversion"}, set()),
         ("kexue-jax run ssm/delay --preset ", {"quick", "cpu", "paper"}, set()),
         ("kexue-jax reproduce --jo", {"--jobs"}, set()),
-        ("kexue-jax estimate ssm/delay --mesh.", {"--mesh.data", "--mesh.model"}, {"--mesh.fsdp"}),
+        ("kexue-jax estimate --mesh.", {"--mesh.data", "--mesh.model"}, {"--mesh.fsdp"}),
     ],
 )
 def test_words_are_completed(line, found, others, tmp_path):
     assert found <= complete(line, tmp_path) <= found | others
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("kexue-jax run ssm/delay --training.le", {"--training.learning-rate"}),
+        ("kexue-jax sweep ssm/delay --preset cpu --training.ste", {"--training.steps"}),
+    ],
+)
+def test_fields_of_the_configuration_are_completed(line, found, tmp_path):
+    assert complete(line, tmp_path, f"{CODE}m.main()") == found
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
