@@ -61,6 +61,7 @@ def generate(
         ValueError: an empty prompt; shapes, lengths, tokens or settings of the sampling outside
             their range; no key.
     """
+    _check(params, config)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     request = _request(config, prompts, max_new_tokens, lengths, mask, chunk, sampling, stop, key)
     checks.whole("pad", pad, 0)
@@ -89,6 +90,7 @@ def stream(
 
     Arguments and errors are those of `generate`.
     """
+    _check(params, config)
     sampling = Sampling(temperature, top_k, top_p, min_p)
     request = _request(config, prompts, max_new_tokens, lengths, mask, chunk, sampling, stop, key)
     checks.whole("pad", pad, 0)
@@ -114,11 +116,22 @@ def score(
     Raises:
         ValueError: as `generate`; a single token, which nothing comes before.
     """
+    _check(params, config)
     tokens, lengths = _prompts(config, tokens, lengths, mask, "tokens")
     time = tokens.shape[1]
     if time < 2:
         raise ValueError("tokens: expected at least 2 of each example, got 1")
     return _score(params, _padded(tokens), lengths, config, mixer)[:, : time - 1]
+
+
+def _check(params: Any, config: Any) -> None:
+    """Refuse what is no configuration, and a whole model in the place of its parameters."""
+    if not isinstance(config, TransformerConfig):
+        raise ValueError(
+            f"config: expected a TransformerConfig behind params, got {type(config).__name__}"
+        )
+    if hasattr(params, "params"):
+        raise ValueError(f"params: expected those of the {type(params).__name__}, its `.params`")
 
 
 class _Request(NamedTuple):
@@ -144,7 +157,10 @@ def _request(
     if chunk is not None:
         checks.whole("chunk", chunk)
     sampling.check(config.vocab_size, key)
-    ends = np.atleast_1d(np.asarray(stop, np.int32) if np.size(stop) else np.zeros(0, np.int32))
+    ends = np.atleast_1d(stop if np.size(stop) else np.zeros(0, np.int32))
+    if not np.issubdtype(ends.dtype, np.integer):
+        raise ValueError(f"stop: expected tokens, whole numbers, got {stop!r}")
+    ends = ends.astype(np.int32)
     if ends.size and (ends.min() < 0 or ends.max() >= config.vocab_size):
         raise ValueError(f"stop: expected tokens in [0, {config.vocab_size}), got {stop}")
     key = jax.random.key(0) if key is None else key

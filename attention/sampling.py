@@ -1,5 +1,6 @@
 """The next token: the most likely one, or a sample of the likely ones."""
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,8 @@ class Sampling(NamedTuple):
             checks.whole("top_k", self.top_k)
         if not self.temperature >= 0:
             raise ValueError(f"temperature: expected 0 or more, got {self.temperature}")
+        if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (None, None, None):
+            warnings.warn("top_k, top_p, min_p: no effect at temperature 0", stacklevel=3)
         if self.temperature > 0 and key is None:
             raise ValueError("key: expected a random key for a temperature above 0, got None")
         if key is not None and not isinstance(key, jax.Array | np.ndarray):

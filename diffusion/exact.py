@@ -25,8 +25,8 @@ from jaxtyping import Array, Float
 from diffusion import process
 
 
-def denoiser(law: Any, prediction: str = "x") -> Callable[..., Array]:
-    """What a perfect network of a kind of prediction would return.
+def denoiser(law: Any, prediction: str = "x", sigma_data: float = 0.5) -> Callable[..., Array]:
+    """What a perfect network of a kind of prediction would return; `sigma_data` is that of "F".
 
     Raises:
         ValueError: an unknown prediction.
@@ -35,7 +35,7 @@ def denoiser(law: Any, prediction: str = "x") -> Callable[..., Array]:
 
     def predict(z: Array, logsnr: Any, *condition: Any) -> Array:
         x = law.denoise(z, logsnr, *condition)
-        return process.convert(x, z, logsnr, "x", prediction)
+        return process.convert(x, z, logsnr, "x", prediction, sigma_data)
 
     return predict
 

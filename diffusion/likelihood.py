@@ -57,6 +57,7 @@ def bound(
     bins: Float[Array, "K"] | None = None,
     condition: Any = None,
     times_from: str = "low_discrepancy",
+    sigma_data: float = 0.5,
 ) -> Bound:
     """One draw of the bound.
 
@@ -66,6 +67,7 @@ def bound(
         bins: values that an element of x can take, for a bound on discrete probabilities; None
             bounds a density. Others are refused (NaN where x is traced).
         times_from: "independent", "low_discrepancy" or "antithetic".
+        sigma_data: of the prediction "F".
 
     Raises:
         ValueError: unknown names, steps < 1, no random key in front.
@@ -78,6 +80,9 @@ def bound(
         raise ValueError(f"times_from: expected one of {NAMES}, got {times_from!r}")
     if not isinstance(key, jax.Array):
         raise ValueError(f"key: expected a random key first, got {type(key).__name__}")
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule: expected a noise schedule, got {type(schedule).__name__}")
+    x = jnp.asarray(x)
     process.floating("x", x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     time_key, noise_key, data_key = jax.random.split(key, 3)
@@ -91,7 +96,7 @@ def bound(
     eps = jax.random.normal(noise_key, x.shape, x.dtype)
     z = process.diffuse(x, eps, logsnr)
     value = levels.call(denoiser, z, logsnr, condition)
-    eps_hat = process.convert(value, z, logsnr, prediction, "eps")
+    eps_hat = process.convert(value, z, logsnr, prediction, "eps", sigma_data)
     squared = jnp.sum(jnp.square(eps - eps_hat).reshape(len(x), -1), axis=-1)
     if before is None:
         factor = -0.5 * schedule.slope(t)

@@ -191,10 +191,12 @@ def error_factor(logsnr: Any, source: str, target: str, sigma_data: float = 0.5)
     return jnp.exp(of_eps[target] - of_eps[source])
 
 
-def edm_denoiser(denoiser: Callable[..., Array], prediction: str = "v") -> Callable[..., Array]:
+def edm_denoiser(
+    denoiser: Callable[..., Array], prediction: str = "v", sigma_data: float = 0.5
+) -> Callable[..., Array]:
     """(z, logsnr [B][, condition]) -> prediction, as EDM's (y, sigma [B][, condition]) -> x.
 
-    EDM's y is z / alpha = x + s eps, with s = sigma / alpha.
+    EDM's y is z / alpha = x + s eps, with s = sigma / alpha. `sigma_data` is that of F.
 
     Raises:
         ValueError: an unknown prediction.
@@ -208,7 +210,8 @@ def edm_denoiser(denoiser: Callable[..., Array], prediction: str = "v") -> Calla
         logsnr = -2.0 * jnp.log(jnp.broadcast_to(jnp.asarray(sigma), y.shape[:1]))
         alpha, _ = alpha_sigma(spread(logsnr, y))
         z = (alpha * y).astype(y.dtype)
-        return convert(denoiser(z, logsnr, *condition), z, logsnr, prediction, "x")
+        value = denoiser(z, logsnr, *condition)
+        return convert(value, z, logsnr, prediction, "x", sigma_data)
 
     return predict
 

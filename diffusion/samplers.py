@@ -100,6 +100,7 @@ def sample(
     ddim; Karras et al. (2206.00364), algorithm 1, for euler and heun; Lu et al. (2211.01095),
     algorithm 2, for dpmpp_2m.
     """
+    z = jnp.asarray(z)
     _check(denoiser, z, method, prediction, logsnrs, key, variance, clip)
     values = jnp.asarray(logsnrs, jnp.promote_types(z.dtype, jnp.float32))
     bounds = None if clip is None else (float(clip[0]), float(clip[1]))
@@ -128,6 +129,8 @@ def _check(
         raise ValueError(f"method: expected one of {get_args(Method)}, got {method!r}")
     process.check("prediction", prediction)
     levels.rising(logsnrs, "logsnrs")
+    if key is not None and not isinstance(key, jax.Array | np.ndarray):
+        raise ValueError(f"key: expected a random key such as jax.random.key(0), got {key!r}")
     if method == "ancestral" and key is None:
         raise ValueError("key: expected a random key for ancestral sampling, got None")
     if not 0 <= variance <= 1:

@@ -14,6 +14,7 @@ from experiments import (
     catalog,
     costs,
     planning,
+    private,
     processes,
     reproduction,
     sheet,
@@ -363,12 +364,5 @@ def publish(directory: Path, results: Path) -> None:
         if source.suffix == ".png":
             shutil.copyfile(source, target / source.name)
         else:
-            (target / source.name).write_text(_redact(source.read_text()))
+            (target / source.name).write_text(private.redacted(source))
     print(f"published {target}")
-
-
-def _redact(text: str) -> str:
-    for private, public in ((str(Path.cwd()), "."), (str(Path.home()), "~")):
-        text = text.replace(private, public)
-    folder = datasets.tfds_folder()
-    return text.replace(str(folder), "$TFDS_DATA_DIR") if folder else text

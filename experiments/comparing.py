@@ -8,6 +8,7 @@ from typing import Any
 from experiments.harness import config as configs
 from experiments.harness import figures
 from experiments.harness import run as runs
+from experiments.harness.errors import UsageError
 from experiments.harness.run import Record
 
 ABSENT = "absent"
@@ -15,7 +16,13 @@ ABSENT = "absent"
 
 def compare(directories: list[Path], output: Path) -> None:
     """One table and one figure of several runs; a folder that holds runs stands for all of them."""
-    records = [record for directory in directories for record in _records(directory)]
+    every = [record for directory in directories for record in _records(directory)]
+    records = [record for record in every if record.result or record.rows]
+    for record in every:
+        if record not in records:
+            print(f"note: {record.directory}: left out, it has no numbers yet", file=sys.stderr)
+    if not records:
+        raise UsageError(f"{directories[0]}: expected runs with numbers, found none")
     kinds = list(dict.fromkeys(record.data["experiment"] for record in records))
     if len(kinds) > 1:
         print(f"note: runs of different experiments: {', '.join(kinds)}", file=sys.stderr)
@@ -79,6 +86,7 @@ def _curves(records: list[Record], scalars: list[str]):
             style = {**style, "marker": None} if len(points) > 30 else style
             axis.plot(*zip(*points, strict=True), label=label, **style)
         axis.set(xlabel="step", ylabel=name.replace("_", " "))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if not shared:
         for record, label, style in zip(records, labels, figures.styles(), strict=False):
             values = [record.result[name] for name in scalars]

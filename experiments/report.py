@@ -128,7 +128,7 @@ def summary(table: Sequence[dict[str, Any]]) -> str:
     verdicts = ledger.VERDICTS
     packages = list(dict.fromkeys(row["experiment"].partition("/")[0] for row in table))
     lines = [f"| | claims | {' | '.join(verdicts)} |", f"|{' --- |' * (len(verdicts) + 2)}"]
-    for package in [*packages, ""]:
+    for package in [*filter(None, packages), ""]:  # "" stands for all; so do absolute paths
         mine = [row for row in table if row["experiment"].startswith(package)]
         count = Counter(row["verdict"] for row in mine)
         cells = [str(count[verdict]) for verdict in verdicts]

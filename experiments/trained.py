@@ -32,26 +32,36 @@ class Trained(NamedTuple):
         return f"Trained({self.name!r}, {type(self.config).__module__})"
 
 
-def load(directory: str | Path, name: str | None = None) -> Trained:
+def load(
+    directory: str | Path, name: str | None = None, *, file: str | Path | None = None
+) -> Trained:
     """A network that a finished training of a run has written.
 
     Args:
         directory: of the run.
         name: of the network; may be left out where the run has written one only. Of arms of a
             comparison the first seed is kept.
+        file: the run's experiment, if it is one of your own: it is executed, which a file that only
+            the record names is not.
 
     Raises:
         ExperimentError: no run, none of an experiment that keeps its networks, one of another
             version of its configuration, no such network, or damaged weights.
     """
     folder = Path(directory)
-    experiment = catalog.get(str(runs.load(folder).data.get("experiment")))
+    recorded = str(runs.load(folder).data.get("experiment"))
+    if file is None and recorded not in catalog.names():
+        raise ExperimentError(
+            f"{folder}: a run of {recorded!r}, which is none of this package; give its file, which "
+            "is then executed: trained.load(folder, file=...)"
+        )
+    experiment = catalog.get(recorded if file is None else str(file))
     networks = experiment.optional("trained_networks")
     if networks is None:
         own = "experiments." + experiment.name.replace("/", ".") + ".load"
         hint = f"; open it by {own}" if experiment.optional("load") else ""
         raise ExperimentError(f"{folder}: {experiment.name} keeps no networks here{hint}")
-    _, config = weights.configured(folder, experiment.name, experiment.module.Config)
+    _, config = weights.configured(folder, recorded, experiment.module.Config)
     made, written = networks(config), weights.saved(folder)
     if name is None:
         if len(written) > 1:

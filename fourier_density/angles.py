@@ -23,6 +23,16 @@ def wrap(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x - 2.0 * jnp.round(0.5 * x)
 
 
+def limit(x: Array, low: float, high: float) -> Array:
+    """Between two bounds, and there with the slope of the inside: `jnp.clip` has half of it."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
+
+
+def rounded(x: Array, low: float, high: float) -> Array:
+    """Between two bounds that only rounding exceeds: the slope stays that of x."""
+    return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
+
+
 @jax.jit
 def sinpi(x: Array, multiple: Array | int = 1) -> Array:
     """sin(pi m x), accurate to 2e-7 in single precision.

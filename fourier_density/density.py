@@ -163,7 +163,7 @@ class PeriodicDensity(Density):
 
         Source: https://kexue.fm/archives/10007, equation 17, with two slips corrected.
         """
-        x = jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0)
+        x = angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0)
         gamma = self.moments()
         # gamma_n / (i pi n) = (Im gamma_n - i Re gamma_n) / (pi n)
         n = jnp.pi * jnp.arange(1, self.order + 1)
@@ -172,7 +172,7 @@ class PeriodicDensity(Density):
         im = jnp.concatenate([zero, -gamma.real / n], axis=-1)
         wave, _ = series.evaluate(re, im, x)
         start, _ = series.evaluate(re, im, jnp.full((), -1.0, self.re.dtype))
-        return jnp.clip(0.5 * (x + 1.0) + wave - start, 0.0, 1.0)
+        return angles.rounded(0.5 * (x + 1.0) + wave - start, 0.0, 1.0)
 
     @jax.jit
     def survival_function(self, x: Any) -> Array:
@@ -182,12 +182,12 @@ class PeriodicDensity(Density):
     @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
-        return self.log_interval_prob(-1.0, jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
+        return self.log_interval_prob(-1.0, angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
 
     @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
-        return self.log_interval_prob(jnp.clip(jnp.asarray(x, self.re.dtype), -1.0, 1.0), 1.0)
+        return self.log_interval_prob(angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0), 1.0)
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
@@ -201,7 +201,7 @@ class PeriodicDensity(Density):
         """
         lower, upper = jnp.asarray(lower, self.re.dtype), jnp.asarray(upper, self.re.dtype)
         half = 0.5 * (upper - lower)
-        inside = jnp.clip(half, 0.0, 1.0)
+        inside = angles.limit(half, 0.0, 1.0)
         re, im = self.moment_parts()
         mean = masses.average((re, im), lower + half, inside, self.prob)
         return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + jnp.log(mean)
@@ -314,7 +314,7 @@ class PeriodicDensity(Density):
         """
         u = jnp.asarray(probability, self.re.dtype)
         u = jnp.broadcast_to(u, jnp.broadcast_shapes(u.shape, self.batch_shape))
-        x = _quantile(self, jnp.clip(u, 0.0, 1.0))
+        x = _quantile(self, angles.limit(u, 0.0, 1.0))
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
     def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:

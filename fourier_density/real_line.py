@@ -18,6 +18,7 @@ from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
 from fourier_density import (
+    angles,
     checks,
     extrema,
     masses,
@@ -148,9 +149,10 @@ class RealLineDensity(Density):
             mass: distances from that end and widths, as probabilities of the base.
         """
         if self.reflect:  # an even density has one end at 0 and one at 1
-            halved = [0.5 * m for m in mass]
-            lower = function(self.turned.half_turn(), *halved)
-            return jnp.where(low, lower, function(self.turned, *halved))
+            # The end that is not asked for stays clear of roots, whose slope would be NaN.
+            near, far = ([jnp.where(low == side, 0.5 * m, 0.25) for m in mass] for side in (1, 0))
+            lower = function(self.turned.half_turn(), *near)
+            return jnp.where(low, lower, function(self.turned, *far))
         distance, *rest = mass
         return function(self.turned, jnp.where(low, distance, -distance), *rest)
 
@@ -171,9 +173,10 @@ class RealLineDensity(Density):
         Source: https://kexue.fm/archives/10007, equation 15, its logarithm, with any base.
         """
         u = self._standardise(y)
-        below = jnp.exp(self.base.log_cdf(jnp.minimum(u, 0.0)))
-        above = jnp.exp(self.base.log_survival_function(jnp.maximum(u, 0.0)))
-        ratio = self._log_ratio(u < 0, jnp.where(u < 0, below, above))
+        low = u < 0  # not `jnp.minimum`: at 0 it has half the slope
+        below = jnp.exp(self.base.log_cdf(jnp.where(low, u, 0.0)))
+        above = jnp.exp(self.base.log_survival_function(jnp.where(low, 0.0, u)))
+        ratio = self._log_ratio(low, jnp.where(low, below, above))
         return ratio + self.base.log_prob(u) - jnp.log(self._positive_scale())
 
     def _log_ratio(self, low: Array, mass: Array) -> Array:
@@ -226,13 +229,13 @@ class RealLineDensity(Density):
         u, w = self._standardise(lower), self._standardise(upper)
         log_mass = transforms.log_interval(self.base, u, w, self._width(lower, upper))
         # The middle of [v(u), v(w)], as a distance from the end nearer to it.
-        left = u + w < 0
         tails = transforms.log_tails(self.base, u), transforms.log_tails(self.base, w)
         from_left, from_right = (
             jnp.exp(one) + jnp.exp(other) for one, other in zip(*tails, strict=True)
         )
+        left = from_left < from_right
         middle = jnp.where(left, from_left, from_right)
-        mean = self._from_ends(_average, left, middle, jnp.clip(jnp.exp(log_mass), 0.0, 1.0))
+        mean = self._from_ends(_average, left, middle, angles.limit(jnp.exp(log_mass), 0.0, 1.0))
         return jnp.where(w >= u, log_mass + jnp.log(mean), jnp.nan)
 
     @jax.jit
@@ -245,7 +248,7 @@ class RealLineDensity(Density):
         """The point y with cdf(y) = probability; infinite at 0 and 1, NaN outside [0, 1].
 
         Levels within 1e-3 of 0 or 1 are solved for on the line (see `transforms.solve`): any
-        small level has its own quantile, down to the smallest numbers of the format.
+        small level has its own quantile, as far as 1e17 scales (1e43 in double precision).
         """
         level = jnp.asarray(probability, self.loc.dtype)
         level = jnp.broadcast_to(level, jnp.broadcast_shapes(level.shape, self.batch_shape))

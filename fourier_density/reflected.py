@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
-from fourier_density import plotting
+from fourier_density import angles, plotting
 from fourier_density.checks import Seed, Shape
 from fourier_density.common import Density
 from fourier_density.density import PeriodicDensity
@@ -100,7 +100,7 @@ class ReflectedDensity(Density):
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= X <= upper) in nats, with relative accuracy. NaN if reversed."""
-        ends = (jnp.clip(self._t(end), 0.0, 1.0) for end in (lower, upper))
+        ends = (angles.limit(self._t(end), 0.0, 1.0) for end in (lower, upper))
         log_prob = jnp.log(2.0) + self.even.log_interval_prob(*ends)
         return jnp.where(self._t(lower) <= self._t(upper), log_prob, jnp.nan)
 
@@ -112,31 +112,32 @@ class ReflectedDensity(Density):
     @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
-        return self.log_interval_prob(-1.0, jnp.maximum(jnp.asarray(x), -1.0))
+        return self.log_interval_prob(-1.0, angles.limit(jnp.asarray(x), -1.0, jnp.inf))
 
     @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
-        return self.log_interval_prob(jnp.minimum(jnp.asarray(x), 1.0), 1.0)
+        return self.log_interval_prob(angles.limit(jnp.asarray(x), -jnp.inf, 1.0), 1.0)
 
     @jax.jit
     def cdf(self, x: Any) -> Array:
         """P(X <= x) = 2 P(0 <= T <= t)."""
-        t = jnp.clip(self._t(x), 0.0, 1.0)
-        return jnp.clip(2.0 * self.even.cdf(t) - 1.0, 0.0, 1.0)
+        t = angles.limit(self._t(x), 0.0, 1.0)
+        return angles.rounded(2.0 * self.even.cdf(t) - 1.0, 0.0, 1.0)
 
     @jax.jit
     def survival_function(self, x: Any) -> Array:
         """P(X > x)."""
-        t = jnp.clip(self._t(x), 0.0, 1.0)
-        return jnp.clip(2.0 * self.even.survival_function(t), 0.0, 1.0)
+        t = angles.limit(self._t(x), 0.0, 1.0)
+        return angles.rounded(2.0 * self.even.survival_function(t), 0.0, 1.0)
 
     @jax.jit
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1]. Implicit gradients."""
         u = jnp.asarray(probability, self.even.re.dtype)
-        x = jnp.clip(2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0, -1.0, 1.0)
-        x = jnp.where(u == 0, -1.0, jnp.where(u == 1, 1.0, x))  # also where p has a root at an end
+        x = angles.rounded(2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0, -1.0, 1.0)
+        ends = jnp.where(u == 0, -1.0, jnp.where(u == 1, 1.0, x))  # also where p has a root at one
+        x = x + jax.lax.stop_gradient(ends - x)
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)
 
     def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:

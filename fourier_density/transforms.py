@@ -31,7 +31,7 @@ SERIES_UP_TO = 8.0  # degrees of freedom
 
 @runtime_checkable
 class Base(Protocol):
-    """A distribution on the real line with relative accuracy in both tails."""
+    """A distribution on the real line with relative accuracy in both tails, its median near 0."""
 
     def log_prob(self, u: Array) -> Array:
         """Log b(u)."""
@@ -106,8 +106,9 @@ class Laplace:
 
     def log_cdf(self, u: Array) -> Array:
         """U - log 2 below zero, log(1 - exp(-u) / 2) above."""
-        above = jnp.log1p(-0.5 * jnp.exp(-jnp.maximum(u, 0.0)))
-        return jnp.where(u < 0, u - jnp.log(2.0), above)
+        low = u < 0
+        above = jnp.log1p(-0.5 * jnp.exp(-jnp.where(low, 0.0, u)))
+        return jnp.where(low, u - jnp.log(2.0), above)
 
     def log_survival_function(self, u: Array) -> Array:
         """By symmetry."""
@@ -115,8 +116,9 @@ class Laplace:
 
     def quantile(self, probability: Array) -> Array:
         """log(2 p) below the median, by symmetry above."""
-        near = jnp.minimum(probability, 1.0 - probability)
-        return jnp.sign(probability - 0.5) * -jnp.log(2.0 * near)
+        low = probability < 0.5
+        value = jnp.log(2.0 * jnp.where(low, probability, 1.0 - probability))
+        return jnp.where(low, value, -value)
 
 
 @pytrees.dataclass
@@ -305,7 +307,8 @@ class Mirrored:
 def solve(base: Base, probability: Array) -> Array:
     """Quantiles of a base that has no formula for them: bracketed Newton steps in asinh(u).
 
-    The smaller of the two tails is matched, in logarithms. Gradients are implicit.
+    The smaller of the two tails is matched, in logarithms, up to |u| = 1e17 (1e43 in double
+    precision), which stand for what is beyond. Gradients are implicit.
     """
     target = jax.lax.stop_gradient(jnp.asarray(probability))
     frozen = jax.lax.stop_gradient(base)
@@ -360,10 +363,12 @@ def log_interval(base: Base, lower: Array, upper: Array, width: Array) -> Array:
     own = getattr(base, "log_interval", None)
     if own is not None:
         return own(lower, upper, width)
-    left = lower + upper < 0
+    empty = jnp.isinf(lower) & (lower == upper)
+    lower, upper = jnp.where(empty, 0.0, lower), jnp.where(empty, 1.0, upper)
     (below_lower, above_lower), (below_upper, above_upper) = (
         log_tails(base, end) for end in (lower, upper)
     )
+    left = below_upper < above_lower  # the tail from which less is missing
     far = jnp.where(left, below_upper, above_lower)
     near = jnp.where(left, below_lower, above_upper)
     drop = near - far  # <= 0
@@ -373,7 +378,7 @@ def log_interval(base: Base, lower: Array, upper: Array, width: Array) -> Array:
     # Elsewhere an interval of length one, so that no infinity enters the gradient.
     start = jnp.where(narrow, lower, 0.0)
     within = log_quadrature(base, start, jnp.where(narrow, width, 1.0))
-    return jnp.where(narrow, within, wide)
+    return jnp.where(empty, -jnp.inf, jnp.where(narrow, within, wide))
 
 
 def log_quadrature(base: Base, lower: Array, width: Array) -> Array:

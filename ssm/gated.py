@@ -71,6 +71,7 @@ def mixer(config: Config) -> Mixer:
 
     Source: Hyena (arXiv 2302.10866), order 2; RTF (arXiv 2405.06147), table 4 (Hyena-RTF).
     """
+    checks.kind(config, Config)
     inner, d = rtf.mixer(config.filter()), config.channels
 
     def init(key: Array) -> dict[str, Any]:

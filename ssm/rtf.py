@@ -302,6 +302,7 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
     """
+    checks.kind(config, Config)
     functions = {"apply": apply, "prepare": prepare, "prefill": prefill}
     make = functools.partial(system, config)
     if config.bidirectional:

@@ -332,6 +332,7 @@ def mixer(config: Config) -> Mixer:
 
     Source: arXiv 2111.00396, section 3.4, with P P^* in the place of P Q^*.
     """
+    checks.kind(config, Config)
     modes = (config.size + 1) // 2
     return over_systems(
         shape=(config.channels, modes),

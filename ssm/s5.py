@@ -384,6 +384,7 @@ def mixer(config: Config) -> Mixer:
     >>> layer.apply(params, jnp.ones((1, 5, 2))).shape
     (1, 5, 2)
     """
+    checks.kind(config, Config)
     return over_systems(
         shape=(config.modes,),
         init=functools.partial(init_params, config),

@@ -259,6 +259,7 @@ def mixer(config: Config) -> Mixer:
     Source: Mamba (arXiv 2312.00752), figure 3 and sections 3.4 and 3.6 (low rank of the steps,
     initial values).
     """
+    checks.kind(config, Config)
     return over_blocks(
         channels=config.channels,
         convolved=config.inner,

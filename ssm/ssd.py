@@ -259,6 +259,7 @@ def mixer(config: Config) -> Mixer:
 
     Source: Mamba-2 (arXiv 2405.21060).
     """
+    checks.kind(config, Config)
     return over_blocks(
         channels=config.channels,
         convolved=config.convolved,

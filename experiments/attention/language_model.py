@@ -95,7 +95,7 @@ class Config:
     Attributes:
         windows: validation windows of `model.context` bytes, evenly spaced.
         prompt: text to continue.
-        new_bytes: bytes to generate.
+        new_bytes: to generate; what goes beyond `model.context` is longer than in training.
         temperature: of the sample.
         dtype: of activations in training and evaluation; all else is in float32.
     """
@@ -235,7 +235,10 @@ def draw(record: Record):
     lines = textwrap.wrap(text, 44, replace_whitespace=False, drop_whitespace=False)
     shown = figures.printable("\n".join(lines[:18]))
     right.text(0, 1, shown, va="top", family="monospace", fontsize=8, parse_math=False)
-    right.set_title("generated, after the prompt", loc="left")
+    context = record.config["model"]["context"]
+    longer = len(text.encode()) > context
+    title = f"generated; trained on {context} bytes" if longer else "generated, after the prompt"
+    right.set_title(title, loc="left")
     right.set_axis_off()
     return figure
 

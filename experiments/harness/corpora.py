@@ -4,6 +4,7 @@ A TFDS set of documents is encoded once, into files of numbers that are mapped i
 training reads crops of it like those of a text in memory.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import msgspec
 import numpy as np
 
@@ -118,6 +120,14 @@ def load(config: CorpusConfig, check_stop: Stop = lambda: None) -> Text:
     return _encoded_set(config, check_stop)
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether tokens are missing; other processes that want to make them wait meanwhile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder / "lock"):
+        yield not (folder / "about.json").exists()
+
+
 def _held_out(config: CorpusConfig) -> int | None:
     """The most tokens that are held out."""
     return None if config.tokens is None else config.tokens // 100
@@ -131,7 +141,9 @@ def _encoded_text(config: CorpusConfig, text: Text, check_stop: Stop) -> Text:
             yield some
 
     folder = _folder(config, text.sha256)
-    if not (folder / "about.json").exists():
+    with _alone(folder) as missing:
+        if not missing:
+            return _read(folder, text.source, config.size)
         first = itertools.islice(itertools.chain.from_iterable(lines(text.train)), config.sample)
         tokenizer = _trained(first, config.size)
         for split, most in (("train", config.tokens), ("validation", _held_out(config))):
@@ -156,7 +168,9 @@ def _encoded_set(config: CorpusConfig, check_stop: Stop) -> Text:
     }
     state = datasets.cache_path(folder, "tokens", None, (config.feature,)).stem
     target = _folder(config, state)
-    if not (target / "about.json").exists():
+    with _alone(target) as missing:
+        if not missing:
+            return _read(target, config.name, config.size)
         sample = range(min(config.sample, cut))
         read = functools.partial(_documents, config=config, check_stop=check_stop)
         texts = itertools.chain.from_iterable(read(readers["train"], sample))

@@ -283,7 +283,8 @@ class Run:
         self.tracker.close()
         if kind is not None:
             stopped = issubclass(kind, Interrupted | KeyboardInterrupt | BrokenPipeError)
-            refused = issubclass(kind, ExperimentError) and not (stopped or self.resumed)
+            named = issubclass(kind, ExperimentError | ValueError | TypeError)
+            refused = named and not (stopped or self.resumed)
             with contextlib.suppress(OSError):  # what ended the run is to be told, not this
                 self._end("interrupted" if stopped else "failed", withdrawn=refused)
         self._lock.release()

@@ -1,5 +1,8 @@
 """Sampling, stopping, streams and scores, against plain loops over full forward passes."""
 
+import inspect
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,15 @@ import pytest
 from attention_cases import decoder_config, decoder_params
 from reference import attention as reference
 
-from attention import LatentConfig, TransformerConfig, generate, generation, sampling, transformer
+from attention import (
+    GroupedConfig,
+    LatentConfig,
+    TransformerConfig,
+    generate,
+    generation,
+    sampling,
+    transformer,
+)
 from attention.sampling import Sampling
 
 PROMPTS = np.random.default_rng(0).integers(0, 11, (2, 5))
@@ -191,3 +202,24 @@ def test_settings_outside_their_range_are_refused(options, message):
 def test_a_single_token_has_no_score():
     with pytest.raises(ValueError, match="tokens: expected at least 2"):
         generation.score(None, decoder_config(2), [[1]])
+
+
+def test_filters_without_a_temperature_are_told_to_have_no_effect():
+    with pytest.warns(UserWarning, match="top_k, top_p, min_p: no effect at temperature 0"):
+        Sampling(top_p=0.5).check(11, None)
+
+
+@pytest.mark.parametrize("swapped", ["config", "model", "stop"])
+def test_arguments_in_the_place_of_others_are_named(swapped):
+    config = TransformerConfig(11, 1, GroupedConfig(16, 4, 2), d_ff=24)
+    params, prompts = decoder_params(config), np.ones((1, 2), int)
+    model = types.SimpleNamespace(params=params)
+    plain = inspect.unwrap(generate)  # without the type checks of the suite
+    calls = {
+        "config": (lambda: plain(config, params, prompts, 2), "config: expected a Transf"),
+        "model": (lambda: plain(model, config, prompts, 2), r"params: expected .* `.params`"),
+        "stop": (lambda: plain(params, config, prompts, 2, stop="a"), "stop: expected tokens"),
+    }
+    call, message = calls[swapped]
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -156,3 +156,21 @@ def test_bad_input_is_refused_by_name():
         run(steps=0)
     with pytest.raises(ValueError, match="key: expected a random key first, got function"):
         inspect.unwrap(likelihood.bound)(lambda z, lam: z, x, schedule, jax.random.key(0))
+
+
+def test_every_prediction_has_the_same_bound_whatever_the_deviation_of_the_data(x64):
+    law, schedule = exact.gaussian([0.0], [[1.0]]), schedules.linear(-10.0, 10.0)
+    x = law.sample(jax.random.key(0), 500)
+
+    def bound(prediction, sigma_data):
+        denoise = exact.denoiser(law, prediction, sigma_data)
+        made = likelihood.bound(
+            jax.random.key(1), denoise, x, schedule, prediction, sigma_data=sigma_data
+        )
+        return made.total
+
+    for prediction, sigma_data in (("v", 0.5), ("F", 0.5), ("F", 1.0), ("D", 2.0)):
+        np.testing.assert_allclose(bound(prediction, sigma_data), bound("eps", 0.5), rtol=1e-9)
+    plain = inspect.unwrap(likelihood.bound)
+    with pytest.raises(ValueError, match="schedule: expected a noise schedule, got ArrayImpl"):
+        plain(jax.random.key(1), exact.denoiser(law), x, jnp.linspace(1.0, 0.0, 9), "x")

@@ -28,6 +28,15 @@ def test_entries_are_whole_and_say_where_to_read():
             assert f"year = {{20{number[:2]}}}" in entry and f"eprint = {{{number}}}" in entry
 
 
+def test_the_citation_file_names_every_reference():
+    text = (sources.ROOT / "CITATION.cff").read_text()
+    named = re.findall(r'^    url: "(.+)"$', text, re.M)
+    known = re.findall(r"^  url = \{(.+)\},?$", citations.FILE.read_text(), re.M)
+    assert sorted(named) == sorted(known)
+    assert text.count("    authors:") == text.count("    title: ") == len(known)
+    assert "\\" not in text
+
+
 def test_cite_prints_each_once_and_the_project(cli):
     code, out, _ = cli("cite", "ssm/delay", "ssm/copying")
     assert code == 0

@@ -1,6 +1,8 @@
 """Texts as tokens: bytes, tokenizers made from the text, sets of documents, what is refused."""
 
+import concurrent.futures
 import json
+import time
 import warnings
 
 import numpy as np
@@ -205,3 +207,21 @@ def test_about_says_what_the_files_are(folder):
     about = next((datasets.cache_folder() / "tokens").glob("*/about.json"))
     saved = json.loads(about.read_text())
     assert saved["kind"] == "uint16" and saved["train"]["bytes"] > saved["train"]["tokens"]
+
+
+def test_two_that_encode_one_text_at_once_do_it_in_turn(tmp_path, monkeypatch):
+    monkeypatch.setenv("KEXUE_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("".join(DOCUMENTS))
+    config = CorpusConfig(path=str(tmp_path / "text.txt"), vocabulary=300, sample=200)
+    plain, calls = corpora._write, []
+
+    def slow(*arguments, **options):
+        calls.append(arguments[1])
+        time.sleep(0.2)
+        plain(*arguments, **options)
+
+    monkeypatch.setattr(corpora, "_write", slow)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: corpora.load(config), range(3)))
+    assert calls == ["train", "validation"]  # once, by one of them
+    assert len({text.sha256 for text in found}) == 1

@@ -66,7 +66,7 @@ def test_a_refused_run_keeps_no_lock(tmp_path):
     assert current.finished
 
 
-@pytest.mark.parametrize("kind", [DataError, ExperimentError, UsageError])
+@pytest.mark.parametrize("kind", [DataError, ExperimentError, UsageError, ValueError])
 def test_a_run_refused_at_its_start_leaves_nothing(tmp_path, kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(kind), start(tmp_path / "run"):

@@ -1,6 +1,7 @@
 """The promise of every mixer: one set of parameters, the same values and gradients in each view."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -302,3 +303,11 @@ def test_gradients_at_the_edge_of_stability_are_finite_and_right(index, length, 
         )
 
     check_grads(moved, ([jnp.ones_like(x) for x in leaves],), 1, ["rev"], 1e-5, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize("module", [dss, gated, rtf, s4, s4d, s5, selective, ssd])
+def test_the_configuration_of_another_mixer_is_refused_by_name(module):
+    other = s5.Config(4) if module is s4d else s4d.Config(4)
+    name, kind = module.__name__.replace(".", r"\."), type(other).__module__
+    with pytest.raises(ValueError, match=rf"config: expected {name}.*Config, got {kind}.Config"):
+        inspect.unwrap(module.mixer)(other)
