@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 import fourier_density
+from experiments.harness import manifest
 from experiments.harness.errors import UsageError
 from fourier_density import RealLineDensity, coding, tables, transforms
 from fourier_density.tables import Table
@@ -103,7 +104,7 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
         raise UsageError(f"{source}, step {step:g}: {error}{units}") from error
     body = msgspec.msgpack.encode(archive)
     data = MAGIC + body + _digest(body)
-    target.write_bytes(data)
+    manifest.replace(target, data)
     symbols = table.quantise(standard)
     error = np.abs(_stored(archive, table.dequantise(symbols)).astype(np.float64) - y).max()
     bits = float(table.bits(symbols).sum() + 64 * np.sum(~table.contains(symbols)))

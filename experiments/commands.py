@@ -30,6 +30,7 @@ from experiments.harness.run import Record, Run
 from experiments.harness.sharding import DEFAULT, Layout, make_mesh
 from experiments.names import RESULTS, RUNS
 
+PUBLISHED = ("run.json", "metrics.jsonl", "table.md", "figure.png")
 SHOWN = 8  # results in the line of a run that is done
 PACKAGES = ("fourier_density", "attention", "ssm", "diffusion", "experiments")
 NEXT = """
@@ -343,14 +344,15 @@ def publish(directory: Path, results: Path) -> None:
             f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
         )
     name = record.data["experiment"]
-    known = name in catalog.names()  # the file of another would have to be executed
-    if known and results == RESULTS and reports.changed(catalog.get(name), record):
+    ours = results.resolve() == RESULTS.resolve()
+    ours = ours and name in catalog.names()  # the file of another would have to be executed
+    if ours and reports.changed(catalog.get(name), record):
         raise ExperimentError(
             f"{directory}: expected a run of the preset {record.data['preset']} as it is, its "
             "settings were changed; publish it elsewhere, with --results DIR"
         )
     target = results / runs.slug(name) / runs.slug(record.data["preset"])
-    parts = (directory / part for part in ("run.json", "metrics.jsonl", "table.md", "figure.png"))
+    parts = (directory / part for part in PUBLISHED)
     sources = [part for part in parts if part.exists()]
     for source in sources:
         size = source.stat().st_size / 2**20
@@ -360,6 +362,8 @@ def publish(directory: Path, results: Path) -> None:
                 "that are recorded are large: run with fewer or smaller ones"
             )
     target.mkdir(parents=True, exist_ok=True)
+    for part in PUBLISHED:  # of a run published before
+        (target / part).unlink(missing_ok=True)
     for source in sources:
         if source.suffix == ".png":
             shutil.copyfile(source, target / source.name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import machine
 from experiments.harness.errors import Interrupted, UsageError
 
 
@@ -51,7 +52,7 @@ def check_jobs(jobs: int) -> None:
 def run(tasks: Sequence[Task], jobs: int, told: Callable[[Event], None], kept: Path) -> list[str]:
     """Run all, `jobs` at once; each gets an equal share of this process's cores.
 
-    SIGTERM and SIGINT are passed on to what runs; nothing more is started then.
+    SIGTERM, SIGINT and SIGHUP are passed on to what runs; nothing more is started then.
 
     Args:
         told: called at the beginning and at the end of every task, from several threads.
@@ -100,7 +101,8 @@ def run(tasks: Sequence[Task], jobs: int, told: Callable[[Event], None], kept: P
                 _pin(process.pid, share)
             return process.wait()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, *machine.hangup())
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         with ThreadPoolExecutor(jobs) as pool:
             failed = [name for name in pool.map(one, tasks) if name]

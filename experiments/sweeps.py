@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments import catalog, processes
 from experiments.harness import config as configs
-from experiments.harness import paired
+from experiments.harness import manifest, paired
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, UsageError
 
@@ -192,9 +192,16 @@ def _remember(sweep: Sweep, root: Path) -> None:
         raise ExperimentError(f"{root}: holds another sweep; give another --workdir")
     if known is None and root.exists() and any(root.iterdir()):
         raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")
+    axes = dict(sweep.axes)
+    if known is not None:
+        if [*known["axes"]] != [*axes]:
+            fields = ", ".join(known["axes"])
+            raise ExperimentError(f"{root}: holds a sweep over {fields}; give another --workdir")
+        axes = {f: list(dict.fromkeys([*known["axes"][f], *axes[f]])) for f in axes}
     try:
         root.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(sweep), indent=1) + "\n")
+        data = {**asdict(sweep), "axes": axes}
+        manifest.replace(path, (json.dumps(data, indent=1) + "\n").encode())
     except OSError as error:
         raise ExperimentError(f"{root}: expected a writable directory: {error.strerror}") from None
 
@@ -317,4 +324,11 @@ def _numbers(result: dict[str, Any]) -> dict[str, float]:
 
 def found(root: Path) -> list[Path]:
     """Directories of sweeps below one."""
-    return [path.parent for path in sorted(root.rglob(RECORD))]
+    folders = []
+    for path in sorted(root.rglob(RECORD)):
+        try:
+            json.loads(path.read_text())
+            folders.append(path.parent)
+        except ValueError as error:
+            print(f"note: {path}: left out, {error}", file=sys.stderr)
+    return folders

@@ -4,6 +4,7 @@ The order of examples is a pure function of (seed, step), so a resumed run sees 
 batches an uninterrupted one would have seen.
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -286,8 +287,7 @@ def tfds_folder(data_dir: str | None = None) -> Path | None:
 
 def cache_folder() -> Path:
     """Where decoded data and compiled programs are kept; KEXUE_CACHE_DIR overrides."""
-    default = Path.home() / ".cache" / "kexue-jax"
-    return Path(os.environ.get("KEXUE_CACHE_DIR", default))
+    return Path(os.environ.get("KEXUE_CACHE_DIR", Path.home() / ".cache" / "kexue-jax"))
 
 
 def crops(values: np.ndarray, batch: int, length: int, seed: int, step: int) -> np.ndarray:
@@ -324,8 +324,12 @@ def shuffled(size: int, batch: int, seed: int, step: int) -> np.ndarray:
     """
     check_batch(size, batch)
     epoch, position = divmod(step, size // batch)
-    order = np.random.default_rng([seed, epoch]).permutation(size)
-    return order[position * batch : (position + 1) * batch]
+    return _order(size, seed, epoch)[position * batch : (position + 1) * batch]
+
+
+@functools.lru_cache(maxsize=4)
+def _order(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 def _pydoc() -> bytes:

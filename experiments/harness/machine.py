@@ -3,6 +3,7 @@
 import platform
 import resource
 import shutil
+import signal
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -40,3 +41,9 @@ def free_disk(directory: Path) -> int:
     while not directory.exists():
         directory = directory.parent
     return shutil.disk_usage(directory).free
+
+
+def hangup() -> list[signal.Signals]:
+    """The signal of a terminal that is closed, unless it is ignored, as below nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [] if ignored else [signal.SIGHUP]

@@ -113,8 +113,12 @@ def listed(path: Path) -> str:
     Raises:
         OSError: of the file system.
     """
-    files = [path] if path.is_file() else sorted(path.rglob("[!.]*"))
-    lines = [f"{f.relative_to(path.parent)} {f.stat().st_size}" for f in files if f.is_file()]
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    lines = [
+        f"{f.relative_to(path.parent)} {f.stat().st_size}"
+        for f in files
+        if f.is_file() and not any(part.startswith(".") for part in f.relative_to(path).parts)
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

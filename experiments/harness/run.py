@@ -157,8 +157,8 @@ class Part:
 class Run:
     """A run in progress. Use as a context manager.
 
-    A first SIGTERM or SIGINT sets `stop_requested`; a second one aborts at once. Of several hosts
-    the first one writes, and a signal to any of them reaches all. A second run of the same
+    A first SIGTERM, SIGINT or SIGHUP sets `stop_requested`; a second one aborts at once. Of several
+    hosts the first one writes, and a signal to any of them reaches all. A second run of the same
     directory is refused for as long as the first one goes on.
 
     Attributes:
@@ -272,7 +272,7 @@ class Run:
     def __enter__(self):
         numbers = [signal.SIGINT]
         if not hosts.several():  # else the runtime's own handler tells all hosts
-            numbers.append(signal.SIGTERM)
+            numbers += [signal.SIGTERM, *machine.hangup()]
         if threading.current_thread() is threading.main_thread():  # others cannot
             self._handlers = {one: signal.signal(one, self._handle) for one in numbers}
         return self
@@ -297,8 +297,8 @@ class Run:
         elif hosts.first():
             (self.directory / "run.json").unlink()
             shutil.rmtree(self.directory / "tensorboard", ignore_errors=True)
-            self._lock.release()
             (self.directory / LOCK).unlink()
+            self._lock.release()
             if self._made:
                 self.directory.rmdir()
 

@@ -49,6 +49,8 @@ def save(directory: Path, name: str, params: Any) -> None:
     tensors = {jax.tree_util.keystr(at): np.asarray(leaf, order="C") for at, leaf in leaves}
     unfinished = path.with_suffix(".part")
     save_file(tensors, unfinished, {"sha256": _digest(tensors)})
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())  # whole on the disk before it has its name
     os.replace(unfinished, path)
 
 

@@ -114,8 +114,8 @@ def test_publish_copies_the_small_outcome_without_private_paths(cli, mixtures, t
     data = json.loads((mixtures / "run.json").read_text())
     data["command"] = f"run --workdir {tmp_path}/x"
     (mixtures / "run.json").write_text(json.dumps(data))
-    code, _, err = cli("publish", mixtures, "--results", tmp_path / "results")
-    target = tmp_path / "results" / "fourier_density" / "mixtures" / "quick"
+    code, _, err = cli("publish", mixtures, "--results", tmp_path / "published")
+    target = tmp_path / "published" / "fourier_density" / "mixtures" / "quick"
     assert code == 0, err
     assert sorted(p.name for p in target.iterdir()) == [
         *("figure.png", "metrics.jsonl", "run.json", "table.md")

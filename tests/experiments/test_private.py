@@ -1,11 +1,13 @@
 """What records may not do or keep: run files that they name, paths of the machine."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from experiments import private, trained
+from experiments.harness import machine, manifest, tracking
 from experiments.harness.errors import ExperimentError
 
 
@@ -63,3 +65,38 @@ def test_rows_and_tables_keep_what_is_no_known_folder(tmp_path):
     table.write_text(f"| a / b | {here}/c | /usr/x |\n")
     assert json.loads(private.redacted(rows)) == {"step": 1, "file": "./a", "loss": 0.1}
     assert private.redacted(table) == "| a / b | ./c | /usr/x |\n"
+
+
+def test_what_was_published_before_does_not_stay(cli, tmp_path):
+    cli("new", "mine")
+    cli("run", "mine.py", "--darts", "50")
+    (folder,) = Path("runs/mine").iterdir()
+    target = tmp_path / "results" / "mine" / "quick"
+    target.mkdir(parents=True)
+    (target / "figure.png").write_bytes(b"old")
+    (target / "notes.md").write_text("mine")
+    (folder / "figure.png").unlink(missing_ok=True)
+    code, _, err = cli("publish", folder, "--results", tmp_path / "results")
+    assert code == 0, err
+    assert not (target / "figure.png").exists() and (target / "notes.md").exists()
+
+
+def test_hidden_files_are_no_part_of_data_and_torn_rows_are_left_out(tmp_path):
+    (tmp_path / "images" / ".thumbs").mkdir(parents=True)
+    (tmp_path / "images" / "a.png").write_bytes(b"1")
+    before = manifest.listed(tmp_path / "images")
+    (tmp_path / "images" / ".thumbs" / "b.png").write_bytes(b"2")
+    assert manifest.listed(tmp_path / "images") == before
+    (tmp_path / "images" / "c.png").write_bytes(b"3")
+    assert manifest.listed(tmp_path / "images") != before
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"a": 1}\n\xff\xfe\n[1]\n{"b"')
+    assert tracking.read_rows(tmp_path / "metrics.jsonl") == [{"a": 1}]
+
+
+def test_a_terminal_that_closes_stops_a_run_unless_that_is_ignored():
+    assert machine.hangup() == [signal.SIGHUP]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert machine.hangup() == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -198,3 +198,20 @@ def test_a_task_that_cannot_begin_keeps_no_other_waiting(tmp_path):
         "absent (No such file or directory)",
         "bad (exit status 3)",
     ]
+
+
+def test_more_values_join_a_sweep_and_other_fields_do_not(adds, tmp_path):
+    root = tmp_path / "sweep"
+    for values in ("1,2", "2,3"):
+        sweeps._remember(sweeps.parse(adds, "quick", ["--number", values]), root)
+    assert json.loads((root / sweeps.RECORD).read_text())["axes"] == {"number": ["1", "2", "3"]}
+    with pytest.raises(ExperimentError, match="holds a sweep over number; give another --workdir"):
+        sweeps._remember(sweeps.parse(adds, "quick", ["--scale", "1,2"]), root)
+
+
+def test_a_damaged_record_of_a_sweep_stops_no_report(tmp_path, capsys):
+    for name, text in (("good", "{}"), ("bad", "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / sweeps.RECORD).write_text(text)
+    assert sweeps.found(tmp_path) == [tmp_path / "good"]
+    assert "sweep.json: left out" in capsys.readouterr().err
