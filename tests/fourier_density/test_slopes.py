@@ -105,14 +105,13 @@ def test_empty_intervals_at_infinity_have_no_mass(x64):
         np.testing.assert_allclose(found, [0.0, 0.0, 1.0], atol=1e-12)
 
 
-def test_a_root_at_the_other_end_has_no_part_in_the_slope(x64):
+@pytest.mark.parametrize(("base", "far"), [("tanh", 48.0), ("normal", 14.0)])
+def test_a_root_at_the_other_end_has_no_part_in_the_slope(base, far):
     """Reflected densities whose A vanishes at one end, far out on the other side."""
-    for base, far in (("tanh", 60.0), ("normal", 20.0)):
-        density = RealLineDensity(np.array([1.0, -1.0]), 0.0, 1.0, base, boundary="reflect")
-        for y in (-far, far):
-            found = jax.grad(lambda m, y=y, d=density: d.log_prob(y + m))(0.0)
-            if np.isfinite(density.log_prob(y)):
-                assert np.isfinite(found)
+    density = RealLineDensity(np.array([1.0, -1.0]), 0.0, 1.0, base, boundary="reflect")
+    assert np.isfinite(density.log_prob(far))
+    found = float(jax.grad(density.log_prob)(far))
+    np.testing.assert_allclose(found, -2.0 if base == "tanh" else -far, rtol=1e-2)
 
 
 class Apart:
