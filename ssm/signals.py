@@ -84,16 +84,19 @@ def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
     if u.ndim != 3:
         raise ValueError(f"u: expected shape [B, L, {channels}], got {u.shape}")
     batch, length = u.shape[:2]
-    if lengths is None:
-        return u, jnp.full(batch, length)
+    return u, jnp.full(batch, length) if lengths is None else counted(lengths, batch, length)
+
+
+def counted(lengths: Any, batch: int, length: int, least: int = 0) -> Array:
+    """Steps of each example that count, checked: least..length where they are known, [B]."""
     known, lengths = concrete(lengths), jnp.asarray(lengths)
     if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(
             f"lengths: expected {batch} whole numbers, got {lengths.dtype} {lengths.shape}"
         )
-    if known is not None and not ((known >= 0) & (known <= length)).all():
-        raise ValueError(f"lengths: expected 0 to {length}, got {known.tolist()}")
-    return u, lengths
+    if known is not None and not ((known >= least) & (known <= length)).all():
+        raise ValueError(f"lengths: expected {least} to {length}, got {known.tolist()}")
+    return lengths
 
 
 def check_state(state: Pair, shape: tuple[int, ...]) -> None:

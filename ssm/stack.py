@@ -206,15 +206,19 @@ def apply(
         [B, T, O], or [B, O] with pooling.
 
     Raises:
-        ValueError: signals or tokens that do not fit (NaN where traced); lengths, no pooling.
+        ValueError: parameters of another configuration; signals or tokens that do not fit (NaN
+            where traced); lengths, no pooling.
 
     Source: arXiv 2111.00396, section 3.4 and appendix D.1; S4D (arXiv 2206.11893), section 5.
     """
+    checks.parameters(params, init, config, mixer)
     if lengths is not None and config.pooling == "none":
         raise ValueError("lengths: only pooled heads use them")
     x = _encode(params, u, config)
     if lengths is not None:
-        lengths = _check_lengths(lengths, x.shape)
+        if x.ndim != 3:
+            raise ValueError(f"lengths: expected one for each of [B, T] signals, got {x.shape}")
+        lengths = signals.counted(lengths, x.shape[0], x.shape[1], 1)
     counts = None if lengths is None else (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
     keys = None if key is None else jax.random.split(key, config.layers)
     train = key is not None if train is None else train
@@ -237,15 +241,6 @@ def apply(
     return _map(params["head"], x)
 
 
-def _check_lengths(lengths: Any, shape: tuple[int, ...]) -> Array:
-    known, lengths = signals.concrete(lengths), jnp.asarray(lengths)
-    if len(shape) != 3 or lengths.shape != shape[:1]:
-        raise ValueError(f"lengths: expected one for each of [B, T] signals, got {lengths.shape}")
-    if known is not None and not ((known >= 1) & (known <= shape[1])).all():
-        raise ValueError(f"lengths: expected 1 to {shape[1]}, got {known.tolist()}")
-    return lengths
-
-
 def _pool(x: Array, config: Config, lengths: Any) -> Array:
     """[B, T, d] to [B, d]."""
     if lengths is None:
@@ -260,9 +255,10 @@ def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, A
     """Parameters for `step`: what the mixers compute once, outside the loop.
 
     Raises:
-        ValueError: a layer that cannot be stepped, such as an RTF with a pole outside the circle,
-            and which; unless parameters are traced, of which that cannot be known.
+        ValueError: parameters of another configuration; a layer that cannot be stepped, such as an
+            RTF with a pole outside the circle, and which; unless parameters are traced.
     """
+    checks.parameters(params, init, config, mixer)
     weights = params["layers"]["mixer"]
     if any(signals.concrete(leaf) is None for leaf in jax.tree.leaves(weights)):
         ready = jax.vmap(mixer.prepare)(weights)
@@ -314,7 +310,11 @@ def prefill(
 
     Returns:
         The state, and [B, T, O]: what each step's output is if the signal ends there.
+
+    Raises:
+        ValueError: as of `apply`.
     """
+    checks.parameters(params, init, config, mixer)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
         weights, old = inputs

@@ -1,5 +1,6 @@
 """The promise of every mixer: one set of parameters, the same values and gradients in each view."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from ssm import dss, gated, rtf, s4, s4d, s5, selective, ssd
+from ssm import dss, gated, rtf, s4, s4d, s5, selective, ssd, stack
 from ssm.diagonal import DISCRETIZATIONS
 
 H, B, LONGEST = 3, 2, 12
@@ -311,3 +312,32 @@ def test_the_configuration_of_another_mixer_is_refused_by_name(module):
     name, kind = module.__name__.replace(".", r"\."), type(other).__module__
     with pytest.raises(ValueError, match=rf"config: expected {name}.*Config, got {kind}.Config"):
         inspect.unwrap(module.mixer)(other)
+
+
+OTHERS = {
+    "layers": ({"layers": 3}, 2, r"\['B'\] \(3, 3, 2, 2\), got \(2, 3, 2, 2\)"),
+    "activation": ({"activation": "gelu"}, 2, r"\['layers'\]\['out'\]\['bias'\]"),
+    "norm": ({"norm": "rms"}, 2, r"bias'\] absent, got"),
+    "modes": ({}, 3, r"\['B'\] \(2, 3, 3, 2\), got \(2, 3, 2, 2\)"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameters_of_another_configuration_are_refused(name):
+    """A model of three layers would otherwise run the two that there are, without a word."""
+    config, mixer = stack.Config(H, 3, layers=2), s4d.mixer(s4d.Config(H, 2))
+    params, u = stack.init(jax.random.key(0), config, mixer), jnp.ones((B, 5, 1))
+    changed, modes, expected = OTHERS[name]
+    other = dataclasses.replace(config, **changed)
+    model = stack.model(other, s4d.mixer(s4d.Config(H, modes)))
+    begin = "params: expected those that `init` makes with this config, "
+    for function in (
+        lambda: model.apply(params, u),
+        lambda: jax.jit(model.apply)(params, u),
+        lambda: model.prepare(params),
+        lambda: model.prefill(params, u, model.init_state(B)),
+    ):
+        with pytest.raises(ValueError, match=begin + ".*" + expected):
+            function()
+    with pytest.raises(ValueError, match=begin + ".*got none"):
+        inspect.unwrap(stack.apply)(u, params, config, mixer)
