@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,4 +173,14 @@ def _start_wandb(directory: Path, config: Any):
         raise UsageError(
             "--wandb: the package wandb is not installed; pip install -e '.[wandb]'"
         ) from None
-    return wandb.init(project="kexue-jax", dir=str(directory), config=config, resume="allow")
+    kept = directory / "wandb" / "run-id"  # a resumed run goes on there as well
+    if not kept.exists():
+        kept.parent.mkdir(exist_ok=True)
+        manifest.replace(kept, uuid.uuid4().hex[:8].encode())
+    return wandb.init(
+        project="kexue-jax",
+        dir=str(directory),
+        config=config,
+        id=kept.read_text(),
+        resume="allow",
+    )

@@ -315,30 +315,6 @@ def test_an_unwritable_directory_is_refused(cli, tmp_path):
         assert cli("run", "fourier_density/mixtures", "--workdir", closed / "run")[0] == 1
 
 
-def test_wandb_is_optional_and_used_when_asked_for(cli, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    arguments = ["run", "fourier_density/mixtures", *QUICK, "--wandb"]
-    code, _, err = cli(*arguments, "--workdir", tmp_path / "a")
-    assert code == 2 and "pip install -e '.[wandb]'" in err
-
-    class Fake:
-        logged: list = []  # noqa: RUF012
-
-        def init(self, **_):
-            return self
-
-        def log(self, values, step):
-            self.logged.append((step, values))
-
-        def finish(self):
-            self.logged.append("finished")
-
-    monkeypatch.setitem(sys.modules, "wandb", Fake())
-    code, _, err = cli(*arguments, "--workdir", tmp_path / "b")
-    assert code == 0, err
-    assert len(Fake.logged) == 5 and Fake.logged[-1] == "finished"
-
-
 def test_no_code_that_only_a_record_names_is_executed(cli, mixtures, tmp_path):
     """Neither by the report nor by figures; and publish writes below its folder."""
     data = json.loads((mixtures / "run.json").read_text())

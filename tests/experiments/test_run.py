@@ -198,3 +198,43 @@ def test_records_have_a_list_of_numbers_on_a_line_and_text_as_it_is():
     text = manifest.readable(data)
     assert json.loads(text) == data
     assert "  [1, 2.5],\n" in text and "  [null, true]\n" in text
+
+
+def test_wandb_is_optional_and_used_when_asked_for(cli, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    arguments = [
+        "run",
+        "fourier_density/mixtures",
+        "--orders",
+        "2",
+        "3",
+        "--samples",
+        "200",
+        "--nodes",
+        "1024",
+        "--wandb",
+    ]
+    code, _, err = cli(*arguments, "--workdir", tmp_path / "a")
+    assert code == 2 and "pip install -e '.[wandb]'" in err
+
+    class Fake:
+        logged: list = []  # noqa: RUF012
+        ids: set = set()  # noqa: RUF012
+
+        def init(self, id, resume, **_):
+            self.ids.add((id, resume))
+            return self
+
+        def log(self, values, step):
+            self.logged.append((step, values))
+
+        def finish(self):
+            self.logged.append("finished")
+
+    monkeypatch.setitem(sys.modules, "wandb", Fake())
+    code, _, err = cli(*arguments, "--workdir", tmp_path / "b")
+    assert code == 0, err
+    assert len(Fake.logged) == 5 and Fake.logged[-1] == "finished"
+    cli(*arguments, "--workdir", tmp_path / "b")  # goes on with the same one
+    cli(*arguments, "--workdir", tmp_path / "c")
+    assert len(Fake.ids) == 2 and {resume for _, resume in Fake.ids} == {"allow"}
