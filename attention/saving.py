@@ -16,7 +16,7 @@ from attention.hf_names import Leaf
 from attention.tensor_files import INDEX, SINGLE
 from attention.transformer import TransformerConfig
 
-OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+OWN_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.tmp)?")
 SHARD = 5 * 10**9  # bytes of a file that is written
 STORED = ("float64", "float32", "float16", "bfloat16")
 
@@ -32,7 +32,8 @@ def save_pretrained(
     """Write a checkpoint that Hugging Face's transformers loads.
 
     Rotary dimensions that are interleaved go to the order of Llama where grouped-query attention
-    has them. What only says how to compute (kernels, forms, int8 caches) is not written.
+    has them. What only says how to compute (kernels, forms, int8 caches) is not written. A
+    checkpoint that is there is replaced when all tensors of the new one lie beside it.
 
     Args:
         directory: made if it is not there.
@@ -105,7 +106,9 @@ def _write_tensors(
             key = str(leaf.names[place])
             tensors[key] = np.ascontiguousarray(value.T if leaf.turned else value)
             table[key], size = name, size + value.nbytes
-        save_file(tensors, folder / name, {"format": "pt"})
+        save_file(tensors, folder / f"{name}.tmp", {"format": "pt"})
+    for name in names:
+        (folder / f"{name}.tmp").replace(folder / name)
     stale = [path for path in folder.iterdir() if OWN_FILES.fullmatch(path.name)]
     for old in [*(path for path in stale if path.name not in names), *folder.glob(INDEX)]:
         old.unlink()

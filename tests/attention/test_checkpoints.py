@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from safetensors.numpy import load_file
 
 import attention
@@ -178,6 +179,30 @@ def test_other_files_of_a_directory_are_left_alone(tmp_path):
     save_pretrained(tmp_path, model.params, model.config)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model_mine.safetensors", "model.safetensors", "config.json"}
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    """In the third file of several, where the disk is full; the next one tidies up."""
+    model = load_pretrained(GOLDEN / "llama")
+    save_pretrained(tmp_path, model.params, model.config, shard_bytes=10_000)
+    written, save = [], safetensors.numpy.save_file
+
+    def failing(tensors, path, metadata):
+        written.append(path)
+        if len(written) == 3:
+            raise OSError("no space left")
+        save(tensors, path, metadata)
+
+    other = jax.tree.map(lambda leaf: leaf + 1, model.params)
+    monkeypatch.setattr(safetensors.numpy, "save_file", failing)
+    with pytest.raises(OSError, match="no space left"):
+        save_pretrained(tmp_path, other, model.config, shard_bytes=10_000)
+    again = load_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+    monkeypatch.undo()
+    save_pretrained(tmp_path, other, model.config)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path).params, other)
 
 
 def test_double_precision_needs_to_be_on():
