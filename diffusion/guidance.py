@@ -35,7 +35,8 @@ def classifier_free(
             `samplers.sample_edm`, which tells its denoiser sigma, guide before converting.
 
     Raises:
-        ValueError: no unconditional branch, an interval that is empty.
+        ValueError: no unconditional branch, an interval that is empty; later, conditions of another
+            number of examples.
 
     Source: Ho & Salimans (arXiv 2207.12598), equation 6, with scale = 1 + w; Kynkaanniemi et al.
     (2404.07724), the interval.
@@ -54,6 +55,10 @@ def classifier_free(
 
         def twice(given: Any, none: Any) -> Array:
             given, none = jnp.asarray(given), jnp.asarray(none)
+            if given.shape[:1] != z.shape[:1]:
+                raise ValueError(
+                    f"condition: expected one for each of {len(z)} examples, got {given.shape}"
+                )
             if jnp.issubdtype(given.dtype, jnp.integer) and (
                 not jnp.issubdtype(none.dtype, jnp.integer)
                 or (jnp.issubdtype(given.dtype, jnp.unsignedinteger) and bool(jnp.any(none < 0)))

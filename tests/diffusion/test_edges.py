@@ -115,6 +115,9 @@ def test_a_scale_for_each_example(x64):
         np.testing.assert_allclose(guided, scale[:, None] * z, atol=1e-13)
     with pytest.raises(ValueError, match=r"scale: expected a number or \(2,\), got \(3,\)"):
         guidance.classifier_free(denoise, jnp.ones(3), 0.0)(z, lam, condition)
+    for rows in (jnp.ones(4), jnp.ones(())):
+        with pytest.raises(ValueError, match="condition: expected one for each of 2 examples, got"):
+            guidance.classifier_free(denoise, 2.0, 0.0)(z, lam, rows)
     with pytest.raises(ValueError, match="unconditional: expected what int"):
         guidance.classifier_free(denoise, 2.0, 0.5)(z, lam, jnp.array([1, 2]))
     with pytest.raises(ValueError, match="unconditional: expected what uint8"):
