@@ -183,10 +183,9 @@ def show(sweep: Sweep, root: Path) -> None:
 
 def _remember(sweep: Sweep, root: Path) -> None:
     path = root / RECORD
-    known = json.loads(path.read_text()) if path.exists() else None
+    known = _recorded(root) if path.exists() else None
     same = known is None or all(
-        known[name] == json.loads(json.dumps(asdict(sweep)))[name]
-        for name in ("experiment", "preset", "fixed")
+        asdict(known)[name] == asdict(sweep)[name] for name in ("experiment", "preset", "fixed")
     )
     if not same:
         raise ExperimentError(f"{root}: holds another sweep; give another --workdir")
@@ -194,16 +193,29 @@ def _remember(sweep: Sweep, root: Path) -> None:
         raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")
     axes = dict(sweep.axes)
     if known is not None:
-        if [*known["axes"]] != [*axes]:
-            fields = ", ".join(known["axes"])
+        if [*known.axes] != [*axes]:
+            fields = ", ".join(known.axes)
             raise ExperimentError(f"{root}: holds a sweep over {fields}; give another --workdir")
-        axes = {f: list(dict.fromkeys([*known["axes"][f], *axes[f]])) for f in axes}
+        axes = {f: list(dict.fromkeys([*known.axes[f], *axes[f]])) for f in axes}
     try:
         root.mkdir(parents=True, exist_ok=True)
         data = {**asdict(sweep), "axes": axes}
         manifest.replace(path, (json.dumps(data, indent=1) + "\n").encode())
     except OSError as error:
         raise ExperimentError(f"{root}: expected a writable directory: {error.strerror}") from None
+
+
+def _recorded(root: Path) -> Sweep:
+    """The sweep that a directory holds."""
+    try:
+        known = json.loads((root / RECORD).read_text())
+        return Sweep(
+            known["experiment"], known["preset"], tuple(known["fixed"]), dict(known["axes"])
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExperimentError(
+            f"{root / RECORD}: expected the record of a sweep ({error!r}); give another --workdir"
+        ) from None
 
 
 def _local(sweep: Sweep, cells: list[Cell], root: Path, jobs: int, *_: Any) -> list[str]:
@@ -286,8 +298,7 @@ def _note_code(sweep: Sweep, root: Path, done: Sequence[Cell]) -> None:
 
 def table(root: Path) -> str:
     """Markdown of a sweep: a line for every choice but of seeds and every number of the results."""
-    known = json.loads((root / RECORD).read_text())
-    sweep = Sweep(known["experiment"], known["preset"], tuple(known["fixed"]), known["axes"])
+    sweep = _recorded(root)
     shown = [field for field in sweep.axes if field.rpartition(".")[2] != "seed"]
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for cell in sweep.cells:
@@ -327,8 +338,8 @@ def found(root: Path) -> list[Path]:
     folders = []
     for path in sorted(root.rglob(RECORD)):
         try:
-            json.loads(path.read_text())
+            _recorded(path.parent)
             folders.append(path.parent)
-        except ValueError as error:
-            print(f"note: {path}: left out, {error}", file=sys.stderr)
+        except ExperimentError as error:
+            print(f"note: left out: {error}", file=sys.stderr)
     return folders

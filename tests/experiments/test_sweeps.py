@@ -209,9 +209,14 @@ def test_more_values_join_a_sweep_and_other_fields_do_not(adds, tmp_path):
         sweeps._remember(sweeps.parse(adds, "quick", ["--scale", "1,2"]), root)
 
 
-def test_a_damaged_record_of_a_sweep_stops_no_report(tmp_path, capsys):
-    for name, text in (("good", "{}"), ("bad", "")):
+def test_a_damaged_record_of_a_sweep_is_named_and_stops_no_report(adds, tmp_path, capsys):
+    sweep = sweeps.parse(adds, "quick", ["--number", "1,2"])
+    sweeps._remember(sweep, tmp_path / "good")
+    whole = (tmp_path / "good" / sweeps.RECORD).read_text()
+    for name, text in (("empty", ""), ("torn", whole[:-9]), ("other", "{}"), ("list", "[1]")):
         (tmp_path / name).mkdir()
         (tmp_path / name / sweeps.RECORD).write_text(text)
+        with pytest.raises(ExperimentError, match=f"{name}/sweep.json: expected the record of a"):
+            sweeps._remember(sweep, tmp_path / name)
     assert sweeps.found(tmp_path) == [tmp_path / "good"]
-    assert "sweep.json: left out" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("note: left out: ") == 4
