@@ -70,7 +70,11 @@ def load_pretrained(
         config = hf_config.read(settings, ignore)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        floats = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:  # a name that is none
+        floats = False
+    if not floats:
         raise ValueError(f"dtype: expected one of floats, got {dtype}")
     files = TensorFiles(folder)
     least = config.n_layers * (1 if config.experts is None else config.experts.n_experts)

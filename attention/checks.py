@@ -3,7 +3,7 @@
 import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -37,6 +37,10 @@ def of_parameters(init: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def checked(*arguments: Any, **options: Any) -> Any:
             given = signature.bind(*arguments, **options).arguments
+            for name, kind in (("params", dict), ("config", Hashable)):
+                if not isinstance(given[name], kind):
+                    got = type(given[name]).__name__
+                    raise ValueError(f"{name}: expected what `init` takes or makes, got {got}")
             tree, shapes = expected(given["config"], given.get("mixer"))
             leaves, found = jax.tree.flatten(given["params"])
             if found != tree or [np.shape(leaf) for leaf in leaves] != shapes:
@@ -60,6 +64,24 @@ def _differ(params: Any, shapes: Any) -> None:
                 f"params: expected those that `init` makes with this config, {name} "
                 f"{wanted.get(name, 'absent')}, got {found.get(name, 'none')}"
             )
+
+
+def states(state: Any, init_state: Callable[..., Any], config: Any, mixer: Any) -> None:
+    """Refuse states that `init_state(config, ...)` does not make.
+
+    Raises:
+        ValueError: naming both.
+    """
+    wanted, found = _made(init_state, config, mixer), jax.tree.structure(tuple(state))
+    if found != wanted:
+        raise ValueError(
+            f"state: expected one that `init_state` makes with this config, {wanted}, got {found}"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _made(init_state: Callable[..., Any], config: Any, mixer: Any) -> Any:
+    return jax.tree.structure(jax.eval_shape(lambda: init_state(config, 1, 8, mixer=mixer)))
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:

@@ -172,6 +172,7 @@ def _root(moment: Array) -> Array:
     return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))) @ vectors.T
 
 
+@checks.of_parameters(transformer.init)
 def moments(
     params: Params, tokens: Int[Array, "B T"], config: TransformerConfig
 ) -> Float[Array, "L d d"]:

@@ -55,7 +55,7 @@ def generate(
         mixer: a mixer in place of the one of `config`.
 
     Returns:
-        int32 [B, max_new_tokens].
+        int32 [B, max_new_tokens]; -1 where logits are NaN, as those of such weights are.
 
     Raises:
         ValueError: an empty prompt; shapes, lengths, tokens or settings of the sampling outside
@@ -166,7 +166,9 @@ def _request(
     key = jax.random.key(0) if key is None else key
     prompts = _padded(prompts)
     chunk = None if chunk is None or chunk >= prompts.shape[1] else chunk
-    traced = (prompts, lengths, key, sampling.temperature, sampling.top_p, sampling.min_p, ends)
+    shares = (sampling.temperature, sampling.top_p, sampling.min_p)
+    shares = (None if share is None else jnp.asarray(share, float) for share in shares)
+    traced = (prompts, lengths, key, *shares, ends)
     return _Request(traced, (max_new_tokens, sampling.top_k, chunk))
 
 

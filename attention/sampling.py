@@ -51,13 +51,17 @@ class Sampling(NamedTuple):
 
 
 def choose(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Array:
-    """The next token of each example, int32 [B]; half precision is widened first."""
+    """The next token of each example, int32 [B], -1 where logits are NaN.
+
+    Half precision is widened first.
+    """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     greedy = jnp.argmax(logits, axis=-1)
     tempered = logits / jnp.maximum(sampling.temperature, 1e-6)
     kept = jnp.where(keep(tempered, sampling), tempered, -jnp.inf)
     sampled = jax.random.categorical(key, kept)
-    return jnp.where(sampling.temperature > 0, sampled, greedy).astype(jnp.int32)
+    token = jnp.where(sampling.temperature > 0, sampled, greedy)
+    return jnp.where(jnp.isnan(logits).any(axis=-1), -1, token).astype(jnp.int32)
 
 
 def keep(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
@@ -72,7 +76,8 @@ def keep(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
     share = jax.nn.softmax(falling)
     good = jnp.ones(falling.shape, bool)
     if sampling.top_p is not None:
-        good &= jnp.cumsum(share, axis=-1) - share < sampling.top_p
+        before = jnp.cumsum(share, axis=-1) - share  # rounded up to 1 far out
+        good &= (before < sampling.top_p) | (jnp.asarray(sampling.top_p) >= 1)
     if sampling.min_p is not None:
         good &= share >= sampling.min_p * share[:, :1]
     rows = jnp.arange(len(logits))[:, None]

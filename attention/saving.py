@@ -43,7 +43,7 @@ def save_pretrained(
 
     Raises:
         ValueError: a decoder that is none of these models; parameters of other shapes; settings
-            that the decoder decides.
+            that the decoder decides, or that `load_pretrained` does not know.
 
     Source: the files of Hugging Face's transformers: config.json, safetensors and their index.
     """
@@ -65,7 +65,10 @@ def save_pretrained(
                 f"params: {'/'.join(path)}: expected one of {STORED}, got {leaf.dtype}"
             )
     written |= {"dtype": str(params["embedding"].dtype), **settings}
-    hf_config.read(written, settings)  # what is written can be read
+    try:
+        hf_config.read(written)  # what is written can be read
+    except ValueError as error:
+        raise ValueError(str(error).partition("; if")[0]) from None
     folder = Path(directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(config.mixer, grouped.GroupedConfig):

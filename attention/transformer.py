@@ -14,20 +14,19 @@ are apart: a scan would copy both, every layer of every token.
 Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
 
-import contextlib
 import functools
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from attention import checks, experts, grouped, grouped_latent, latent, tied
+from attention.ends import embed, final, unembed
 from attention.experts import ExpertsConfig
 from attention.feed_forward import drop, feed_forward
-from attention.linear import fan_in_normal, linear, zero_biases
+from attention.linear import fan_in_normal, zero_biases
 from attention.mixer import Mixer
 from attention.norm import rms_norm
 
@@ -118,7 +117,13 @@ def make_mixer(config: MixerConfig) -> Mixer:
 
 
 def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> dict[str, Any]:
-    """Parameters in float32; residual projections are scaled down by (2 L)^(-1/2)."""
+    """Parameters in float32; residual projections are scaled down by (2 L)^(-1/2).
+
+    Raises:
+        ValueError: no configuration of a decoder.
+    """
+    if not isinstance(config, TransformerConfig):
+        raise ValueError(f"config: expected a TransformerConfig, got {type(config).__name__}")
     mixer = mixer or make_mixer(config.mixer)
     d, hidden = config.d_model, config.hidden
     residual = (2 * config.n_layers) ** -0.5
@@ -158,15 +163,6 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
     return params
 
 
-def unembed(
-    params: dict[str, Any], x: Float[Array, "... d"], config: TransformerConfig, dtype: Any = None
-) -> Array:
-    """Logits [..., V] of the normalised residual stream, in its dtype by default."""
-    x = rms_norm(x, params["final_norm"], config.norm_eps)
-    head = params["embedding"].T if config.tie_embeddings else params["head"]
-    return linear(x, head, dtype=dtype)
-
-
 @checks.of_parameters(init)
 def apply(
     params: dict[str, Any],
@@ -196,9 +192,27 @@ def apply(
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a share in [0, 1), got {dropout}")
-    mixer = mixer or make_mixer(config.mixer)
     context = {"positions": positions, "mask": mask}
     context = {name: value for name, value in context.items() if value is not None}
+    first, key = (None, None) if key is None else jax.random.split(key)
+    x = embed(params, tokens, config)
+    x = drop(first, x if dtype is None else x.astype(dtype), dropout)
+    run = _through if context else _compiled  # mixers may look at what they are given
+    x = run(params, x, key if dropout else None, context, config, mixer, float(dropout))
+    return unembed(params, x, config, logits_dtype)
+
+
+def _through(
+    params: dict[str, Any],
+    x: Array,
+    key: Array | None,
+    context: dict[str, Any],
+    config: TransformerConfig,
+    mixer: Mixer | None,
+    dropout: float,
+) -> Array:
+    """All layers of `apply`; compiled once where it is called outside of `jit`."""
+    mixer = mixer or make_mixer(config.mixer)
 
     def layer(x: Array, inputs: tuple[dict[str, Any], Any]) -> tuple[Array, None]:
         weights, keys = inputs
@@ -208,17 +222,18 @@ def apply(
         x = x + drop(first, y, dropout)
         return x + drop(second, feed_forward(weights, x, config), dropout), None
 
-    first, key = (None, None) if key is None else jax.random.split(key)
-    x = embed(params, tokens, config)
-    x = drop(first, x if dtype is None else x.astype(dtype), dropout)
     for number, (name, count) in enumerate(config.stacks.items()):
         keys = None
-        if key is not None and dropout:
+        if key is not None:
             keys = jax.random.split(jax.random.fold_in(key, number), (count, 2))
         x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, (params[name], keys))
-    return unembed(params, x, config, logits_dtype)
+    return x
 
 
+_compiled = jax.jit(_through, static_argnames=("config", "mixer", "dropout"), inline=True)
+
+
+@checks.of_parameters(init)
 def prepare(
     params: dict[str, Any], config: TransformerConfig, mixer: Mixer | None = None
 ) -> dict[str, Any]:
@@ -231,41 +246,8 @@ def prepare(
     return {**rest, "layers": layers_of(stacks, config)}
 
 
-def embed(
-    params: dict[str, Any], tokens: Array, config: TransformerConfig, axes: str = "BT"
-) -> Array:
-    """The embeddings of tokens.
-
-    Raises:
-        ValueError: tokens of another rank, or no whole numbers; known ones outside the vocabulary
-            (NaN where traced); layers of parameters other than those of the configuration.
-    """
-    if not isinstance(params.get("layers"), tuple):
-        _check(params, config)
-    tokens = jnp.asarray(tokens)
-    if tokens.ndim != len(axes) or not tokens.size:
-        raise ValueError(f"tokens: expected some [{', '.join(axes)}], got shape {tokens.shape}")
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens: expected whole numbers, got {tokens.dtype}")
-    outside = (tokens < 0) | (tokens >= config.vocab_size)
-    with contextlib.suppress(*checks.Untraceable):
-        worst = np.asarray(tokens)[np.asarray(outside)]
-        if worst.size:
-            raise ValueError(f"tokens: expected values in [0, {config.vocab_size}), got {worst[0]}")
-    x = params["embedding"][tokens]
-    return jnp.where(outside[..., None], jnp.nan, x)
-
-
-def _check(params: dict[str, Any], config: TransformerConfig) -> None:
-    for name, count in config.stacks.items():
-        found = len(jax.tree.leaves(params[name])[0]) if name in params else 0
-        if found != count:
-            raise ValueError(f"params: expected {count} {name.replace('_', ' ')}, got {found}")
-
-
 def layers_of(params: dict[str, Any], config: TransformerConfig) -> tuple[Any, ...]:
     """A tuple of all layers, from the stacks of the parameters."""
-    _check(params, config)
     return sum((_apart(params[name], count) for name, count in config.stacks.items()), ())
 
 
@@ -304,6 +286,25 @@ def prefill(
         lengths: live tokens of each prompt, all T by default.
         last: logits [B, V] of the last live token instead of those of every position, [B, T, V].
     """
+    checks.states(state, init_state, config, mixer)
+    x = embed(params, tokens, config)
+    if lengths is not None:
+        checks.live(lengths, *x.shape[:2])
+    x, states = _read(params, x, tuple(state), lengths, config, mixer)
+    x = final(x, lengths) if last else x
+    return states, unembed(params, x, config)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mixer"), inline=True)
+def _read(
+    params: dict[str, Any],
+    x: Array,
+    state: Any,
+    lengths: Array | None,
+    config: TransformerConfig,
+    mixer: Mixer | None,
+) -> tuple[Array, Any]:
+    """All layers of `prefill`."""
     mixer = mixer or make_mixer(config.mixer)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
@@ -313,14 +314,13 @@ def prefill(
         x = x + y.astype(x.dtype)
         return x + feed_forward(weights, x, config), layer_state
 
-    x, states = embed(params, tokens, config), ()
+    states = ()
     for name, count in config.stacks.items():
         part = state[len(states) : len(states) + count]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *part)
         x, stacked = jax.lax.scan(layer, x, (params[name], stacked))
         states += _apart(stacked, count)
-    x = _final(x, lengths) if last else x
-    return states, unembed(params, x, config)
+    return x, states
 
 
 @checks.of_parameters(init)
@@ -347,6 +347,7 @@ def extend(
     reader = getattr(mixer, "extend", None)
     if reader is None:
         raise ValueError("mixer: expected one that reads chunks (`extend`), got one without")
+    checks.states(state, init_state, config, mixer)
     x, states = embed(params, tokens, config), []
     for weights, layer_state in zip(layers_of(params, config), state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)
@@ -354,15 +355,8 @@ def extend(
         x = x + y
         x = x + feed_forward(weights, x, config)
         states.append(layer_state)
-    x = _final(x, lengths) if last else x
+    x = final(x, lengths) if last else x
     return tuple(states), unembed(params, x, config)
-
-
-def _final(x: Array, lengths: Array | None) -> Array:
-    """The last live one of [B, T, d], [B, d]."""
-    if lengths is None:
-        return x[:, -1]
-    return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
 
 
 def step(
@@ -381,6 +375,7 @@ def step(
     mixer = mixer or make_mixer(config.mixer)
     if not isinstance(prepared.get("layers"), tuple):
         prepared = prepare(prepared, config, mixer)
+    checks.states(state, init_state, config, mixer)
     x, states = embed(prepared, tokens, config, "B"), []
     for weights, layer_state in zip(prepared["layers"], state, strict=True):
         normed = rms_norm(x, weights["mixer_norm"], config.norm_eps)

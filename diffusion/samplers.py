@@ -75,7 +75,8 @@ def sample(
     Args:
         denoiser: (z, logsnr [B][, condition]) -> prediction, or with params first if they are
             given. The same function again finds its compiled program again, with all that it
-            closes over as it was: hand parameters over as `params`, do not change them behind it.
+            closes over as it was, which stays in memory (until `jax.clear_caches()`): hand
+            parameters over as `params`, do not change them behind it.
         z: at the first log-SNR, normally noise of variance 1.
         logsnrs: n + 1 values that rise, as `schedule(jnp.linspace(1, 0, n + 1))` gives them. The
             denoiser is called at the first n of them.

@@ -72,7 +72,7 @@ class Schedule(abc.ABC):
         return self.time(within("logsnr", logsnr, *self.ends))
 
     def time(self, logsnr: Array) -> Array:
-        """The inverse without checks: bisection, then a Newton step, which carries derivatives."""
+        """The inverse without checks: bisection, then Newton steps, which carry derivatives."""
 
         def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
@@ -84,7 +84,9 @@ class Schedule(abc.ABC):
         rounds = 2 + jnp.finfo(logsnr.dtype).nmant
         low, high = jax.lax.stop_gradient(jax.lax.fori_loop(0, rounds, halve, start))
         t = 0.5 * (low + high)
-        return t - (self.logsnr(t) - logsnr) / jax.lax.stop_gradient(self.slope(t))
+        for _ in range(2):  # one carries the first derivative, two the third
+            t = t - (self.logsnr(t) - logsnr) / self.slope(t)
+        return t
 
     def slope(self, t: Array) -> Array:
         """The derivative dlambda / dt."""

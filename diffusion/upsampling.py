@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from diffusion import levels, pooling, process
@@ -112,8 +113,7 @@ def upsample(
         logsnr = jnp.broadcast_to(jnp.asarray(logsnr), z.shape[:1])
         output = levels.call(denoiser, z, logsnr, condition)
         weight = jnp.asarray(strength, output.dtype)
-        if weight.shape not in ((), z.shape[:1]):
-            raise ValueError(f"strength: expected a number or {z.shape[:1]}, got {weight.shape}")
+        _check_strength(strength, z.shape[:1])
         weight = jnp.broadcast_to(weight, z.shape[:1])
         weight = jnp.where(_inside(logsnr, interval, trained, n), weight, 0.0)
         cells = (len(z), *(size // factor for size in z.shape[1:-1]), z.shape[-1])
@@ -151,6 +151,14 @@ def _check(prediction: str, interval: Any, trained: Any, shift: float) -> None:
             f"trained: expected log-SNR to range over more than {shift:.3g}, by which that of the "
             f"small array is higher, got {trained}"
         )
+
+
+def _check_strength(strength: Any, shape: tuple[int, ...]) -> None:
+    if jnp.shape(strength) not in ((), shape):
+        raise ValueError(f"strength: expected a number or {shape}, got {jnp.shape(strength)}")
+    known = levels.concrete(strength)
+    if known is not None and not np.isfinite(known).all():
+        raise ValueError(f"strength: expected finite numbers, got {known}")
 
 
 def _check_axes(z: Array, spatial_axes: tuple[int, ...], factor: int) -> None:

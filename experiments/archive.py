@@ -6,6 +6,7 @@ this is last: an archive that was cut or changed is refused.
 """
 
 import hashlib
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -173,19 +174,21 @@ def _digest(body: bytes) -> bytes:
 
 
 def _read(source: Path) -> tuple[np.ndarray, str]:
+    kind = "npy" if source.suffix == ".npy" else "text"
     try:
-        if source.suffix == ".npy":
+        if kind == "npy":
             # Mapped, so that a size which the header makes up is refused before memory is taken.
-            values, kind = np.array(np.load(source, "r", allow_pickle=False)), "npy"
+            values = np.array(np.load(source, "r", allow_pickle=False))
         else:
-            values, kind = np.array(source.read_text().split(), np.float64), "text"
+            values = np.array(source.read_text().split(), np.float64)
     except UnicodeDecodeError:
         raise UsageError(f"{source}: expected .npy, or text with numbers") from None
     except OSError as error:
         raise UsageError(f"{source}: {error.strerror or error}") from error
     except ValueError as error:
-        where = "" if source.suffix == ".npy" else " between white space"
-        raise UsageError(f"{source}: expected floats{where}, {error}") from error
+        where = " between white space (no commas, no heading)" if kind == "text" else ""
+        said = textwrap.shorten(str(error), 80)
+        raise UsageError(f"{source}: expected floats{where}, {said}") from error
     if not np.issubdtype(values.dtype, np.floating):
         raise UsageError(
             f"{source}: expected floats, got {values.dtype} (whole numbers as floats come back "

@@ -166,6 +166,13 @@ def suggest_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
         raise UsageError(f"no command {given!r}{nearest(given, known)} (all: {', '.join(known)})")
 
 
+def suggest_option(parser: argparse.ArgumentParser, command: str, given: str) -> Never:
+    """Refuse an option that a subcommand has not, naming the nearest of its own."""
+    actions = _commands(parser)[command]._actions
+    known = [option for action in actions for option in action.option_strings]
+    raise UsageError(f"unknown argument {given!r} of {command}{nearest(given, known)}")
+
+
 def help_text(parser: argparse.ArgumentParser, command: str) -> str:
     """Of a subcommand."""
     return _commands(parser)[command].format_help()

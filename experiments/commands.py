@@ -128,7 +128,7 @@ def present(experiment: catalog.Experiment, record: Record) -> None:
     """Write table.md and figure.png from recorded numbers."""
     make_table = experiment.optional("table")
     text = make_table(record) if make_table else scalar_table(record)
-    (record.directory / "table.md").write_text(text)
+    manifest.replace(record.directory / "table.md", text.encode())
     draw = experiment.optional("draw")
     if draw is not None:
         figures.render(lambda: draw(record), record.directory / "figure.png")
@@ -226,8 +226,8 @@ def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) ->
         print(json.dumps(rows, indent=1))
         return
     print(reports.summary(rows) if brief else f"{ledger.markdown(rows)}\n{reports.summary(rows)}")
-    for directory in [] if brief else sweeps.found(root):
-        print(f"\n{sweeps.table(directory)}", end="")
+    for directory in [] if brief else sweeps.found(root, files):
+        print(f"\n{directory}\n{sweeps.table(directory)}", end="")
 
 
 def show_costs(name: str, overrides: list[str]) -> None:
@@ -338,6 +338,8 @@ def publish(directory: Path, results: Path) -> None:
         ExperimentError: the run is not finished, or of changed settings and would replace what is
             published of the preset; a file is too large to commit.
     """
+    if (directory / sweeps.RECORD).exists():
+        raise ExperimentError(f"{directory}: a sweep; publish cells of it, one by one")
     record = runs.load(directory)
     if record.data.get("status") != "done":
         raise ExperimentError(
@@ -355,6 +357,8 @@ def publish(directory: Path, results: Path) -> None:
     parts = (directory / part for part in PUBLISHED)
     sources = [part for part in parts if part.exists()]
     for source in sources:
+        if source.is_symlink():  # a record's folder may be another's
+            raise ExperimentError(f"{source}: expected a file, got a link")
         size = source.stat().st_size / 2**20
         if size > 1:
             raise ExperimentError(

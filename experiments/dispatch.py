@@ -8,7 +8,15 @@ from typing import Any
 
 from argcomplete.shell_integration import shellcode
 
-from experiments.arguments import FIELDS, HOSTS, build, complete, help_text, suggest_command
+from experiments.arguments import (
+    FIELDS,
+    HOSTS,
+    build,
+    complete,
+    help_text,
+    suggest_command,
+    suggest_option,
+)
 from experiments.harness.errors import UsageError
 
 
@@ -30,7 +38,7 @@ def dispatch(arguments: Sequence[str]) -> None:
         return
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in FIELDS:
-        raise UsageError(f"unknown argument {rest[0]!r} of {options.command}")
+        suggest_option(parser, options.command, rest[0])
 
     if options.command == "completion":
         print(shellcode(["kexue-jax"], shell=options.shell))

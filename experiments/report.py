@@ -72,8 +72,9 @@ def names_of(files: Sequence[Path], found: Sequence[Record]) -> list[str]:
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Claims, each against a run that covers it; of all experiments, or of some.
 
-    The run is one of the largest preset; of those rather one of the preset as it is than of a
-    changed one; of those rather one's own than a published one.
+    The run is one of the largest preset; of those rather one of a user's file as it is than of
+    what it was before; of those rather one of the preset as it is than of a changed one; of those
+    rather one's own than a published one.
     """
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)
@@ -90,6 +91,8 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
             row = ledger.row(name, claim, best, command)
             if best is not None and changed(experiment, best):
                 row["scale"] = f"{row['scale']}, changed"
+            if best is not None and older(experiment, best):
+                row["scale"] = f"{row['scale']}, older code"
             table.append({**row, "run": best and best.directory.as_posix()})
     return table
 
@@ -109,9 +112,15 @@ def _named(experiment: catalog.Experiment, claim: ledger.Claim) -> ledger.Claim:
     return replace(claim, measure=measure)
 
 
-def _order(experiment: catalog.Experiment, record: Record) -> tuple[int, bool, bool]:
+def _order(experiment: catalog.Experiment, record: Record) -> tuple[int, bool, bool, bool]:
     published = record.directory.resolve().is_relative_to(RESULTS.resolve())
-    return -_scale(record.data["preset"]), changed(experiment, record), published
+    scale = -_scale(record.data["preset"])
+    return scale, older(experiment, record), changed(experiment, record), published
+
+
+def older(experiment: catalog.Experiment, record: Record) -> bool:
+    """Whether a run of a user's file began when the file was another one."""
+    return record.data.get("begun", {}).get("code", experiment.code) != experiment.code
 
 
 def changed(experiment: catalog.Experiment, record: Record) -> bool:

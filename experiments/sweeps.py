@@ -184,11 +184,12 @@ def show(sweep: Sweep, root: Path) -> None:
 def _remember(sweep: Sweep, root: Path) -> None:
     path = root / RECORD
     known = _recorded(root) if path.exists() else None
-    same = known is None or all(
-        asdict(known)[name] == asdict(sweep)[name] for name in ("experiment", "preset", "fixed")
-    )
-    if not same:
-        raise ExperimentError(f"{root}: holds another sweep; give another --workdir")
+    for name in ("experiment", "preset", "fixed") if known is not None else ():
+        there, now = getattr(known, name), getattr(sweep, name)
+        if there != now:
+            raise ExperimentError(
+                f"{root}: holds another sweep, {name}: {there!r} -> {now!r}; give another --workdir"
+            )
     if known is None and root.exists() and any(root.iterdir()):
         raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")
     axes = dict(sweep.axes)
@@ -306,8 +307,9 @@ def table(root: Path) -> str:
             key = tuple(cell.values[field] for field in shown)
             groups.setdefault(key, []).append(_numbers(runs.load(root / cell.directory).result))
     done = sum(len(group) for group in groups.values())
+    settings = (sweep.experiment, sweep.preset, " ".join(sweep.fixed))
     lines = [
-        f"{sweep.experiment}, {sweep.preset}: {done} of {len(sweep.cells)} cells",
+        f"{', '.join(filter(None, settings))}: {done} of {len(sweep.cells)} cells",
         "",
         f"| {' | '.join([*shown, 'quantity', 'mean', '95 % interval', 'runs'])} |",
         f"|{' --- |' * (len(shown) + 4)}",
@@ -333,13 +335,17 @@ def _numbers(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def found(root: Path) -> list[Path]:
-    """Directories of sweeps below one."""
-    folders = []
+def found(root: Path, files: Sequence[Path] = ()) -> list[Path]:
+    """Directories of sweeps below one; of all experiments, or of some files."""
+    mine, folders = {_file(file) for file in files}, []
     for path in sorted(root.rglob(RECORD)):
         try:
-            _recorded(path.parent)
-            folders.append(path.parent)
+            if _file(_recorded(path.parent).experiment) in mine or not mine:
+                folders.append(path.parent)
         except ExperimentError as error:
             print(f"note: left out: {error}", file=sys.stderr)
     return folders
+
+
+def _file(name: str | Path) -> Path:
+    return Path(name).with_suffix(".py").resolve()

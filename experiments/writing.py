@@ -197,6 +197,8 @@ def continue_texts(checkpoint: Checkpoint, prompts: Sequence[str], options: Opti
     count = 0
     for part in parts:
         first, count = time.monotonic() if first is None else first, count + 1
+        if (part < 0).any():
+            raise ExperimentError("the logits are NaN, as those of weights that are NaN")
         ended |= np.isin(part, checkpoint.stop)
         for row, token, over in zip(found, part, ended, strict=True):
             if not over:

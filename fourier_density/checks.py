@@ -54,7 +54,7 @@ def draws(seed: Any, sample_shape: Any) -> tuple[Array, tuple[int, ...]]:
     Raises:
         ValueError: no random key, no shape.
     """
-    if isinstance(seed, int):
+    if isinstance(seed, int | np.integer):
         seed = jax.random.key(seed)
     if not isinstance(seed, jax.Array | np.ndarray):
         raise ValueError(f"seed: expected a random key such as jax.random.key(0), got {seed!r}")

@@ -257,8 +257,13 @@ def _unframed(data: bytes, fingerprint: bytes, most: int) -> tuple[Any, ...]:
 
 def _stream() -> Any:
     """The coders and their models: a compiled module, which says nothing of types."""
-    import constriction
-
+    try:
+        import constriction
+    except ImportError:
+        raise ImportError(
+            "constriction: not installed; streams need this range coder, which has wheels for "
+            "Linux on x86-64, macOS and Windows"
+        ) from None
     module: Any = constriction
     return module.stream
 

@@ -21,7 +21,7 @@ def maxima(slope: Callable[[Array], Array], edges: Array, count: int) -> Array:
         count: room for so many.
 
     Returns:
-        [*batch, count], padded with NaN, differentiable (implicitly).
+        [*batch, count], padded with NaN; derivatives, implicit, are right up to the third.
     """
     fixed = jax.lax.stop_gradient(edges)
     values = jax.lax.stop_gradient(slope(fixed))
@@ -42,10 +42,10 @@ def maxima(slope: Callable[[Array], Array], edges: Array, count: int) -> Array:
     x = 0.5 * (low + high)
     absent = jnp.isnan(x)
     x = jnp.where(absent, 0.0, x)  # a NaN here would spread into all gradients
-    value, bend = jax.jvp(slope, (x,), (jnp.ones_like(x),))
-    # The position is settled; a Newton step of length zero carries the gradient.
-    value, bend = value - jax.lax.stop_gradient(value), jax.lax.stop_gradient(bend)
-    x = x - jnp.where(bend < 0, value / jnp.where(bend < 0, bend, 1.0), 0.0)
+    for _ in range(2):  # the position is settled; Newton steps of length zero carry derivatives
+        value, bend = jax.jvp(slope, (x,), (jnp.ones_like(x),))
+        value = value - jax.lax.stop_gradient(value)
+        x = x - jnp.where(bend < 0, value / jnp.where(bend < 0, bend, 1.0), 0.0)
     x = jnp.where(absent, jnp.nan, x)
     missing = max(count - x.shape[0], 0)
     x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), constant_values=jnp.nan)

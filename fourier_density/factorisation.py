@@ -32,7 +32,7 @@ def spectral_factor(re: Array, im: Array) -> Pair:
 
     Newton's method on the quadratic equations sum_k b_{k+n} conj(b_k) = c_n: quadratic
     convergence when all roots are away from the circle, linear (to half the digits) when one is
-    on it. The last step is differentiable, which makes the gradients implicit and exact.
+    on it. Derivatives are implicit, of any order.
 
     Args:
         re, im: parts of c, [..., N+1].
@@ -91,11 +91,24 @@ def _factor(re: Array, im: Array, exact: bool, solve: Solve) -> Pair:
     # Where there is no factor the step is taken elsewhere: a NaN would enter all gradients.
     good = error <= enough ** (1.0 if exact else 0.5)
     b, c = jax.lax.stop_gradient(jnp.where(good, b, start)), jnp.where(good, c, start)
-    after = _newton(b, c, solve)
+    after = _last_step(solve, b, c)
     if exact:  # a small residual does not show that b has only half its digits: its step does
         good &= jnp.max(jnp.abs(after - b)) <= 16.0 * enough
     b = jnp.where(good, after, jnp.nan) * jnp.sqrt(scale)
     return b[:size], b[size:]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _last_step(solve: Solve, b: Array, c: Array) -> Array:
+    """A Newton step from a factor b, as a function of c the factor itself, whose slope it has."""
+    return _newton(b, c, solve)
+
+
+@_last_step.defjvp
+def _last_step_jvp(solve: Solve, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    b, c = primals
+    after = _last_step(solve, b, c)
+    return after, jax.jvp(lambda c: _newton(after, c, solve), (c,), (tangents[1],))[1]
 
 
 def _correlate(b: Array) -> Array:

@@ -132,7 +132,7 @@ def fit(
         )
     count = min(1.0 / np.sum(w**2), float(np.unique(x).size))
     orders = _orders(order, count, family)
-    with likelihood.on_one_thread():
+    with likelihood.ON_ONE_THREAD:
         chosen = _choose(x, w, orders, family, count, criterion, folds, seed)
     if support == "real":
         _warn_of_rounding(x)
@@ -166,7 +166,7 @@ def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
             f"got shape {shape}"
         )
     w = _normalised(weights, shape)
-    with likelihood.on_one_thread():
+    with likelihood.ON_ONE_THREAD:
         a, iterations = likelihood.maximise_on_grid(w, order, 0.0, False, max_iterations)
     x = -1.0 + 2.0 * np.arange(w.size) / w.size
     best = likelihood.assess(a, iterations, x, w, 0.0)
@@ -253,7 +253,7 @@ def _points(samples: Any, support: str) -> np.ndarray:
     if support == "circle" and np.any(np.abs(x) > 1):
         raise ValueError(
             f"samples: expected values in [-1, 1], got [{x.min():.6g}, {x.max():.6g}]; "
-            "rescale them, wrap angles with fourier_density.angles.wrap, "
+            "rescale them (angles in radians: angles.wrap(angle / pi)), "
             'or fit with support="real"'
         )
     return x

@@ -15,8 +15,9 @@ Source: the certificate is derived here; the likelihood is https://kexue.fm/arch
 14.
 """
 
+import contextlib
 import functools
-from contextlib import AbstractContextManager
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +63,31 @@ def maximise(
     return assess(a, iterations, x, w, floor, even)
 
 
+class _OneThread:
+    """A context that any number of threads may be in: the limit is one of the process."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit.enter_context(_threads().limit(limits=1, user_api="blas"))
+            self._inside += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.close()
+
+
 @functools.cache
 def _threads() -> threadpoolctl.ThreadpoolController:
     return threadpoolctl.ThreadpoolController()
 
 
-def on_one_thread() -> AbstractContextManager[Any]:
-    """Hold BLAS to one thread: its matrices are tiny here, and waking threads costs more."""
-    return _threads().limit(limits=1, user_api="blas")
+ON_ONE_THREAD = _OneThread()  # BLAS, whose matrices are tiny here: waking threads costs more
 
 
 def assess(

@@ -24,7 +24,8 @@ import numpy as np
 from jax.scipy.special import betainc, gammaln, log_ndtr, logsumexp, ndtri
 from jaxtyping import Array
 
-from fourier_density import newton, pytrees
+from fourier_density import pytrees
+from fourier_density.quantiles import solve
 
 SERIES_UP_TO = 8.0  # degrees of freedom
 
@@ -135,7 +136,7 @@ class StudentT:
         """The density's logarithm, by log1p in the tails."""
         half = 0.5 * self.df
         constant = gammaln(half + 0.5) - gammaln(half) - 0.5 * jnp.log(jnp.pi * self.df)
-        return constant - (half + 0.5) * jnp.log1p(u**2 / self.df)
+        return constant + (half + 0.5) * _student_shares(self.df, u)[2]
 
     def log_cdf(self, u: Array) -> Array:
         """Half an incomplete beta function of df / (df + u^2), which is small in the tails."""
@@ -158,10 +159,10 @@ def _student_log_cdf(df: float, u: Array) -> Array:
     by continued fractions in between.
     """
     half = 0.5 * df
-    x, y = df / (df + u**2), u**2 / (df + u**2)
+    x, y, log_x = _student_shares(df, u)
     far = x <= 0.5
     log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
-    scale = half * jnp.log(x) - log_beta  # log of x^a / B(a, 1/2)
+    scale = half * log_x - log_beta  # log of x^a / B(a, 1/2)
     log_tail = scale + 0.5 * jnp.log(jnp.where(far, y, 1.0))
     log_tail += jnp.log(0.5 / half * _beta_series(half, 0.5, jnp.where(far, x, 0.0)))
     # Probability between 0 and u: by its series, as far as that leaves digits to the rest.
@@ -179,6 +180,17 @@ def _student_log_cdf(df: float, u: Array) -> Array:
     lower = jnp.where(far, log_tail, lower)
     upper = jnp.where(far, jnp.log1p(-jnp.exp(log_tail)), upper)
     return jnp.where(u < 0, lower, upper)
+
+
+def _student_shares(df: float, u: Array) -> tuple[Array, Array, Array]:
+    """X = df / (df + u^2), 1 - x and log x, where u^2 overflows as well."""
+    t = u / math.sqrt(df)
+    far = jnp.abs(t) > 1
+    inside, outside = jnp.where(far, 1.0, t), jnp.where(far, t, 1.0)
+    square = jnp.where(far, 1.0 / outside, inside) ** 2
+    less, more = square / (1.0 + square), 1.0 / (1.0 + square)
+    log_x = -2.0 * jnp.log(jnp.abs(outside)) - jnp.log1p(square)
+    return jnp.where(far, less, more), jnp.where(far, more, less), log_x
 
 
 def _beta_series(a: float, b: float, x: Array, largest: float = 0.5) -> Array:
@@ -302,40 +314,6 @@ class Mirrored:
     def quantile(self, probability: Array) -> Array:
         """By Newton's method, to keep the digits of small probabilities."""
         return solve(self, probability)
-
-
-def solve(base: Base, probability: Array) -> Array:
-    """Quantiles of a base that has no formula for them: bracketed Newton steps in asinh(u).
-
-    The smaller of the two tails is matched, in logarithms, up to |u| = 1e17 (1e43 in double
-    precision), which stand for what is beyond. Gradients are implicit.
-    """
-    target = jax.lax.stop_gradient(jnp.asarray(probability))
-    frozen = jax.lax.stop_gradient(base)
-    lower = target < 0.5
-    goal = jnp.where(lower, jnp.log(target), jnp.log1p(-target))
-
-    def error(b: Base, u: Array) -> Array:
-        return jnp.where(lower, b.log_cdf(u), b.log_survival_function(u)) - goal
-
-    sign = jnp.where(lower, 1.0, -1.0)
-
-    def function(s: Array) -> tuple[Array, Array]:
-        u = jnp.sinh(s)
-        miss = error(frozen, u)
-        slope = jnp.exp(frozen.log_prob(u) - (goal + miss)) * jnp.cosh(s)
-        return sign * miss, slope
-
-    # sinh(40) = 1e17 has a square in single precision.
-    reach = jnp.full_like(target, 100.0 if target.dtype == jnp.float64 else 40.0)
-    s = newton.solve(function, -reach, reach)
-    u = jnp.sinh(s)
-    value = jnp.where(lower, jnp.exp(base.log_cdf(u)), -jnp.exp(base.log_survival_function(u)))
-    wanted = jnp.where(lower, probability, probability - 1.0)
-    miss = (value - wanted) * jnp.exp(-jax.lax.stop_gradient(frozen.log_prob(u)))
-    u = u - (miss - jax.lax.stop_gradient(miss))
-    ends = jnp.where(target == 0, -jnp.inf, jnp.where(target == 1, jnp.inf, u))
-    return jnp.where((target >= 0) & (target <= 1), ends, jnp.nan)
 
 
 def log_tails(base: Base, u: Array) -> tuple[Array, Array]:

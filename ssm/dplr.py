@@ -251,7 +251,7 @@ def dense(system: System) -> Array:
     Source: https://kexue.fm/archives/10162, equation 32.
     """
     Lambda, P, _, _ = all_modes(system)
-    identity = jnp.eye(Lambda.shape[-1])
+    identity = jnp.eye(Lambda.shape[-1], dtype=Lambda.dtype)
     return identity * Lambda[..., None] - matmul(P.swapaxes(-1, -2), P.conj())
 
 
@@ -265,7 +265,7 @@ def resolvent(system: System) -> Array:
     """
     Lambda, P, _, _ = all_modes(system)
     half = 0.5 * system.dt[:, None]
-    inverse = jnp.eye(Lambda.shape[-1]) / (1.0 - half * Lambda)[..., None]
+    inverse = jnp.eye(Lambda.shape[-1], dtype=Lambda.dtype) / (1.0 - half * Lambda)[..., None]
     for r in range(system.rank):
         p = P[:, r]
         right = matmul(inverse, p[..., None])

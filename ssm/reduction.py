@@ -112,7 +112,8 @@ class Reduction(NamedTuple):
         system: its rows are the channels; for S5 the pairs [H_out, H_in] of channels, row by row:
             repeat a signal of H_in channels H_out times, and add up what belongs to each output.
         error: largest difference of the impulse responses over the largest value, [rows], of the
-            kernels that the stored coefficients give.
+            kernels that the stored coefficients give. The direct term, with D, counts as a value:
+            next to a large one the rest may be far off and the error small.
         order: of each row, [rows]; rows of fewer are filled up with zeros.
     """
 

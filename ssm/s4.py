@@ -156,7 +156,7 @@ def prepare(system: System) -> Step:
     backward = 1.0 / (1.0 - half[:, None] * Lambda)
     read = share(system) * P.conj()
     inner = _real(matmul(read * backward[:, None], P.swapaxes(-1, -2)), system.conjugate)
-    matrix = jnp.eye(P.shape[1]) + half[:, None, None] * inner
+    matrix = jnp.eye(P.shape[1], dtype=half.dtype) + half[:, None, None] * inner
     inverse = half[:, None, None] * small_inverse(matrix)
     forward = 1.0 + half[:, None] * Lambda
     B = system.dt[:, None] * B

@@ -88,7 +88,11 @@ def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
 
 
 def counted(lengths: Any, batch: int, length: int, least: int = 0) -> Array:
-    """Steps of each example that count, checked: least..length where they are known, [B]."""
+    """Steps of each example that count, checked, [B].
+
+    Raises:
+        ValueError: another shape; known ones outside least..length.
+    """
     known, lengths = concrete(lengths), jnp.asarray(lengths)
     if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise ValueError(

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ssm import checks, norms, signals
+from ssm import checks, norms, pooling, signals
 from ssm.mixer import Mixer
 
 CHOICES = {
@@ -219,9 +219,25 @@ def apply(
         if x.ndim != 3:
             raise ValueError(f"lengths: expected one for each of [B, T] signals, got {x.shape}")
         lengths = signals.counted(lengths, x.shape[0], x.shape[1], 1)
+    train = key is not None if train is None else train
+    run = _deep if context else _compiled_deep  # mixers may look at what they are given
+    return run(params, x, key, lengths, context, config=config, mixer=mixer, train=train)
+
+
+def _deep(
+    params: dict[str, Any],
+    x: Array,
+    key: Array | None,
+    lengths: Array | None,
+    context: dict[str, Any],
+    *,
+    config: Config,
+    mixer: Mixer,
+    train: bool,
+) -> Array:
+    """What `apply` does behind the encoder; compiled once where it is called outside of `jit`."""
     counts = None if lengths is None else (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
     keys = None if key is None else jax.random.split(key, config.layers)
-    train = key is not None if train is None else train
     normalise = functools.partial(norms.apply, counts=counts, train=train)
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, None]:
@@ -236,19 +252,11 @@ def apply(
     body = jax.checkpoint(layer, prevent_cse=False) if config.remat else layer
     x, _ = jax.lax.scan(body, x, (params["layers"], keys))
     x = _last(params, x, config, normalise)
-    if config.pooling != "none":
-        x = _pool(x, config, lengths)
+    x = x if config.pooling == "none" else pooling.whole(config.pooling, x, lengths)
     return _map(params["head"], x)
 
 
-def _pool(x: Array, config: Config, lengths: Any) -> Array:
-    """[B, T, d] to [B, d]."""
-    if lengths is None:
-        return x[..., -1, :] if config.pooling == "last" else jnp.mean(x, axis=-2)
-    if config.pooling == "last":
-        return jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)[:, 0]
-    counts = (jnp.arange(x.shape[1]) < lengths[:, None])[..., None]
-    return jnp.sum(jnp.where(counts, x, 0.0), axis=1) / lengths[:, None]
+_compiled_deep = jax.jit(_deep, static_argnames=("config", "mixer", "train"), inline=True)
 
 
 def prepare(params: dict[str, Any], config: Config, mixer: Mixer) -> dict[str, Any]:
@@ -281,15 +289,11 @@ def init_state(
     """States before the first step, those of the layers stacked to [N, ...].
 
     States of these mixers do not grow with `capacity`, which those of attention need.
-
-    A mean of the steps so far is kept as their sum and number.
     """
     make = functools.partial(mixer.init_state, batch, capacity, dtype)
     state: dict[str, Any] = {"layers": jax.vmap(lambda _: make())(jnp.arange(config.layers))}
     if config.pooling == "mean":
-        wide = jnp.result_type(float) if dtype is None else dtype
-        state["sum"] = jnp.zeros((batch, config.channels), jnp.promote_types(wide, jnp.float32))
-        state["count"] = jnp.zeros(batch, jnp.int32)
+        state |= pooling.init_state(batch, config.channels, dtype)
     return state
 
 
@@ -315,28 +319,39 @@ def prefill(
         ValueError: as of `apply`.
     """
     checks.parameters(params, init, config, mixer)
+    x = _encode(params, u, config)
+    if lengths is not None and x.ndim == 3:
+        lengths = signals.counted(lengths, x.shape[0], x.shape[1])
+    return _read(params, x, state, lengths, config=config, mixer=mixer, one=False)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "mixer", "one"), inline=True)
+def _read(
+    params: dict[str, Any],
+    x: Array,
+    state: dict[str, Any],
+    lengths: Array | None,
+    *,
+    config: Config,
+    mixer: Mixer,
+    one: bool,
+) -> tuple[dict[str, Any], Array]:
+    """What `prefill` and, for one step, `step` do behind the encoder."""
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
         weights, old = inputs
 
         def mix(weights: Any, z: Array) -> tuple[Array, Any]:
-            new, y = mixer.prefill(weights, z, old, lengths)
-            return y, new
+            ends = mixer.step(weights, old, z) if one else mixer.prefill(weights, z, old, lengths)
+            return ends[1], ends[0]
 
         return _block(weights, x, config, mix)
 
-    x, layers = jax.lax.scan(layer, _encode(params, u, config), (params["layers"], state["layers"]))
-    x, state = _last(params, x, config), {**state, "layers": layers}
+    x, layers = jax.lax.scan(layer, x, (params["layers"], state["layers"]))
+    x, rest = _last(params, x, config), {}
     if config.pooling == "mean":
-        steps = jnp.arange(1, x.shape[1] + 1)
-        total = state["sum"][:, None] + jnp.cumsum(x, axis=1)
-        count = state["count"][:, None] + steps
-        read = jnp.full(x.shape[:1], x.shape[1]) if lengths is None else jnp.asarray(lengths)
-        every = jnp.concatenate([state["sum"][:, None], total], axis=1)
-        state["sum"] = jnp.take_along_axis(every, read[:, None, None], axis=1)[:, 0]
-        state["count"] = state["count"] + read.astype(jnp.int32)
-        x = total / count[..., None]
-    return state, _map(params["head"], x)
+        rest, x = pooling.step(state, x) if one else pooling.prefixes(state, x, lengths)
+    return {"layers": layers, **rest}, _map(params["head"], x)
 
 
 def step(
@@ -347,26 +362,11 @@ def step(
     Raises:
         ValueError: a step of another shape; as of `apply`.
     """
-
-    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
-        weights, old = inputs
-
-        def mix(weights: Any, z: Array) -> tuple[Array, Any]:
-            new, y = mixer.step(weights, old, z)
-            return y, new
-
-        return _block(weights, x, config, mix)
-
     shape = ["B"] if config.vocabulary is not None else ["B", str(config.inputs)]
     if jnp.ndim(u) != len(shape):
         raise ValueError(f"u: expected shape [{', '.join(shape)}], got {jnp.shape(u)}")
     x = _encode(prepared, u, config)
-    x, layers = jax.lax.scan(layer, x, (prepared["layers"], state["layers"]))
-    x, state = _last(prepared, x, config), {**state, "layers": layers}
-    if config.pooling == "mean":
-        state["sum"], state["count"] = state["sum"] + x, state["count"] + 1
-        x = state["sum"] / state["count"][:, None]
-    return state, _map(prepared["head"], x)
+    return _read(prepared, x, state, None, config=config, mixer=mixer, one=True)
 
 
 def model(config: Config, mixer: Mixer) -> Mixer:

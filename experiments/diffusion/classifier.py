@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import pooling
-from experiments.harness import datasets, image_sets
+from experiments.harness import array_cache, datasets, image_sets
 from experiments.harness.errors import UsageError
 from experiments.harness.image_sets import ImageConfig, Images
 
@@ -92,10 +92,10 @@ def train(data: ImageConfig = image_sets.DIGITS, hidden: int = 32, seed: int = 0
         raise UsageError("data: expected images of at least two classes for a classifier")
     digest = _digest(images, hidden, seed)
     path = datasets.cache_folder() / "classifiers" / f"{digest}.npz"
-    kept = datasets.read_cached(path)
+    kept = array_cache.read(path)
     if kept is None:
         kept = _fit(images, hidden, seed)
-        datasets.write_cached(path, kept)
+        array_cache.write(path, kept)
     weights = tuple((kept[f"matrix_{i}"], kept[f"vector_{i}"]) for i in range(2))
     return Classifier((weights[0], weights[1]), seed, float(kept["accuracy"]), digest)
 

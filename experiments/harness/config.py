@@ -34,9 +34,13 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
         UsageError: a field is missing, unknown or of the wrong type.
     """
     try:
-        return msgspec.convert(values, kind, strict=False)
+        config = msgspec.convert(values, kind, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise UsageError(f"config: {error}") from error
+    unknown = sorted({*flatten(values)} - {*flatten(to_dict(config))})
+    if unknown:
+        raise UsageError(f"config: unknown field {unknown[0]}")
+    return config
 
 
 def digest(config: Any) -> str:

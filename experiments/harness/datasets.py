@@ -8,15 +8,13 @@ import functools
 import hashlib
 import logging
 import os
-import sys
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from experiments.harness import array_cache
 from experiments.harness.errors import DataError
 
 TEXTS = ("pydoc", "tiny_shakespeare")
@@ -132,34 +130,14 @@ def read_tfds(
         DataError: the folder or the set is missing, a file is damaged, or images differ in size.
     """
     cached = cache_path(set_folder(name, data_dir), split, size, features)
-    kept = read_cached(cached)
+    kept = array_cache.read(cached)
     if kept is not None:
         return kept
     reader = open_tfds(name, split, data_dir, size, features)
     columns = reader(range(len(reader)))
     if all(column.dtype != object for column in columns.values()):
-        write_cached(cached, columns)
+        array_cache.write(cached, columns)
     return columns
-
-
-def read_cached(path: Path) -> dict[str, np.ndarray] | None:
-    """Arrays of a file in the cache; None if there is none, or a damaged one, which is said."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)  # checks the sums that a zip file has
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        print(f"note: {path}: {error}; it is made again", file=sys.stderr)
-        return None
-
-
-def write_cached(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Keep arrays in the cache, as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.npz")
-    np.savez(temporary, **arrays)  # pyright: ignore[reportArgumentType]
-    temporary.replace(path)
 
 
 class Reader:
@@ -329,7 +307,9 @@ def shuffled(size: int, batch: int, seed: int, step: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _order(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(size)
+    order = np.random.default_rng([seed, epoch]).permutation(size)
+    order.setflags(write=False)  # it is kept
+    return order
 
 
 def _pydoc() -> bytes:

@@ -1,5 +1,6 @@
 """House style of the figures; drawn from recorded numbers alone, identical bytes every time."""
 
+import io
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 from matplotlib import font_manager, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from experiments.harness import manifest
 
 # Okabe and Ito's palette, ordered so that neighbours also differ in grey; line styles and
 # markers repeat the distinction for readers who see no colour.
@@ -128,6 +131,8 @@ def styles():
 
 def render(draw: Callable[[], Figure], path: Path) -> Path:
     """Draw in house style and write a PNG without time stamps or program names."""
+    data = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        draw().savefig(path, metadata={"Software": None})
+        draw().savefig(data, format=path.suffix[1:] or "png", metadata={"Software": None})
+    manifest.replace(path, data.getvalue())
     return path

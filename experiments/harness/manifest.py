@@ -86,6 +86,7 @@ def replace(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     with named(path):
+        temporary.unlink(missing_ok=True)  # a link there would lead elsewhere
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()

@@ -1,10 +1,14 @@
 """How to optimise: the configuration, and AdamW as it says."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
+
+# Ours, and those of Linen's modules, such as Dense_0 and GroupNorm_1.
+VECTOR = re.compile(r"norm|Norm|_bias|shift|\['[A-Z]\w*'\]\['bias'\]$")
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class TrainingConfig:
         for name in ("warmup", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: expected >= 0, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"training.seed: expected less than 2^32, got {self.seed}")
         if not (self.learning_rate > 0 and (self.clip is None or self.clip > 0)):
             raise ValueError(
                 f"training.learning_rate, clip: expected > 0, got {self.learning_rate}, {self.clip}"
@@ -91,6 +97,6 @@ def _is_matrix(params: Any) -> Any:
 
     def decays(path: Any, leaf: jax.Array) -> bool:
         name = jax.tree_util.keystr(path)
-        return leaf.ndim >= 2 and not any(vector in name for vector in ("norm", "_bias", "shift"))
+        return leaf.ndim >= 2 and VECTOR.search(name) is None
 
     return jax.tree.map_with_path(decays, params)

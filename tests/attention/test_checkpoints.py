@@ -169,6 +169,8 @@ def test_settings_do_not_contradict_the_decoder(tmp_path):
     for name, value in (("sliding_window", 3), ("rope_scaling", {}), ("hidden_act", "gelu")):
         with pytest.raises(ValueError, match=f"{name}: expected no such setting"):
             save_pretrained(tmp_path / "no", model.params, model.config, **{name: value})
+    with pytest.raises(ValueError, match=r"eos_tokenid: not known for mistral, got 3$"):
+        save_pretrained(tmp_path / "no", model.params, model.config, eos_tokenid=3)
     assert not (tmp_path / "no").exists()
 
 

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from attention_cases import decoder_params
 
+import attention
 from attention import (
     GroupedConfig,
     LatentConfig,
     TransformerConfig,
     cache,
+    checks,
     generate,
     generation,
     grouped,
@@ -39,6 +41,7 @@ LAYERS = {
 }
 
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 LIVE = inspect.unwrap(live.attend)  # without the type checks of the suite
 
 
@@ -340,3 +343,43 @@ def test_parameters_of_another_configuration_are_refused_by_name(other):
 def test_a_number_is_no_key():
     with pytest.raises(ValueError, match=r"key: expected a random key such as .*, got 0"):
         inspect.unwrap(Sampling.check)(Sampling(0.8), 11, 0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_logits_that_are_nan_give_no_token(temperature):
+    config = TransformerConfig(11, 2, LAYERS["gqa"], d_ff=24)
+    params = decoder_params(config)
+    spoilt = {**params, "final_norm": params["final_norm"] * jnp.nan}
+    options = {"temperature": temperature, "key": jax.random.key(0)}
+    assert np.all(generate(spoilt, config, [[1, 2]], 3, **options) == -1)
+    assert np.all(np.array(list(generation.stream(spoilt, config, [[1, 2]], 3, **options))) == -1)
+    assert np.all(generate(params, config, [[1, 2]], 3, **options) >= 0)
+
+
+def test_arguments_in_the_place_of_others_and_states_of_others_are_named():
+    config = TransformerConfig(11, 2, LAYERS["gqa"], d_ff=24)
+    params, tokens = decoder_params(config), jnp.ones((1, 4), int)
+    apply = checks.of_parameters(transformer.init)(lambda params, tokens, config: None)
+    init = inspect.unwrap(transformer.init)
+    for given in ((config, tokens, params), (tokens, params, config)):
+        with pytest.raises(ValueError, match="params: expected what `init` takes or makes, got"):
+            apply(*given)
+    with pytest.raises(ValueError, match="config: expected what `init` takes or makes, got dict"):
+        apply(params, tokens, params)
+    apply(params, tokens, config)
+    with pytest.raises(ValueError, match="config: expected a TransformerConfig, got PRNGKeyArray"):
+        init(config, jax.random.key(0))
+    other = replace(config, mixer=LAYERS["mla"])
+    state = transformer.init_state(other, 1, 8)
+    for function in (transformer.prefill, transformer.extend):
+        with pytest.raises(ValueError, match="state: expected one that `init_state` makes"):
+            function(params, tokens, state, config)
+    prepared = transformer.prepare(params, config)
+    for wrong in (state, transformer.init_state(config, 1, 8)[:1]):
+        with pytest.raises(ValueError, match="state: expected one that `init_state` makes"):
+            transformer.step(prepared, wrong, tokens[:, 0], config)
+
+
+def test_a_dtype_that_is_none_is_named():
+    with pytest.raises(ValueError, match="dtype: expected one of floats, got float17"):
+        attention.load_pretrained(GOLDEN / "llama", dtype="float17")

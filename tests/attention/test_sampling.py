@@ -53,6 +53,13 @@ def test_ties_do_not_widen_what_is_kept():
     assert int(found.sum()) == 4
 
 
+def test_the_whole_share_keeps_everything():
+    """Where the sums of single precision reach 1 far before the last tokens, too."""
+    logits = 2.0 * jax.random.normal(jax.random.key(0), (4, 128_000))
+    for share in (1.0, jnp.float32(1.0)):
+        assert jnp.all(sampling.keep(logits, Sampling(1.0, top_p=share)))
+
+
 def test_draws_follow_the_distribution_that_is_left():
     """Frequencies over 4000 draws within four standard deviations."""
     logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.06, 0.04]))

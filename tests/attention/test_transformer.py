@@ -269,3 +269,25 @@ def test_dropout_keeps_the_mean_and_falls_on_embeddings_and_both_parts_of_a_laye
     assert float(x.mean()) == pytest.approx(1.0, abs=0.02)
     with pytest.raises(ValueError, match=r"dropout: expected a share in \[0, 1\), got 1.0"):
         transformer.apply(params, tokens, config, dropout=1.0, key=key)
+
+
+def test_calls_outside_of_jit_are_traced_once():
+    """Not at every call, which a new function under `lax.scan` would be."""
+    config = decoder_config(2)
+    params, tokens, traced = decoder_params(config), jnp.ones((1, 4), int), []
+    plain = transformer.make_mixer(config.mixer)
+
+    def noted(name):
+        def function(*arguments):
+            traced.append(name)
+            return getattr(plain, name)(*arguments)
+
+        return function
+
+    mixer = plain._replace(apply=noted("apply"), prefill=noted("prefill"))
+    state, counts = transformer.init_state(config, 1, 8), []
+    for _ in range(3):
+        transformer.apply(params, tokens, config, mixer=mixer)
+        transformer.prefill(params, tokens, state, config, jnp.array([3]), mixer=mixer)
+        counts.append(len(traced))
+    assert counts[0] == counts[2] == 2

@@ -215,6 +215,7 @@ def test_networks_bound_to_a_size_are_warned_of(network):
         (lambda: run((1, 5, 4, 1)), "z: expected sizes that are multiples of 2"),
         (lambda: run((1, 4, 1)), r"spatial_axes: expected \(1,\)"),
         (lambda: run((2, 4, 4, 1), strength=jnp.ones(3)), "strength: expected a number or"),
+        (lambda: run((2, 4, 4, 1), strength=jnp.nan), "strength: expected finite numbers, got nan"),
     ],
 )
 def test_bad_input_is_named(make, message):

@@ -259,7 +259,7 @@ def test_doctor_shows_devices_versions_and_data(cli):
         (["run", "fourier_density/mixtures", "--targets", "x"], 2, "targets: expected some of"),
         (["run", "missing.py"], 2, "no experiment file missing.py"),
         (["reproduce", "--only", "nothing*"], 2, "'nothing*' matches no experiment (all: "),
-        (["report", "--jsn"], 2, "--jsn"),
+        (["report", "--jsn"], 2, "unknown argument '--jsn' of report; nearest: --json"),
         (["compare", "nowhere"], 1, "expected a run directory with run.json"),
         (["publish", "nowhere"], 1, "expected a run directory with run.json"),
         (["figures", "--workdir", "nowhere"], 1, "expected finished runs, found none"),
@@ -342,6 +342,13 @@ def test_files_that_are_named_are_in_the_report(cli, tmp_path):
     assert "--workdir none: expected a directory, found none" in message
     code, out, _ = cli("figures", "mine.py")
     assert code == 0 and out.startswith("runs/mine/")
+    file = tmp_path / "mine.py"  # another program now, of other fields
+    file.write_text(file.read_text().replace("darts", "arrows"))
+    (row,) = json.loads(cli("report", file, "--json")[1])
+    assert row["scale"].endswith("quick, changed, older code")
+    cli("run", "mine.py", "--arrows", "400")
+    (row,) = json.loads(cli("report", file, "--json")[1])
+    assert row["scale"].endswith("quick, changed")
 
 
 @pytest.mark.parametrize("command", ["run", "sweep", "estimate"])

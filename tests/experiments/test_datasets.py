@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from experiments.harness import datasets
+from experiments.harness import array_cache, datasets
 from experiments.harness.datasets import TextConfig
 from experiments.harness.errors import DataError
 
@@ -148,13 +148,23 @@ def test_real_cifar10_jpeg():
 
 def test_a_damaged_file_of_the_cache_is_made_again(tmp_path, capsys):
     path, arrays = tmp_path / "a.npz", {"x": np.arange(100)}
-    assert datasets.read_cached(path) is None
-    datasets.write_cached(path, arrays)
-    np.testing.assert_array_equal(datasets.read_cached(path)["x"], arrays["x"])
+    assert array_cache.read(path) is None
+    array_cache.write(path, arrays)
+    np.testing.assert_array_equal(array_cache.read(path)["x"], arrays["x"])
     data = path.read_bytes()
     for at in (3, 200, len(data) - 5):
         path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
-        datasets.read_cached(path)
+        array_cache.read(path)
     path.write_bytes(data[:300] + bytes([data[300] ^ 4]) + data[301:])
-    assert datasets.read_cached(path) is None
+    assert array_cache.read(path) is None
     assert "a.npz" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    array_cache.write(tmp_path / "file" / "a.npz", {"x": np.arange(3)})
+    assert "a.npz: " in capsys.readouterr().err
+    (tmp_path / "b.npz").mkdir()  # in its place
+    array_cache.write(tmp_path / "b.npz", {"x": np.arange(3)})
+    assert "b.npz: Is a directory; nothing is kept" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.npz", "file"]

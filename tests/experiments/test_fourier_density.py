@@ -128,6 +128,8 @@ CHECKS = {
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("name", TINY)
 def test_a_run_has_rows_table_figure_and_measured_claims(name, tmp_path):
+    if name == "compression":
+        pytest.importorskip("constriction")  # it has no wheel for Linux on ARM
     record = commands.run(f"fourier_density/{name}", "quick", TINY[name], tmp_path / name)
     assert record.rows and all(np.isfinite(v) for v in record.result.values() if np.isscalar(v))
     assert (record.directory / "figure.png").stat().st_size > 0

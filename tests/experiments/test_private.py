@@ -100,3 +100,20 @@ def test_a_terminal_that_closes_stops_a_run_unless_that_is_ignored():
         assert machine.hangup() == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_links_in_a_run_lead_nowhere(cli, tmp_path):
+    """A folder of somebody else's: files of ours are neither written over nor copied."""
+    run, mine = tmp_path / "runs" / "theirs", tmp_path / "mine"
+    options = ("--orders", "2", "--samples", "200", "--nodes", "1024")
+    assert cli("run", "fourier_density/mixtures", "--workdir", run, *options)[0] == 0
+    mine.write_text("mine")
+    for name in ("table.md", "figure.png", "table.md.tmp"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(mine)
+    assert cli("figures", "--workdir", tmp_path / "runs")[0] == 0
+    assert mine.read_text() == "mine" and not (run / "table.md").is_symlink()
+    (run / "table.md").unlink()
+    (run / "table.md").symlink_to(mine)
+    code, _, err = cli("publish", run, "--results", tmp_path / "elsewhere")
+    assert code == 1 and "table.md: expected a file, got a link" in err

@@ -125,7 +125,9 @@ def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     code, _, err = cli(
         "sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2", "--scale", "3"
     )
-    assert code == 1 and "holds another sweep; give another --workdir" in err
+    assert code == 1 and "holds another sweep, fixed: () -> ('--scale', '3'); give another" in err
+    code, _, err = cli("publish", tmp_path / "sweep")
+    assert code == 1 and "a sweep; publish cells of it, one by one" in err
     code, _, err = cli("sweep", adds, "--workdir", tmp_path, "--number", "1,2")
     assert code == 1 and "expected a new directory or a sweep's" in err
     assert cli("sweep", adds, "--number", "1,2", "--jobs", "0")[0] == 2
@@ -218,5 +220,6 @@ def test_a_damaged_record_of_a_sweep_is_named_and_stops_no_report(adds, tmp_path
         (tmp_path / name / sweeps.RECORD).write_text(text)
         with pytest.raises(ExperimentError, match=f"{name}/sweep.json: expected the record of a"):
             sweeps._remember(sweep, tmp_path / name)
-    assert sweeps.found(tmp_path) == [tmp_path / "good"]
-    assert capsys.readouterr().err.count("note: left out: ") == 4
+    assert sweeps.found(tmp_path) == sweeps.found(tmp_path, [Path(adds)]) == [tmp_path / "good"]
+    assert not sweeps.found(tmp_path, [Path("other.py")])
+    assert capsys.readouterr().err.count("note: left out: ") == 12

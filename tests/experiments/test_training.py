@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 
+from diffusion.unet import UNet
 from experiments.harness import checkpoint, datasets, optimizers, training
 from experiments.harness.errors import Interrupted, NonFiniteError
 from experiments.harness.run import Run, load
@@ -126,6 +127,23 @@ def test_the_first_update_is_adamw_by_hand():
         g, p = np.asarray(grads[name]), np.asarray(state.params[name])
         update = g / (np.abs(g) + 1e-8) + decay * p  # bias-corrected moments of one step
         np.testing.assert_allclose(after.params[name], p - 0.05 * update, rtol=1e-5, atol=1e-6)
+
+
+def test_stacked_vectors_do_not_decay():
+    """Neither ours nor those of Linen's modules under a scan, whose leaves have an axis more."""
+    network, image = UNet(blocks=(1, 3)), jnp.zeros((1, 16, 16, 1))
+    params = jax.eval_shape(network.init, jax.random.key(0), image, jnp.zeros(1))
+    kinds = {True: set(), False: set()}
+    for path, decays in jax.tree.leaves_with_path(optimizers._is_matrix(params)):
+        kinds[decays].add(path[-1].key)
+    assert "bias" in kinds[False] and "scale" in kinds[False]
+    assert "kernel" in kinds[True] and not kinds[True] & {"bias", "scale"}
+
+
+def test_seeds_have_32_bits():
+    """A key of more is that of fewer, with other data."""
+    with pytest.raises(ValueError, match=r"training.seed: expected less than 2\^32, got"):
+        dataclasses.replace(SETTINGS, seed=2**32)
 
 
 def test_clipping_bounds_the_gradient():

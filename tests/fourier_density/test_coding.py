@@ -14,6 +14,7 @@ from fourier_density import RealLineDensity, coding, tables
 from fourier_density.coding import Decoder, Encoder, StreamError
 from fourier_density.tables import TOTAL, Table
 
+pytest.importorskip("constriction")  # it has no wheel for Linux on ARM
 A = np.array([1.0, 0.5 - 0.2j, 0.1j])
 STEP = 0.05
 
@@ -211,3 +212,9 @@ def test_what_cannot_be_coded_is_named(table):
         coding.encode([0.5], table)
     with pytest.raises(ValueError, match="at most 8 axes"):
         coding.encode(np.zeros((1,) * 9, int), table)
+
+
+def test_without_the_coder_it_is_named(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "constriction", None)
+    with pytest.raises(ImportError, match="constriction: not installed; streams need"):
+        coding.compress([0.0], table)

@@ -1,9 +1,12 @@
 """Fits against population optima, other optimisers and their own optimality certificate."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 from reference import fourier
 
 from fourier_density import PeriodicDensity, fit, fit_weights, likelihood
@@ -256,3 +259,22 @@ def test_newton_finishes_where_the_loss_is_flat_to_rounding():
     assert converged and steps <= 6
     losses = [likelihood.derivatives(grid, c, 0.0, False)[0] for c in (a, b)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-13)
+
+
+def test_fits_in_several_threads_give_blas_its_threads_back():
+    """Its limit is one of the process: the last fit that ends lifts it, not the first."""
+
+    def threads():
+        pools = threadpoolctl.threadpool_info()
+        return {pool["num_threads"] for pool in pools if pool["user_api"] == "blas"}
+
+    x = np.random.default_rng(0).normal(size=200)
+    with threadpoolctl.threadpool_limits(2):
+        with likelihood.ON_ONE_THREAD:
+            with likelihood.ON_ONE_THREAD:
+                assert threads() == {1}
+            assert threads() == {1}
+        assert threads() == {2}
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda order: fit(x, order, support="real", base="tanh"), [1, 2, 3]))
+        assert threads() == {2}
