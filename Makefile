@@ -13,7 +13,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Keep bytecode whatever the shell says: without it every start compiles jax from source.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-all wheel devices lint format docs pages bench reliability audit ci lock clean help
+.PHONY: demo test test-all test-optimised wheel devices lint format docs pages bench reliability audit ci lock clean help
 
 demo: $(STAMP) ## one small experiment of each theory, their figures on a sheet, the report
 	$(BIN)/python -m experiments reproduce --preset $(PRESET) --only $(DEMO) --jobs $(JOBS)
@@ -23,6 +23,9 @@ test: $(STAMP) ## the tests but for the slow ones and most cases of long lists o
 
 test-all: $(STAMP) ## every test, three quarters of an hour
 	$(BIN)/python -m pytest -n 2 --dist loadscope --all
+
+test-optimised: $(STAMP) ## the tests of `make test`, compiled with all optimisations as users do
+	KEXUE_OPTIMISED=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 wheel: $(STAMP) ## build the wheel, install it into an environment of its own, run the tests from it
 	rm -rf build dist && mkdir -p build/installed

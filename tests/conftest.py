@@ -33,13 +33,14 @@ for name, value in (
 
 # Compiling takes most of the suite's time; LLVM's optimisations do not pay for tiny programs, nor
 # do the newer emitters of fusions. XLA reads its flags when first used, which is later than this;
-# processes started by tests inherit both.
-FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag from 0.11 on
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-jax.config.update("jax_disable_most_optimizations", True)
+# processes started by tests inherit both. KEXUE_OPTIMISED=1 compiles as users do.
+if os.environ.get("KEXUE_OPTIMISED", "0") == "0":
+    FLAGS = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag from 0.11 on
+        FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
 
 jaxtyping.install_import_hook(
     ["fourier_density", "attention", "ssm", "diffusion"], "beartype.beartype"

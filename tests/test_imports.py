@@ -70,6 +70,7 @@ def test_importing_a_theory_package_loads_no_training_library(package):
     assert out.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PRESENT)
 def test_importing_a_theory_package_takes_about_as_long_as_importing_jax(package):
     """Of processor time in one process, where both meet the same load: measured 0.1 to 0.75."""

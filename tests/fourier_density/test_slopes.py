@@ -40,6 +40,7 @@ def test_the_density_has_its_slope_at_its_centre(base, boundary, x64):
     np.testing.assert_allclose(tail, -density.prob(loc), rtol=1e-9)
 
 
+@pytest.mark.sample("laplace-reflect", "student_t-periodic")
 @pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("base", BASES)
 def test_intervals_and_quantiles_have_their_slopes_at_the_centre(base, boundary, x64):
@@ -55,6 +56,7 @@ def test_intervals_and_quantiles_have_their_slopes_at_the_centre(base, boundary,
     np.testing.assert_allclose(found, 1.0 / density.prob(loc), rtol=1e-7)
 
 
+@pytest.mark.sample("laplace")
 @pytest.mark.parametrize("base", BASES)
 def test_the_median_moves_with_the_coefficients(base, x64):
     def median(im):
