@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, checks, kernels, latent_cache, masks, rope, scores
+from attention import cache, checks, kernels, latent_cache, live, masks, rope, scores
 from attention.grouped import merge
 from attention.linear import linear
 from attention.mixer import Mixer
@@ -169,7 +169,7 @@ def _to_cache(
     params: Params, q: Array, state: cache.LatentCache, positions: Array, variant: Variant
 ) -> Array:
     """Attention to the live rows, [B, H, T, d_v], no more than a block of them expanded."""
-    both = functools.partial(_expand_block, expand=variant.expand)
+    both = live.partial(_expand_block, expand=variant.expand)
     rule = ((variant.width, 0), variant.window, variant.scale, positions)
     return latent_cache.over_blocks(q, state, both, params, variant.heads, *rule)
 

@@ -36,7 +36,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attention import cache, checks, kernels, latent_cache, masks, rope, scores
+from attention import cache, checks, kernels, latent_cache, live, masks, rope, scores
 from attention.grouped import merge
 from attention.latent_config import FORMS as FORMS
 from attention.latent_config import LatentConfig
@@ -332,7 +332,7 @@ def _to_cache(
     """Attention to the live latents, [B, H, T, d_v], no more than a block of them expanded."""
     rule = (config.parts, config.window, config.scale, positions)
     if form == "materialised":
-        both, weights = functools.partial(_expand_block, config=config), {"up": params["up"]}
+        both, weights = live.partial(_expand_block, config=config), {"up": params["up"]}
         whole = jnp.concatenate(q, axis=-1)
         return latent_cache.over_blocks(whole, state, both, weights, config.n_heads, *rule)
     keys, values = halves(params, config)

@@ -5,7 +5,6 @@ Notation as in `latent`: w = d_c + d_r entries of a token.
 Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1; int8 rows are the project's own.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +99,7 @@ def over_blocks(
     Args:
         expand: weights, [B, 1, slots, w] -> keys and values of `heads` heads; nothing traced in it.
     """
-    read = functools.partial(_piece, expand=expand, parts=parts)
+    read = live.partial(_piece, expand=expand, parts=parts)
     buffers = (state.latents, state.scale, weights)
     place = (heads, state.capacity, window)
     return live.over_blocks(

@@ -87,6 +87,12 @@ def _slots(buffers: tuple[Array, Array | None], start: Array, size: int) -> tupl
     return k, jax.lax.dynamic_slice_in_dim(values, start, size, axis=2)
 
 
+@functools.lru_cache(maxsize=256)
+def partial(function: Callable[..., Any], **fixed: Any) -> Callable[..., Any]:
+    """The same partial function for the same arguments: compiled programs are found by it."""
+    return functools.partial(function, **fixed)
+
+
 class Static(NamedTuple):
     """What the loop and its derivatives are compiled for."""
 
@@ -113,8 +119,8 @@ def over_blocks(
     Args:
         q: [B, H, T, d_k].
         read: buffers, first slot, number of slots -> keys [B, K, slots, d_k] and values
-            [B, K, slots, d_v]; a function of the module or a partial of one, and nothing traced
-            in it.
+            [B, K, slots, d_v]; a function of the module or a `partial` of one, and nothing
+            traced in it.
         place: K, S and the window.
         positions: of the queries, [B, T]; that of the newest token by default.
         whole: whether all slots may be read at once.
@@ -125,7 +131,7 @@ def over_blocks(
     positions = length[:, None] - 1 if positions is None else positions
     factor = q.shape[-1] ** -0.5 if scale is None else scale
     static = Static(read, place, factor, min(block, place[1]), whole)
-    return _attend(q, buffers, length, positions, static)
+    return _compiled(q, buffers, length, positions, static)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -170,6 +176,10 @@ def _attend_jvp(static: Static, primals: Any, tangents: Any) -> tuple[Array, Arr
         return scores.attend(q, k.astype(q.dtype), v.astype(q.dtype), keep, static.scale)
 
     return jax.jvp(dense, primals[:2], tangents[:2])
+
+
+# Once, where it is called outside of `jit`, and not at every call.
+_compiled = jax.jit(_attend, static_argnums=4, inline=True)
 
 
 def _add(sums: Sums, q: Array, k: Array, v: Array, keep: Array) -> Sums:

@@ -111,6 +111,7 @@ class TransformerConfig:
         return {name: count for name, count in both.items() if count}
 
 
+@functools.lru_cache(maxsize=64)
 def make_mixer(config: MixerConfig) -> Mixer:
     """The six functions that a configuration of attention stands for."""
     return MAKERS[type(config)](config)

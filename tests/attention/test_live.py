@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_cases import decoder_params
 from reference import attention as reference
 
 from attention import (
     GroupedConfig,
     LatentConfig,
+    TiedConfig,
     TransformerConfig,
     cache,
     cache_bytes,
@@ -159,3 +161,31 @@ def test_bytes_of_caches():
     assert cache_bytes(windowed, 1, 100, jnp.float32) == 3 * 5 * 128 * 4
     small = TransformerConfig(32, 3, LatentConfig(64, 4, 32, None, 16, 8, 16, quantised=True))
     assert cache_bytes(small, 1, 10, jnp.float32) == 3 * 10 * (40 + 2 * 4)
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        GroupedConfig(16, 4, 2),
+        LatentConfig(16, 4, latent_dim=6, nope_dim=4, rope_dim=4, value_dim=5),
+        LatentConfig(16, 4, latent_dim=6, nope_dim=4, rope_dim=4, value_dim=5, quantised=True),
+        TiedConfig(16, 4, nope_dim=4, rope_dim=4, kind="gta"),
+    ],
+)
+def test_steps_outside_of_jit_are_traced_once(mixer, monkeypatch):
+    """Not at every call, which new functions in the loop over blocks would be."""
+    add, traced, counts = live._add, [], []
+
+    def noted(*arguments):
+        traced.append(None)
+        return add(*arguments)
+
+    monkeypatch.setattr(live, "_add", noted)
+    config = TransformerConfig(13, 2, mixer, d_ff=24)
+    params, tokens = decoder_params(config), jnp.ones((1, 3), int)
+    prepared, state = transformer.prepare(params, config), transformer.init_state(config, 1, 37)
+    for _ in range(3):
+        transformer.step(prepared, state, tokens[:, 0], config)
+        transformer.extend(params, tokens, state, config)
+        counts.append(len(traced))
+    assert counts[0] == counts[2] > 0
