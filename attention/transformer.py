@@ -194,15 +194,15 @@ def apply(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a share in [0, 1), got {dropout}")
     context = {"positions": positions, "mask": mask}
-    context = {name: value for name, value in context.items() if value is not None}
+    context = {name: jnp.asarray(v) for name, v in context.items() if v is not None}
     first, key = (None, None) if key is None else jax.random.split(key)
     x = embed(params, tokens, config)
     x = drop(first, x if dtype is None else x.astype(dtype), dropout)
-    run = _through if context else _compiled  # mixers may look at what they are given
-    x = run(params, x, key if dropout else None, context, config, mixer, float(dropout))
+    x = _through(params, x, key if dropout else None, context, config, mixer, float(dropout))
     return unembed(params, x, config, logits_dtype)
 
 
+@functools.partial(jax.jit, static_argnames=("config", "mixer", "dropout"), inline=True)
 def _through(
     params: dict[str, Any],
     x: Array,
@@ -229,9 +229,6 @@ def _through(
             keys = jax.random.split(jax.random.fold_in(key, number), (count, 2))
         x, _ = jax.lax.scan(_rematerialised(layer, config.remat), x, (params[name], keys))
     return x
-
-
-_compiled = jax.jit(_through, static_argnames=("config", "mixer", "dropout"), inline=True)
 
 
 @checks.of_parameters(init)

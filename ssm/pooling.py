@@ -36,7 +36,7 @@ def prefixes(
     """The state after `lengths` of the steps x [B, T, d], and the means up to each, [B, T, d]."""
     total = state["sum"][:, None] + jnp.cumsum(x, axis=1)
     count = state["count"][:, None] + jnp.arange(1, x.shape[1] + 1)
-    read = jnp.full(x.shape[:1], x.shape[1]) if lengths is None else jnp.asarray(lengths)
+    read = jnp.full(x.shape[:1], x.shape[1]) if lengths is None else lengths
     every = jnp.concatenate([state["sum"][:, None], total], axis=1)
     last = jnp.take_along_axis(every, read[:, None, None], axis=1)[:, 0]
     after = {"sum": last, "count": state["count"] + read.astype(jnp.int32)}

@@ -74,6 +74,16 @@ def test_inverse_and_slope(name, x64):
         np.testing.assert_allclose(back, 1 / schedule.slope(inner), rtol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["cosine", "interpolated", "learned"])
+def test_the_curvature_of_an_inverse(name, x64):
+    """By formula, bisected and with weights: t'' = -lambda'' / lambda'^3."""
+    schedule, times = CASES[name][0], jnp.asarray(TIMES[2:-2])
+    bend = jax.vmap(jax.grad(schedule.slope))(times)
+    found = jax.vmap(jax.grad(jax.grad(schedule.inverse)))(schedule(times))
+    assert np.any(bend != 0)
+    np.testing.assert_allclose(found, -bend / schedule.slope(times) ** 3, rtol=1e-7, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_density_is_that_of_uniform_times(name, x64):
     schedule, _ = CASES[name]
