@@ -2,6 +2,7 @@
 
 import json
 import keyword
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -96,6 +97,8 @@ def run(
     if hosts.first():
         present(experiment, record)
         print(summary(record))
+        for key in _not_finite(record):
+            print(f"note: {name}: {key} of the result is not finite", file=sys.stderr)
     return record
 
 
@@ -152,8 +155,13 @@ def summary(record: Record) -> str:
     return f"{name}  {'  '.join(shown)}  -> {record.directory}"
 
 
+def _not_finite(record: Record) -> list[str]:
+    numbers = {k: v for k, v in record.result.items() if isinstance(v, float)}
+    return [key for key, value in numbers.items() if not math.isfinite(value)]
+
+
 def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> None:
-    """Run all experiments that match a pattern at a scale; then their report, on one sheet.
+    """Run all experiments that match a pattern at a scale; then report on what is finished of it.
 
     Raises:
         UsageError: the pattern matches nothing, no jobs at once.
@@ -168,9 +176,10 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
         raise
     except ExperimentError as error:  # told behind the report of the others
         failure = error
-    mine = [root / job.name / job.preset for job in jobs]
+    mine = [root / job.name / job.preset for job in reproduction.plan(preset, ["*"])]
     found = [record for record in reports.finished(root) if record.directory in mine]
-    rows = reports.rows(found, list(dict.fromkeys(job.name for job in jobs)))
+    names = dict.fromkeys([job.name for job in jobs] + [r.data["experiment"] for r in found])
+    rows = reports.rows(found, [name for name in catalog.names() if name in names])
     (root / "report.md").write_text(f"{ledger.markdown(rows)}\n{reports.summary(rows)}")
     pictures = [(r.data["experiment"], r.directory / "figure.png") for r in found]
     drawn = [(name, picture) for name, picture in pictures if picture.exists()]

@@ -127,11 +127,14 @@ def _check_name(name: str, names: Sequence[str]) -> None:
 def _one_line(text: str) -> str:
     """Tyro frames its messages with box characters, in the upper edge stands a title.
 
-    What a configuration says of itself names its field already.
+    What a configuration says of itself names its field already. Of numbers it says what Python
+    does.
     """
     lines = [line for line in text.splitlines() if not line.startswith("\u256d")]
     words = re.sub(r"[^\x20-\x7e]+|-{4,}", " ", " ".join(lines))
     words = re.sub(r"\s+", " ", words).strip()
     words = re.split(r" (?:For full|Argument) helptext", words)[0]
     words = re.sub(r"^Error parsing ([\w.]+): (?=\1\.)", "", words)
+    words = words.replace("invalid literal for int() with base 10:", "expected a whole number, got")
+    words = words.replace("could not convert string to float:", "expected a number, got")
     return words.removeprefix("Error parsing ")

@@ -109,3 +109,11 @@ def test_a_dry_sweep_lists_its_runs(cli, counts, tmp_path):
     code, out, _ = cli("sweep", counts, "--seed", "0:2", "--dry-run")
     assert code == 0 and "seed=0  (new)\nseed=1  (new)\n2 cells" in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_result_that_is_not_finite_is_told(cli, counts):
+    text = EXPERIMENT.replace('{"seed": config.seed}', '{"seed": 1, "loss": float("nan")}')
+    Path(counts).write_text(text)
+    code, out, err = cli("run", counts)
+    assert code == 0 and "loss nan" in out and err.count("is not finite") == 1
+    assert "loss of the result is not finite" in err
