@@ -20,7 +20,7 @@ group (`jax.lax.ragged_dot`), which on CPUs costs as much as all experts of all 
 Source: DeepSeek-V2 (arXiv 2405.04434), section 2.2; DeepSeek-V3 (2412.19437), section 2.1.2.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
@@ -51,6 +51,7 @@ class ExpertsConfig:
     n_experts: int = 8
     chosen: int = 2
     d_ff: int = 64
+    _: KW_ONLY
     shared_d_ff: int | None = None
     groups: int | None = None
     chosen_groups: int | None = None

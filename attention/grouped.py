@@ -14,7 +14,7 @@ Source: Vaswani et al. (arXiv 1706.03762); Shazeer, MQA (1911.02150); Ainslie et
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, get_args
 
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ class GroupedConfig:
     d_model: int = 128
     n_heads: int = 4
     n_kv_heads: int | None = None
+    _: KW_ONLY
     head_dim: int | None = None
     rope_base: float | None = 10_000.0
     rope_layout: rope.Layout = "half"

@@ -14,7 +14,7 @@ Source: Zadouri et al. (arXiv 2505.21487), section 3.3.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -45,6 +45,7 @@ class GroupedLatentConfig:
     n_heads: int = 4
     n_latents: int = 2
     latent_dim: int = 32
+    _: KW_ONLY
     nope_dim: int = 32
     rope_dim: int = 16
     value_dim: int = 32

@@ -5,7 +5,7 @@ Notation as in `latent`.
 Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from attention import checks, kernels, long_context, rope
 
@@ -39,6 +39,7 @@ class LatentConfig:
     d_model: int = 128
     n_heads: int = 4
     latent_dim: int = 64
+    _: KW_ONLY
     query_dim: int | None = None
     nope_dim: int = 32
     rope_dim: int = 16

@@ -21,7 +21,7 @@ attention (arXiv 2505.21487).
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -49,6 +49,7 @@ class TiedConfig:
     d_model: int = 128
     n_heads: int = 4
     n_kv_heads: int = 1
+    _: KW_ONLY
     nope_dim: int = 48
     rope_dim: int = 16
     kind: str = "s2"

@@ -15,7 +15,7 @@ Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
@@ -66,6 +66,7 @@ class TransformerConfig:
     vocab_size: int = 256
     n_layers: int = 4
     mixer: MixerConfig = field(default_factory=grouped.GroupedConfig)
+    _: KW_ONLY
     d_ff: int | None = None
     ffn_bias: bool = False
     experts: ExpertsConfig | None = None

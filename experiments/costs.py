@@ -49,14 +49,14 @@ PRESETS = {
     "mha": _decoder(GroupedConfig(4096, 32)),
     "gqa": _decoder(GroupedConfig(4096, 32, 8)),
     "mqa": _decoder(GroupedConfig(4096, 32, 1)),
-    "mla": _decoder(LatentConfig(4096, 32, 512, None, 128, 64, 128)),
+    "mla": _decoder(LatentConfig(4096, 32, 512, nope_dim=128, rope_dim=64, value_dim=128)),
     "deepseek_v2_lite": Costs(
         TransformerConfig(
             102_400,
             27,
-            LatentConfig(2048, 16, 512, None, 128, 64, 128),
+            LatentConfig(2048, 16, 512, nope_dim=128, rope_dim=64, value_dim=128),
             d_ff=10_944,
-            experts=ExpertsConfig(64, 6, 1408, 2816),
+            experts=ExpertsConfig(64, 6, 1408, shared_d_ff=2816),
             dense_layers=1,
             tie_embeddings=False,
         )

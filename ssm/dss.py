@@ -216,6 +216,7 @@ class Config:
     channels: int
     length: int
     modes: int = 32
+    _: dataclasses.KW_ONLY
     normalization: str = "exp"
     dt_min: float = 1e-3
     dt_max: float = 1e-1

@@ -40,6 +40,7 @@ class Config:
     channels: int
     length: int
     size: int = 64
+    _: dataclasses.KW_ONLY
     width: int = 3
     denominators: int | None = None
     init: str = "xavier"

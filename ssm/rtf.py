@@ -188,6 +188,7 @@ class Config:
     channels: int
     length: int
     size: int = 64
+    _: dataclasses.KW_ONLY
     denominators: int | None = None
     init: str = "zeros"
     constraint: str = "none"

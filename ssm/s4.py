@@ -246,6 +246,7 @@ class Config:
     channels: int
     length: int
     size: int = 64
+    _: dataclasses.KW_ONLY
     measure: str = "legs"
     dt_min: float = 1e-3
     dt_max: float = 1e-1

@@ -262,6 +262,7 @@ class Config:
 
     channels: int
     modes: int = 32
+    _: dataclasses.KW_ONLY
     init: str = "lin"
     discretization: str = "zoh"
     dt_min: float = 1e-3

@@ -306,6 +306,7 @@ class Config:
 
     channels: int
     modes: int = 32
+    _: dataclasses.KW_ONLY
     blocks: int = 1
     discretization: str = "zoh"
     bidirectional: bool = False

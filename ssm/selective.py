@@ -155,6 +155,7 @@ class Config:
     """
 
     channels: int
+    _: dataclasses.KW_ONLY
     expand: int = 2
     states: int = 16
     rank: int | None = None

@@ -140,6 +140,7 @@ class Config:
     """
 
     channels: int
+    _: dataclasses.KW_ONLY
     expand: int = 2
     head_dim: int = 64
     states: int = 64

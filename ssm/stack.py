@@ -45,8 +45,7 @@ class Config:
         layers: N.
         norm: "layer" (LayerNorm), "rms" (RMSNorm) or "batch", over batch and time (see `norms`).
         prenorm: whether norms stand before the mixers, or behind the sums.
-        activation: what follows a mixer: "glu", gelu and a gated linear map; "gelu", gelu and a
-            linear map.
+        activation: behind a mixer: "glu", gelu and a gated linear map; "gelu" and a linear map.
         dropout: share of entries that training sets to zero.
         pooling: the head sees every step ("none"), their "mean", or the "last".
         remat: compute layers again in the backward pass instead of keeping what they computed.
@@ -54,6 +53,7 @@ class Config:
 
     channels: int
     outputs: int
+    _: dataclasses.KW_ONLY
     inputs: int | None = 1
     vocabulary: int | None = None
     layers: int = 4

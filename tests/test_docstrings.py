@@ -87,3 +87,17 @@ def test_modules_open_with_what_they_are_for():
     for folder in (*PACKAGES, "experiments", "benchmarks", "docs/pages", "tests"):
         for module in modules(folder):
             assert ast.get_docstring(module.tree), module.path
+
+
+def test_configurations_take_no_more_than_sizes_by_position():
+    found = 0
+    for package in PACKAGES:
+        for _, name, node, _ in public(package):
+            if isinstance(node, ast.ClassDef) and name.endswith("Config"):
+                fields = [
+                    ast.unparse(b.annotation) for b in node.body if isinstance(b, ast.AnnAssign)
+                ]
+                behind = [place for place, kind in enumerate(fields) if kind.endswith("KW_ONLY")]
+                assert behind and behind[0] <= 4, name
+                found += 1
+    assert found >= 15

@@ -104,7 +104,7 @@ class SizesConfig:
         }
 
     def _grouped(self, heads: int, groups: int, width: int | None = None) -> Any:
-        return attention.GroupedConfig(self.d_model, heads, groups, width or self.width)
+        return attention.GroupedConfig(self.d_model, heads, groups, head_dim=width or self.width)
 
     def _latent(self, latent_dim: int) -> Any:
         width, rope = self.width, self.rotated

@@ -19,15 +19,24 @@ from experiments.harness.run import Record, Run
 # Sizes of DeepSeek-V2 (2405.04434), V3 (2412.19437) and DeepSeek LLM (2401.02954); those of the
 # small and the large MoE are the ones whose products are the numbers of Table 9.
 MODELS: dict[str, tuple[Any, int]] = {
-    "small MoE, MHA": (GroupedConfig(2048, 16, 16, 128), 27),
-    "small MoE, MLA": (LatentConfig(2048, 16, 512, None, 128, 64, 128), 27),
-    "large MoE, MHA": (GroupedConfig(5120, 56, 56, 128), 60),
-    "DeepSeek-V2": (LatentConfig(5120, 128, 512, 1536, 128, 64, 128), 60),
-    "DeepSeek-V3": (LatentConfig(7168, 128, 512, 1536, 128, 64, 128), 61),
-    "DeepSeek 67B, GQA": (GroupedConfig(8192, 64, 8, 128), 95),
-    "V2 as MHA": (GroupedConfig(5120, 128, 128, 128), 60),
-    "V2 as GQA-8": (GroupedConfig(5120, 128, 8, 128), 60),
-    "V2 as MQA": (GroupedConfig(5120, 128, 1, 128), 60),
+    "small MoE, MHA": (GroupedConfig(2048, 16, 16, head_dim=128), 27),
+    "small MoE, MLA": (
+        LatentConfig(2048, 16, 512, nope_dim=128, rope_dim=64, value_dim=128),
+        27,
+    ),
+    "large MoE, MHA": (GroupedConfig(5120, 56, 56, head_dim=128), 60),
+    "DeepSeek-V2": (
+        LatentConfig(5120, 128, 512, query_dim=1536, nope_dim=128, rope_dim=64, value_dim=128),
+        60,
+    ),
+    "DeepSeek-V3": (
+        LatentConfig(7168, 128, 512, query_dim=1536, nope_dim=128, rope_dim=64, value_dim=128),
+        61,
+    ),
+    "DeepSeek 67B, GQA": (GroupedConfig(8192, 64, 8, head_dim=128), 95),
+    "V2 as MHA": (GroupedConfig(5120, 128, 128, head_dim=128), 60),
+    "V2 as GQA-8": (GroupedConfig(5120, 128, 8, head_dim=128), 60),
+    "V2 as MQA": (GroupedConfig(5120, 128, 1, head_dim=128), 60),
 }
 KINDS = ("MHA", "GQA", "MQA", "MLA")
 BITS = 6  # an element of the deployed V2's cache, on average (2405.04434)

@@ -84,13 +84,13 @@ class Config:
             mixer = GroupedConfig(self.d_model, self.n_heads, groups[name])
         else:
             mixer = self.latent("materialised" if name == "MLA expanded" else None)
-        return TransformerConfig(256, self.n_layers, mixer, self.d_ff)
+        return TransformerConfig(256, self.n_layers, mixer, d_ff=self.d_ff)
 
     def latent(self, form: str | None = None) -> LatentConfig:
         """The attention of MLA."""
         width = self.d_model // self.n_heads
-        sizes = (self.d_model, self.n_heads, self.latent_dim, None, width, self.rope_dim)
-        return LatentConfig(*sizes, value_dim=width, form=form)
+        size, rotated = (self.d_model, self.n_heads, self.latent_dim), self.rope_dim
+        return LatentConfig(*size, nope_dim=width, rope_dim=rotated, value_dim=width, form=form)
 
 
 TIMED = True  # nothing may run beside it

@@ -199,7 +199,9 @@ def all_arms(config: Config) -> list[Arm]:
     for cache in config.caches:
         for kind in KINDS:
             mixer = _mixer(config, kind, cache)
-            decoder = TransformerConfig(config.task.vocabulary, config.n_layers, mixer, config.d_ff)
+            decoder = TransformerConfig(
+                config.task.vocabulary, config.n_layers, mixer, d_ff=config.d_ff
+            )
             changed = shifted(transformer.make_mixer(mixer), config.d_model)
             found.append(Arm(f"{kind}, {cache}", decoder, changed))
     return found
@@ -220,7 +222,9 @@ def _mixer(config: Config, kind: str, cache: int) -> GroupedConfig | LatentConfi
         )
     groups = 2 if kind == "GQA-2" else 1
     width = cache // (2 * groups)
-    return GroupedConfig(d, heads, groups, width, rope_dims=width // 2, rope_base=config.rope_base)
+    return GroupedConfig(
+        d, heads, groups, head_dim=width, rope_dims=width // 2, rope_base=config.rope_base
+    )
 
 
 def trained_networks(config: Config) -> dict[str, Network]:

@@ -170,10 +170,10 @@ def _mixers(sizes: SizesConfig) -> dict[str, Any]:
     half, double = one // 2, 2 * one
 
     def grouped(groups: int, width: int, rotated: int | None = None) -> GroupedConfig:
-        return GroupedConfig(d, heads, groups, width, rope_dims=rotated)
+        return GroupedConfig(d, heads, groups, head_dim=width, rope_dims=rotated)
 
     def tied(kind: str, groups: int, plain: int) -> TiedConfig:
-        return TiedConfig(d, heads, groups, plain, half, kind)
+        return TiedConfig(d, heads, groups, nope_dim=plain, rope_dim=half, kind=kind)
 
     def latent(plain: int, values: int) -> LatentConfig:
         return LatentConfig(d, heads, 4 * one, nope_dim=plain, rope_dim=half, value_dim=values)

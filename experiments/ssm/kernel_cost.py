@@ -75,7 +75,7 @@ def program(kernel: str, size: int, length: int, channels: int) -> Program:
     module, config = {
         "s4": lambda: (s4, s4.Config(channels, length, size)),
         "s4d": lambda: (s4d, s4d.Config(channels, half)),
-        "dss": lambda: (dss, dss.Config(channels, length, half, "softmax")),
+        "dss": lambda: (dss, dss.Config(channels, length, half, normalization="softmax")),
         "s5": lambda: (s5, s5.Config(channels, half)),
         "rtf": lambda: (rtf, rtf.Config(channels, length, size)),
     }[kernel]()

@@ -115,7 +115,7 @@ def make_mixer(model: ModelConfig, length: int) -> Mixer:
     }
     one = {
         "rtf": lambda: rtf.mixer(rtf.Config(d, length, n, bidirectional=both, **rational)),
-        "s4": lambda: s4.mixer(s4.Config(d, length, n, model.measure, **steps)),
+        "s4": lambda: s4.mixer(s4.Config(d, length, n, measure=model.measure, **steps)),
         "s4d": lambda: s4d.mixer(s4d.Config(d, n // 2, **steps)),
         "dss": lambda: dss.mixer(dss.Config(d, length, n // 2, **steps)),
         "s5": lambda: s5.mixer(
@@ -151,15 +151,15 @@ def network(
     config = stack.Config(
         model.channels,
         outputs,
-        inputs,
-        vocabulary,
-        model.layers,
-        model.norm,
-        model.prenorm,
-        model.activation,
-        model.dropout,
-        pooling,
-        model.remat,
+        inputs=inputs,
+        vocabulary=vocabulary,
+        layers=model.layers,
+        norm=model.norm,
+        prenorm=model.prenorm,
+        activation=model.activation,
+        dropout=model.dropout,
+        pooling=pooling,
+        remat=model.remat,
     )
     functions = stack.model(config, make_mixer(model, length))
 

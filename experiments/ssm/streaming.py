@@ -72,8 +72,8 @@ def model(kind: str, config: Config) -> Mixer:
     d, half = config.channels, config.size // 2
     mixer = {
         "s4": lambda: s4.mixer(s4.Config(d, config.length, config.size)),
-        "s4d": lambda: s4d.mixer(s4d.Config(d, half, "legs")),
-        "dss": lambda: dss.mixer(dss.Config(d, config.length, half, "softmax")),
+        "s4d": lambda: s4d.mixer(s4d.Config(d, half, init="legs")),
+        "dss": lambda: dss.mixer(dss.Config(d, config.length, half, normalization="softmax")),
         "s5": lambda: s5.mixer(s5.Config(d, half)),
         "rtf": lambda: rtf.mixer(
             rtf.Config(d, config.length, config.size, init="uniform", constraint="l1")

@@ -12,7 +12,7 @@ from experiments.harness.estimate import matrix_flops
 
 def test_numbers_of_parameters_are_those_of_the_formulas():
     d, heads, hidden, layers = 64, 4, 64, 3
-    latent = LatentConfig(d, heads, 32, 24, 16, 8, 12)
+    latent = LatentConfig(d, heads, 32, query_dim=24, nope_dim=16, rope_dim=8, value_dim=12)
     compressed = d * 24 + 24 * heads * 24 + d * 40 + 32 * heads * 28 + heads * 12 * d + 32 + 24
     for mixer, expected in (
         (GroupedConfig(d, heads, 2), 2 * d * heads * 16 + 2 * d * 2 * 16),
@@ -27,8 +27,10 @@ def test_numbers_of_parameters_are_those_of_the_formulas():
 MIXERS = {
     "gqa": GroupedConfig(64, 4, 2),
     "wide": GroupedConfig(64, 4, 1, head_dim=24),
-    "mla": LatentConfig(64, 4, 32, None, 16, 8, 12, form="materialised"),
-    "absorbed": LatentConfig(64, 4, 32, 24, 16, 8, 12, form="absorbed"),
+    "mla": LatentConfig(64, 4, 32, nope_dim=16, rope_dim=8, value_dim=12, form="materialised"),
+    "absorbed": LatentConfig(
+        64, 4, 32, query_dim=24, nope_dim=16, rope_dim=8, value_dim=12, form="absorbed"
+    ),
 }
 
 
@@ -66,7 +68,11 @@ def test_windows_and_forms_change_the_pairs():
     assert accounting.operations(window, 5)["attention"] == 4 * 64 * (1 + 2 + 3 + 3 + 3)
     assert accounting.operations(window, 1, 100)["attention"] == 4 * 64 * 3
     # DeepSeek-V2: 640 and 2176 operations for a pair and a head.
-    v2 = TransformerConfig(32, 1, LatentConfig(5120, 128, 512, 1536, 128, 64, 128))
+    v2 = TransformerConfig(
+        32,
+        1,
+        LatentConfig(5120, 128, 512, query_dim=1536, nope_dim=128, rope_dim=64, value_dim=128),
+    )
     pairs = 100 * 101 // 2
     assert accounting.operations(v2, 100)["attention"] == 640 * 128 * pairs
     assert accounting.operations(v2, 100, form="absorbed")["attention"] == 2176 * 128 * pairs

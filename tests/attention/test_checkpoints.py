@@ -242,7 +242,7 @@ def test_parameters_are_spread_over_eight_devices():
 
 
 GROUPED = GroupedConfig(16, 4)
-EXPERTS = ExpertsConfig(4, 2, 8, 16)
+EXPERTS = ExpertsConfig(4, 2, 8, shared_d_ff=16)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ def decoder(mixer, seed=0):
 @pytest.mark.parametrize("window", [None, 4])
 def test_grouped_query_attention_is_mla(groups, window, x64):
     """Whole sequences, chunks and single tokens, materialised and absorbed; caches as large."""
-    params, config = decoder(GroupedConfig(12, 4, groups, 5, None, window=window))
+    params, config = decoder(
+        GroupedConfig(12, 4, groups, head_dim=5, rope_base=None, window=window)
+    )
     made, latents = convert.to_latent(params, config)
     assert cache_bytes(latents, 2, 9) == cache_bytes(config, 2, 9)
     expected = transformer.apply(params, TOKENS, config)
@@ -55,7 +57,7 @@ def test_grouped_query_attention_is_mla(groups, window, x64):
 
 @pytest.mark.slow
 def test_int8_latents_need_no_rotary_part():
-    params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
+    params, config = decoder(GroupedConfig(12, 4, 2, head_dim=5, rope_base=None))
     made, latents = convert.to_latent(params, config)
     one = dataclasses.replace(latents, mixer=dataclasses.replace(latents.mixer, quantised=True))
     expected = transformer.apply(made, TOKENS, latents)
@@ -76,7 +78,7 @@ def layers(params, config):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_fewer_latents_are_the_nearest_ones(weighted, x64):
     """The error is that of the singular values left out, of numpy's SVD, and no rank loses none."""
-    params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
+    params, config = decoder(GroupedConfig(12, 4, 2, head_dim=5, rope_base=None))
     made, latents = convert.to_latent(params, config)
     moments = convert.moments(params, TOKENS, config) if weighted else None
     for rank in (1, 5, 11):
@@ -99,7 +101,7 @@ def test_fewer_latents_are_the_nearest_ones(weighted, x64):
 
 def test_moments_are_of_what_layers_read(x64):
     """The first layer reads normalised embeddings."""
-    params, config = decoder(GroupedConfig(12, 4, 2, 6))
+    params, config = decoder(GroupedConfig(12, 4, 2, head_dim=6))
     found = convert.moments(params, TOKENS, config)
     x = np.asarray(params["embedding"], np.float64)[np.asarray(TOKENS).ravel()]
     x = x / np.sqrt(np.mean(x**2, axis=1, keepdims=True) + config.norm_eps)
@@ -108,11 +110,11 @@ def test_moments_are_of_what_layers_read(x64):
 
 
 MIXERS = {
-    "grouped": GroupedConfig(12, 4, 2, 6, bias=True),
-    "partial": GroupedConfig(12, 4, 2, 6, rope_dims=4),
-    "latent queries of groups": GroupedConfig(12, 4, 1, 6, query_dim=5, bias=True),
-    "latent": LatentConfig(12, 4, 5, None, 3, 4, 3, bias=True),
-    "latent queries": LatentConfig(12, 4, 5, 7, 3, 4, 3),
+    "grouped": GroupedConfig(12, 4, 2, head_dim=6, bias=True),
+    "partial": GroupedConfig(12, 4, 2, head_dim=6, rope_dims=4),
+    "latent queries of groups": GroupedConfig(12, 4, 1, head_dim=6, query_dim=5, bias=True),
+    "latent": LatentConfig(12, 4, 5, nope_dim=3, rope_dim=4, value_dim=3, bias=True),
+    "latent queries": LatentConfig(12, 4, 5, query_dim=7, nope_dim=3, rope_dim=4, value_dim=3),
 }
 
 
@@ -170,7 +172,7 @@ def test_what_cannot_be_converted_is_refused(call, message):
 
 @pytest.mark.slow
 def test_half_precision_is_converted_too():
-    params, config = decoder(GroupedConfig(12, 4, 2, 5, None))
+    params, config = decoder(GroupedConfig(12, 4, 2, head_dim=5, rope_base=None))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
     moments = convert.moments(half, TOKENS, config)
     assert moments.dtype == jnp.float32
@@ -183,8 +185,10 @@ def test_half_precision_is_converted_too():
 @pytest.mark.parametrize("heads", [1, 2])
 def test_averaged_heads_are_those_of_repeated_ones(heads, bias, x64):
     """Where the heads of a group are the same already, nothing changes."""
-    params, config = decoder(GroupedConfig(12, 4, heads, 4, bias=bias))
-    config_of_more = dataclasses.replace(config, mixer=GroupedConfig(12, 4, 4, 4, bias=bias))
+    params, config = decoder(GroupedConfig(12, 4, heads, head_dim=4, bias=bias))
+    config_of_more = dataclasses.replace(
+        config, mixer=GroupedConfig(12, 4, 4, head_dim=4, bias=bias)
+    )
     mixer = dict(params["layers"]["mixer"])
     for name in [name for name in mixer if name.startswith(("key", "value"))]:
         mixer[name] = mixer[name] + 0.1 * jnp.arange(mixer[name].shape[-1])
@@ -207,9 +211,9 @@ def latents():
 def test_what_is_not_rotated_has_no_factor_of_rotation(x64):
     """YaRN's factor of the scores goes with the rotation, in either kind of attention."""
     scaling = rope.Yarn(40.0, 4096, mscale=0.707, mscale_all_dim=0.707)
-    without = GroupedConfig(12, 4, 2, 5, None)
+    without = GroupedConfig(12, 4, 2, head_dim=5, rope_base=None)
     mixer = dataclasses.replace(without, rope_scaling=scaling)
-    assert mixer.scale == without.scale and mixer.scale < GroupedConfig(12, 4, 2, 4).scale
+    assert mixer.scale == without.scale and mixer.scale < GroupedConfig(12, 4, 2, head_dim=4).scale
     params, config = decoder(mixer)
     made, latents = convert.to_latent(params, config)
     expected = transformer.apply(params, TOKENS, config)

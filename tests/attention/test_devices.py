@@ -87,14 +87,16 @@ def test_eight_devices_compute_what_one_does():
     assert done.stdout.split() == ["equal"], done.stderr[-3000:]
 
 
-LITE = LatentConfig(2048, 16, 512, None, 128, 64, 128)
+LITE = LatentConfig(2048, 16, 512, nope_dim=128, rope_dim=64, value_dim=128)
 MIXERS = {
     "mha": GroupedConfig(2048, 16, head_dim=128),
     "gqa": GroupedConfig(2048, 16, 4, head_dim=128),
     "mqa": GroupedConfig(2048, 16, 1, head_dim=128, window=512),
     "mla": LITE,
-    "absorbed": LatentConfig(2048, 16, 512, None, 128, 64, 128, form="absorbed"),
-    "int8": LatentConfig(2048, 16, 512, None, 128, 64, 128, quantised=True),
+    "absorbed": LatentConfig(
+        2048, 16, 512, nope_dim=128, rope_dim=64, value_dim=128, form="absorbed"
+    ),
+    "int8": LatentConfig(2048, 16, 512, nope_dim=128, rope_dim=64, value_dim=128, quantised=True),
 }
 
 

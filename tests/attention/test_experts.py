@@ -20,8 +20,18 @@ from experiments import costs
 
 KINDS = {
     "softmax": ExpertsConfig(8, 3, 5),
-    "groups": ExpertsConfig(8, 3, 5, None, 4, 2, scale=2.0),
-    "sigmoid": ExpertsConfig(8, 3, 5, None, 4, 2, "sigmoid", True, 2.5),
+    "groups": ExpertsConfig(8, 3, 5, groups=4, chosen_groups=2, scale=2.0),
+    "sigmoid": ExpertsConfig(
+        8,
+        3,
+        5,
+        shared_d_ff=None,
+        groups=4,
+        chosen_groups=2,
+        scoring="sigmoid",
+        normalise=True,
+        scale=2.5,
+    ),
     "one": ExpertsConfig(8, 1, 5, scoring="sigmoid"),
 }
 
@@ -104,9 +114,9 @@ def test_a_decoder_with_experts_counts_them():
     config = TransformerConfig(
         11,
         3,
-        LatentConfig(12, 2, 6, None, 4, 2, 4),
+        LatentConfig(12, 2, 6, nope_dim=4, rope_dim=2, value_dim=4),
         d_ff=20,
-        experts=ExpertsConfig(8, 3, 5, 10),
+        experts=ExpertsConfig(8, 3, 5, shared_d_ff=10),
         dense_layers=1,
     )
     found = accounting.parameters(config)["feed_forward"]

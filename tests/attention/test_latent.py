@@ -79,7 +79,14 @@ def test_absorbed_is_materialised_in_values_and_gradients(
 ):
     with jax.enable_x64(True):
         config = LatentConfig(
-            12, heads, latent_dim, query, nope, 2 * half_rope, value, window=window
+            12,
+            heads,
+            latent_dim,
+            query_dim=query,
+            nope_dim=nope,
+            rope_dim=2 * half_rope,
+            value_dim=value,
+            window=window,
         )
         params, x = layer_params(config), signal(queries + more)
         positions = jnp.broadcast_to(jnp.arange(queries + more), x.shape[:2])
@@ -101,12 +108,17 @@ def test_absorbed_is_materialised_in_values_and_gradients(
 
 
 def test_absorbed_in_single_precision():
-    config = LatentConfig(64, 4, 32, 24, 16, 8, 16)
+    config = LatentConfig(64, 4, 32, query_dim=24, nope_dim=16, rope_dim=8, value_dim=16)
     params = latent.init(jax.random.key(0), config)
     x = signal(50, width=64).astype(jnp.float32)
     both = [
         jax.jit(
-            functools.partial(latent.apply, config=LatentConfig(64, 4, 32, 24, 16, 8, 16, form=f))
+            functools.partial(
+                latent.apply,
+                config=LatentConfig(
+                    64, 4, 32, query_dim=24, nope_dim=16, rope_dim=8, value_dim=16, form=f
+                ),
+            )
         )
         for f in latent.FORMS
     ]
@@ -183,7 +195,7 @@ def test_prompts_of_different_lengths_continue_as_if_alone(x64):
 
 
 def test_the_form_follows_the_length_of_the_queries():
-    v2 = LatentConfig(5120, 128, 512, 1536, 128, 64, 128)
+    v2 = LatentConfig(5120, 128, 512, query_dim=1536, nope_dim=128, rope_dim=64, value_dim=128)
     assert v2.cache_elements == 576
     assert 170 < v2.crossover < 172
     assert (v2.choose(170), v2.choose(172)) == ("absorbed", "materialised")
@@ -192,11 +204,11 @@ def test_the_form_follows_the_length_of_the_queries():
 
 
 def test_the_cache_is_one_array_of_latents():
-    config = LatentConfig(64, 4, 32, None, 16, 8, 16)
+    config = LatentConfig(64, 4, 32, nope_dim=16, rope_dim=8, value_dim=16)
     state = latent.init_state(3, 10, jnp.bfloat16, config=config)
     assert state.latents.shape == (3, 1, 10, 40) and state.latents.dtype == jnp.bfloat16
     assert len(jax.tree.leaves(state)) == 2
-    windowed = LatentConfig(64, 4, 32, None, 16, 8, 16, window=4)
+    windowed = LatentConfig(64, 4, 32, nope_dim=16, rope_dim=8, value_dim=16, window=4)
     assert latent.init_state(3, 10, config=windowed).capacity == 4
 
 
@@ -236,7 +248,9 @@ def test_yarn_multiplies_scores_by_the_square_of_its_factor(x64):
 
 @pytest.mark.slow
 def test_a_decoder_of_latent_layers_generates():
-    config = TransformerConfig(11, 2, LatentConfig(16, 2, 6, 5, 4, 4, 5), d_ff=24)
+    config = TransformerConfig(
+        11, 2, LatentConfig(16, 2, 6, query_dim=5, nope_dim=4, rope_dim=4, value_dim=5), d_ff=24
+    )
     params = decoder_params(config)
     prompts = np.array([[1, 2, 3, 4], [5, 6, 7, 0]])
     tokens = generate(params, config, prompts, 6, lengths=np.array([4, 3]))

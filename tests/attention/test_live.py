@@ -84,7 +84,7 @@ def test_a_window_needs_no_more_slots_than_its_size(kind, prompt, x64):
     layer = (
         GroupedConfig(16, 4, 2, window=4)
         if kind == "grouped"
-        else LatentConfig(16, 4, 6, None, 4, 4, 4, window=4)
+        else LatentConfig(16, 4, 6, nope_dim=4, rope_dim=4, value_dim=4, window=4)
     )
     config = TransformerConfig(11, 2, layer, d_ff=24)
     params = jax.tree.map(lambda x: x.astype(float), transformer.init(jax.random.key(0), config))
@@ -108,7 +108,7 @@ MIXERS = {
     "mha": GroupedConfig(64, 4, 4, head_dim=64),
     "gqa": GroupedConfig(64, 4, 2, head_dim=64),
     "mqa": GroupedConfig(64, 4, 1, head_dim=64),
-    "mla": LatentConfig(64, 4, 64, None, 16, 16, 16),
+    "mla": LatentConfig(64, 4, 64, nope_dim=16, rope_dim=16, value_dim=16),
 }
 
 
@@ -159,7 +159,11 @@ def test_bytes_of_caches():
             assert cache_bytes(config, 2, 7, dtype) == held == expected, name
     windowed = TransformerConfig(32, 3, GroupedConfig(64, 4, window=5))
     assert cache_bytes(windowed, 1, 100, jnp.float32) == 3 * 5 * 128 * 4
-    small = TransformerConfig(32, 3, LatentConfig(64, 4, 32, None, 16, 8, 16, quantised=True))
+    small = TransformerConfig(
+        32,
+        3,
+        LatentConfig(64, 4, 32, nope_dim=16, rope_dim=8, value_dim=16, quantised=True),
+    )
     assert cache_bytes(small, 1, 10, jnp.float32) == 3 * 10 * (40 + 2 * 4)
 
 

@@ -164,7 +164,7 @@ MIXERS = {
     "GQA": {"n_kv_heads": 2},
     "MQA": {"n_kv_heads": 1},
     "window": {"window": 7},
-    "MLA": LatentConfig(8, 4, 6, None, 4, 2, 4),
+    "MLA": LatentConfig(8, 4, 6, nope_dim=4, rope_dim=2, value_dim=4),
 }
 
 

@@ -22,9 +22,9 @@ from attention import (
 )
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 13, (2, 9)))
-GLA = GroupedLatentConfig(12, 4, 2, 5, 3, 4, 6)
+GLA = GroupedLatentConfig(12, 4, 2, 5, nope_dim=3, rope_dim=4, value_dim=6)
 WINDOWED = dataclasses.replace(GLA, window=4, rope_layout="half")
-MFA = GroupedConfig(12, 4, 1, 8, query_dim=5)
+MFA = GroupedConfig(12, 4, 1, head_dim=8, query_dim=5)
 
 
 def random(tree):
@@ -62,10 +62,10 @@ def test_grouped_latents_are_mla_for_each_group(config, x64):
         c.d_model,
         half,
         c.latent_dim,
-        None,
-        c.nope_dim,
-        c.rope_dim,
-        c.value_dim,
+        query_dim=None,
+        nope_dim=c.nope_dim,
+        rope_dim=c.rope_dim,
+        value_dim=c.value_dim,
         rope_layout=c.rope_layout,
         window=c.window,
     )

@@ -108,7 +108,12 @@ def test_decoders_are_divided_by_heads_hidden_units_and_experts():
     assert spec["['head']"] == PartitionSpec(None, "model")
     assert spec["['layers']['ffn_norm']"] == PartitionSpec(None, None)
     config = TransformerConfig(
-        64, 3, LatentConfig(32, 4, 8), d_ff=64, experts=ExpertsConfig(8, 2, 16, 32), dense_layers=1
+        64,
+        3,
+        LatentConfig(32, 4, 8),
+        d_ff=64,
+        experts=ExpertsConfig(8, 2, 16, shared_d_ff=32),
+        dense_layers=1,
     )
     spec = placed(decoder_shapes(config), lambda size: attention.partition.rules(config, size))
     for name in ("gate", "up", "down"):

@@ -61,7 +61,12 @@ def changed(name, decoder):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["low_rank", "shifted"])
 @pytest.mark.parametrize(
-    "mixer", [GroupedConfig(16, 4, 2), LatentConfig(16, 2, 8, None, 4, 4, 4)], ids=["gqa", "mla"]
+    "mixer",
+    [
+        GroupedConfig(16, 4, 2),
+        LatentConfig(16, 2, 8, nope_dim=4, rope_dim=4, value_dim=4),
+    ],
+    ids=["gqa", "mla"],
 )
 def test_changed_mixers_stream_as_they_are_trained(name, mixer):
     decoder = TransformerConfig(16, 2, mixer, d_ff=16)

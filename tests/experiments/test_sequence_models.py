@@ -39,7 +39,7 @@ def network(arm):
 @pytest.mark.parametrize("kind", models.KINDS)
 def test_every_mixer_streams_through_the_model_as_it_is_trained(kind):
     mixer = models.make_mixer(dataclasses.replace(SMALL, mixer=kind), 9)
-    deep = stack.model(stack.Config(8, 3, 1, layers=2), mixer)
+    deep = stack.model(stack.Config(8, 3, inputs=1, layers=2), mixer)
     params, x = jax.jit(deep.init)(jax.random.key(0)), jnp.asarray(data(2)["x"])
     whole = jax.jit(deep.apply)(params, x)
 

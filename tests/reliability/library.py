@@ -143,7 +143,7 @@ def library() -> Iterator[Case]:
         LatentConfig(32, 4, 8),
         GroupedLatentConfig(32, 4, 2, 8),
         TiedConfig(32, 4, 1),
-        ExpertsConfig(8, 2, 16, 32),
+        ExpertsConfig(8, 2, 16, shared_d_ff=32),
         TransformerConfig(64, 2, GroupedConfig(32, 4, 2)),
     )
     for config in made:

@@ -15,14 +15,20 @@ from ssm import dss, gated, rtf, s4, s4d, s5, selective, ssd
 from ssm.diagonal import DISCRETIZATIONS
 
 H, B, LONGEST = 3, 2, 12
-MIXERS = {f"s4-{m}": s4.mixer(s4.Config(H, LONGEST, 5 + (m != "fout"), m)) for m in s4.MEASURES}
+MIXERS = {
+    f"s4-{m}": s4.mixer(s4.Config(H, LONGEST, 5 + (m != "fout"), measure=m)) for m in s4.MEASURES
+}
 MIXERS |= {
-    f"s4d-{init}-{rule}": s4d.mixer(s4d.Config(H, 4, init, rule))
+    f"s4d-{init}-{rule}": s4d.mixer(s4d.Config(H, 4, init=init, discretization=rule))
     for init, rule in zip(s4d.INITS, 3 * DISCRETIZATIONS, strict=True)
 }
-MIXERS |= {f"dss-{n}": dss.mixer(dss.Config(H, LONGEST, 4, n)) for n in dss.NORMALIZATIONS}
 MIXERS |= {
-    f"s5-{rule}-{method}": s5.mixer(s5.Config(H, 4, blocks, rule, method=method))
+    f"dss-{n}": dss.mixer(dss.Config(H, LONGEST, 4, normalization=n)) for n in dss.NORMALIZATIONS
+}
+MIXERS |= {
+    f"s5-{rule}-{method}": s5.mixer(
+        s5.Config(H, 4, blocks=blocks, discretization=rule, method=method)
+    )
     for rule, method, blocks in (
         ("zoh", "scan", 1),
         ("bilinear", "chunked", 2),
@@ -42,8 +48,10 @@ MIXERS |= {
 }
 MIXERS |= {
     "mamba-scan": selective.mixer(selective.Config(H, states=4, chunk=5, width=3, method="scan")),
-    "mamba-associative": selective.mixer(selective.Config(H, 1, 2, 2, method="associative")),
-    "mamba2": ssd.mixer(ssd.Config(H, 4, head_dim=3, states=2, groups=2, chunk=5)),
+    "mamba-associative": selective.mixer(
+        selective.Config(H, expand=1, states=2, rank=2, method="associative")
+    ),
+    "mamba2": ssd.mixer(ssd.Config(H, expand=4, head_dim=3, states=2, groups=2, chunk=5)),
     "mamba2-one": ssd.mixer(ssd.Config(H, head_dim=2, states=3, width=2)),
     "gated": gated.mixer(gated.Config(H, LONGEST, 4)),
 }

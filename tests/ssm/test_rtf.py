@@ -244,7 +244,7 @@ def test_damping_multiplies_the_kernel(x64):
 @pytest.mark.parametrize("numerator", ["truncated", "exact"])
 def test_parameters_of_a_stack_are_damped_so_that_it_can_be_stepped(numerator, x64):
     config = rtf.Config(2, 16, 3, denominators=1, init="montel", numerator=numerator)
-    model = stack.model(stack.Config(2, 2, 1, layers=2), rtf.mixer(config))
+    model = stack.model(stack.Config(2, 2, inputs=1, layers=2), rtf.mixer(config))
     params = model.init(jax.random.key(0))
     mixers = params["layers"]["mixer"]
     mixers = {**mixers, "denominator": mixers["denominator"].at[1, 0, 0].set(-1.5)}

@@ -267,6 +267,6 @@ def test_bad_lengths_signals_and_configurations_are_refused_by_name():
     with pytest.raises(ValueError, match="size: legs needs one that is even"):
         s4.Config(1, 8, 5)
     with pytest.raises(ValueError, match="size: fout needs one that is odd"):
-        s4.Config(1, 8, 4, "fout")
+        s4.Config(1, 8, 4, measure="fout")
     with pytest.raises(ValueError, match="measure: expected one of legs, legt, fout"):
-        s4.Config(1, 8, 4, "lagt")
+        s4.Config(1, 8, 4, measure="lagt")

@@ -103,7 +103,7 @@ def test_prefill_gives_the_state_of_every_prefix(lengths, x64):
 def test_initial_system_is_a_random_one_around_legs(x64):
     """Poles of LegS in blocks; in the coordinates of HiPPO B has variance 1/H, C 1/(2 P)."""
     channels, modes, blocks = 48, 64, 2
-    params = s5.mixer(s5.Config(channels, modes, blocks)).init(jax.random.key(3))
+    params = s5.mixer(s5.Config(channels, modes, blocks=blocks)).init(jax.random.key(3))
     block = hippo.dplr("legs", modes)
     upper = block.Lambda.imag > 0
     np.testing.assert_allclose(params["frequency"], np.tile(block.Lambda[upper].imag, 2))

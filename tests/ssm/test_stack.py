@@ -71,7 +71,7 @@ def test_one_layer_is_its_formula(x64):
 )
 def test_streaming_is_the_whole_signal_cut_short(norm, prenorm, activation, pooling, x64):
     config = stack.Config(
-        D, 3, 2, layers=2, norm=norm, prenorm=prenorm, activation=activation, pooling=pooling
+        D, 3, inputs=2, layers=2, norm=norm, prenorm=prenorm, activation=activation, pooling=pooling
     )
     model = stack.model(config, MIXER)
     params, u = other_statistics(model.init(jax.random.key(1))), signal()
@@ -91,7 +91,7 @@ def test_streaming_is_the_whole_signal_cut_short(norm, prenorm, activation, pool
     "mixer",
     [
         s4.mixer(s4.Config(D, T, 4)),
-        dss.mixer(dss.Config(D, T, 2, "softmax")),
+        dss.mixer(dss.Config(D, T, 2, normalization="softmax")),
         s5.mixer(s5.Config(D, modes=2)),
     ],
 )
@@ -105,7 +105,7 @@ def test_every_mixer_streams_through_the_stack(mixer, x64):
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("lengths", [(0, 5), (9, 1)])
 def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
-    model = stack.model(stack.Config(D, 3, 2, layers=2, pooling="mean"), MIXER)
+    model = stack.model(stack.Config(D, 3, inputs=2, layers=2, pooling="mean"), MIXER)
     params, u, more = model.init(jax.random.key(3)), signal(), signal(1, 1)[:, 0]
     state, _ = jax.jit(model.prefill)(params, u, model.init_state(B, 0, float), np.array(lengths))
     _, y = model.step(model.prepare(params), state, more)
@@ -115,7 +115,7 @@ def test_prefixes_of_different_lengths_continue_as_if_alone(lengths, x64):
 
 
 def test_an_unstable_layer_is_named_before_it_is_stepped():
-    model = stack.model(stack.Config(2, 2, 1, layers=2), rtf.mixer(rtf.Config(2, 16, 3)))
+    model = stack.model(stack.Config(2, 2, inputs=1, layers=2), rtf.mixer(rtf.Config(2, 16, 3)))
     params = model.init(jax.random.key(0))
     mixers = params["layers"]["mixer"]
     ready = model.prepare(params)["layers"]["mixer"]
@@ -149,7 +149,7 @@ def test_tokens_and_two_directions_and_irregular_steps():
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 def test_padding_is_not_read_from_behind(pooling, x64):
-    config = stack.Config(D, 3, 2, layers=2, pooling=pooling)
+    config = stack.Config(D, 3, inputs=2, layers=2, pooling=pooling)
     model = stack.model(config, s5.mixer(s5.Config(D, modes=2, bidirectional=True)))
     params, u = model.init(jax.random.key(0)), signal()
     y = jax.jit(lambda u, n: model.apply(params, u, lengths=n))(u, jnp.array([5, T]))
@@ -193,7 +193,7 @@ def test_remat_changes_nothing_but_memory(x64):
 
 def test_depth_is_not_unrolled():
     def size(n):
-        model = stack.model(stack.Config(D, 3, 2, layers=n), MIXER)
+        model = stack.model(stack.Config(D, 3, inputs=2, layers=n), MIXER)
         params = model.init(jax.random.key(0))
         return len(str(jax.make_jaxpr(model.apply)(params, signal())))
 
@@ -205,7 +205,10 @@ SHELLS = (
     (layers.S4D(s4d.Config(D, 2)), MIXER),
     (layers.DSS(dss.Config(D, T, 2)), dss.mixer(dss.Config(D, T, 2))),
     (layers.S5(s5.Config(D, 2)), s5.mixer(s5.Config(D, 2))),
-    (layers.Mamba2(ssd.Config(D, 1, 4)), ssd.mixer(ssd.Config(D, 1, 4))),
+    (
+        layers.Mamba2(ssd.Config(D, expand=1, head_dim=4)),
+        ssd.mixer(ssd.Config(D, expand=1, head_dim=4)),
+    ),
     (layers.GatedRTF(gated.Config(D, T, 2)), gated.mixer(gated.Config(D, T, 2))),
     (layers.Stack(CONFIG, MIXER), stack.model(CONFIG, MIXER)),
 )
@@ -232,7 +235,7 @@ def test_shells_only_own_the_parameters(shell, functions):
 
 
 def test_the_linen_stack_draws_dropout_only_in_training():
-    model = layers.Stack(stack.Config(D, 3, 2, dropout=0.5), MIXER)
+    model = layers.Stack(stack.Config(D, 3, inputs=2, dropout=0.5), MIXER)
     variables = model.init(jax.random.key(0), signal())
     plain = model.apply(variables, signal())
     trained = model.apply(variables, signal(), train=True, rngs={"dropout": jax.random.key(1)})
@@ -279,7 +282,7 @@ def test_bad_signals_are_refused_by_name():
             model.apply(params, u)
     with pytest.raises(ValueError, match="lengths: only pooled heads"):
         model.apply(params, signal(), lengths=jnp.array([3, 4]))
-    words = stack.model(stack.Config(D, 3, None, 5), MIXER)
+    words = stack.model(stack.Config(D, 3, inputs=None, vocabulary=5), MIXER)
     for wrong in (5, -1):
         tokens, weights = jnp.full((1, 3), wrong), words.init(jax.random.key(0))
         with pytest.raises(ValueError, match=f"u: expected 0 to 4, got {wrong} to {wrong}"):
@@ -333,7 +336,7 @@ def test_descent_with_a_tenth_keeps_running_statistics(x64):
 @pytest.mark.slow
 def test_gradients_through_a_batch_norm_are_those_of_its_formula(x64):
     """All but those of the running statistics, which are defined."""
-    model = stack.model(stack.Config(D, 2, 2, layers=2, norm="batch", remat=True), MIXER)
+    model = stack.model(stack.Config(D, 2, inputs=2, layers=2, norm="batch", remat=True), MIXER)
     params, u = model.init(jax.random.key(0)), signal()
     moving = norms.is_statistic(params)
     assert sum(jax.tree.leaves(moving)) == 4  # two layers' in one leaf, and the final norm's
@@ -365,7 +368,7 @@ def half(tree):
 @pytest.mark.parametrize("norm", ["layer", "rms", "batch"])
 def test_half_precision_stays_half_between_layers(norm):
     """Mixers widen what they read; what stands around them does not."""
-    model = stack.model(stack.Config(D, 3, 2, layers=2, norm=norm), MIXER)
+    model = stack.model(stack.Config(D, 3, inputs=2, layers=2, norm=norm), MIXER)
     params, u = model.init(jax.random.key(0)), signal().astype(jnp.float32)
     y = jax.jit(model.apply)(half(params), half(u))
     assert y.dtype == jnp.bfloat16

@@ -165,7 +165,7 @@ def systems():
     yield s4, s4.from_dplr(*rows, C, np.ones(2), dt, 40)
     config = s4d.Config(2, 3, dt_min=0.3, dt_max=1.0)
     yield s4d, s4d.system(config, s4d.init_params(config, key))
-    config = dss.Config(2, 40, 3, "softmax", dt_min=0.3, dt_max=1.0)
+    config = dss.Config(2, 40, 3, normalization="softmax", dt_min=0.3, dt_max=1.0)
     yield dss, dss.system(config, dss.init_params(config, key))
     config = s5.Config(2, 3, dt_min=0.3, dt_max=1.0)
     yield s5, s5.system(config, s5.init_params(config, key))
