@@ -199,9 +199,8 @@ def all_arms(config: Config) -> list[Arm]:
     for cache in config.caches:
         for kind in KINDS:
             mixer = _mixer(config, kind, cache)
-            decoder = TransformerConfig(
-                config.task.vocabulary, config.n_layers, mixer, d_ff=config.d_ff
-            )
+            size = config.task.vocabulary, config.n_layers
+            decoder = TransformerConfig(*size, mixer, d_ff=config.d_ff)
             changed = shifted(transformer.make_mixer(mixer), config.d_model)
             found.append(Arm(f"{kind}, {cache}", decoder, changed))
     return found
@@ -222,9 +221,8 @@ def _mixer(config: Config, kind: str, cache: int) -> GroupedConfig | LatentConfi
         )
     groups = 2 if kind == "GQA-2" else 1
     width = cache // (2 * groups)
-    return GroupedConfig(
-        d, heads, groups, head_dim=width, rope_dims=width // 2, rope_base=config.rope_base
-    )
+    rotated = {"rope_dims": width // 2, "rope_base": config.rope_base}
+    return GroupedConfig(d, heads, groups, head_dim=width, **rotated)
 
 
 def trained_networks(config: Config) -> dict[str, Network]:
