@@ -265,7 +265,9 @@ def tfds_folder(data_dir: str | None = None) -> Path | None:
 
 def cache_folder() -> Path:
     """Where decoded data and compiled programs are kept; KEXUE_CACHE_DIR overrides."""
-    return Path(os.environ.get("KEXUE_CACHE_DIR", Path.home() / ".cache" / "kexue-jax"))
+    if given := os.environ.get("KEXUE_CACHE_DIR"):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kexue-jax"
 
 
 def crops(values: np.ndarray, batch: int, length: int, seed: int, step: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +169,13 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(tmp_path, capsy
     array_cache.write(tmp_path / "b.npz", {"x": np.arange(3)})
     assert "b.npz: Is a directory; nothing is kept" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.npz", "file"]
+
+
+def test_the_cache_lies_where_this_package_or_the_desktop_is_told(monkeypatch):
+    monkeypatch.setenv("KEXUE_CACHE_DIR", "~/there")
+    assert datasets.cache_folder() == Path.home() / "there"
+    monkeypatch.setenv("KEXUE_CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert datasets.cache_folder() == Path("/caches/kexue-jax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert datasets.cache_folder() == Path.home() / ".cache" / "kexue-jax"
