@@ -16,7 +16,7 @@ import numpy as np
 
 import fourier_density
 from experiments.harness import manifest
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import DataError, UsageError
 from fourier_density import RealLineDensity, coding, tables, transforms
 from fourier_density.tables import Table
 
@@ -24,6 +24,7 @@ SUFFIX, MAGIC = ".fbd", b"FBDA\x01"
 DIGEST = 8  # bytes
 FITTED = 20_000  # values that the density is fitted to
 STEPS = 256  # of the interquartile range, unless a step is given
+TAILS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)  # left to the escape: the first whose table is not too large
 
 
 class Archive(msgspec.Struct, forbid_unknown_fields=True):
@@ -38,6 +39,7 @@ class Archive(msgspec.Struct, forbid_unknown_fields=True):
         loc, scale, floor: of the density of y.
         base: a name of `transforms`, or degrees of freedom of Student's distribution.
         stream: of `coding`.
+        tail: probability on either side that the table leaves to the escape.
     """
 
     kind: Literal["npy", "text"]
@@ -50,7 +52,8 @@ class Archive(msgspec.Struct, forbid_unknown_fields=True):
     scale: float
     floor: float
     base: str | float
-    stream: bytes
+    stream: bytes = b""
+    tail: float = TAILS[0]
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
             file's type; by default 1/256 of the interquartile range.
 
     Raises:
-        UsageError: a file that is none of floats, has none or not finite ones; a step that is not
-            positive, or too small for the values; a target that exists.
+        DataError: a file that is none of floats, has none or not finite ones.
+        UsageError: a step that is not positive, or too small for the values; a target that exists.
     """
     values, kind = _read(source)
     _refuse_existing(target)
@@ -98,7 +101,7 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
     standard = (y - centre) / spread
     try:
         archive = _fitted(standard.ravel(), kind, values.dtype.name, centre, spread, step)
-        table = _table(archive)
+        table = _widest(archive)
         archive.stream = coding.compress(standard, table)
     except ValueError as error:
         units = f" (of values less {centre:g}, divided by {spread:g})"
@@ -118,13 +121,14 @@ def restore(source: Path, target: Path) -> int:
     """Write the file that an archive was made of, its values within half a step; their number.
 
     Raises:
-        UsageError: a file that is no archive, or damaged; a target that exists.
+        DataError: a file that is no archive, or damaged.
+        UsageError: a target that exists.
     """
     archive = _opened(source)
     try:
         standard = coding.decompress(archive.stream, _table(archive))
     except ValueError as error:
-        raise UsageError(f"{source}: {error}") from error
+        raise DataError(f"{source}: {error}") from error
     values = _stored(archive, standard)
     _refuse_existing(target)
     unfinished = target.with_name(f"{target.name}.tmp")
@@ -148,7 +152,7 @@ def suffix_of(source: Path) -> str:
     """Of the file that an archive restores.
 
     Raises:
-        UsageError: as `restore`.
+        DataError: as `restore`.
     """
     return ".npy" if _opened(source).kind == "npy" else ".txt"
 
@@ -157,16 +161,16 @@ def _opened(source: Path) -> Archive:
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise UsageError(f"{source}: {error.strerror}") from error
+        raise DataError(f"{source}: {error.strerror}") from error
     if not data.startswith(MAGIC):
-        raise UsageError(f"{source}: expected an archive of this command, version 1")
+        raise DataError(f"{source}: expected an archive of this command, version 1")
     body = data[len(MAGIC) : -DIGEST]
     if _digest(body) != data[-DIGEST:]:
-        raise UsageError(f"{source}: expected a whole archive, it was cut or changed")
+        raise DataError(f"{source}: expected a whole archive, it was cut or changed")
     try:
         return msgspec.msgpack.decode(body, type=Archive)
     except msgspec.MsgspecError as error:
-        raise UsageError(f"{source}: {error}") from error
+        raise DataError(f"{source}: {error}") from error
 
 
 def _digest(body: bytes) -> bytes:
@@ -182,22 +186,22 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
         else:
             values = np.array(source.read_text().split(), np.float64)
     except UnicodeDecodeError:
-        raise UsageError(f"{source}: expected .npy, or text with numbers") from None
+        raise DataError(f"{source}: expected .npy, or text with numbers") from None
     except OSError as error:
-        raise UsageError(f"{source}: {error.strerror or error}") from error
+        raise DataError(f"{source}: {error.strerror or error}") from error
     except ValueError as error:
         where = " between white space (no commas, no heading)" if kind == "text" else ""
         said = textwrap.shorten(str(error), 80)
-        raise UsageError(f"{source}: expected floats{where}, {said}") from error
+        raise DataError(f"{source}: expected floats{where}, {said}") from error
     if not np.issubdtype(values.dtype, np.floating):
-        raise UsageError(
+        raise DataError(
             f"{source}: expected floats, got {values.dtype} (whole numbers as floats come back "
             "exactly with --step 1)"
         )
     bad = int(np.sum(~np.isfinite(values)))
     if values.size < 1 or bad:
         got = f"{bad} of {values.size} that are not" if values.size else "none"
-        raise UsageError(f"{source}: expected finite values, got {got}")
+        raise DataError(f"{source}: expected finite values, got {got}")
     return values, kind
 
 
@@ -225,7 +229,21 @@ def _fitted(
         float(density.scale),
         floor,
         names[0] if names else base.df,
-        b"",
+    )
+
+
+def _widest(archive: Archive) -> Table:
+    """Of the smallest tail that leaves bins enough; what is in the tail costs more bits."""
+    smallest = 0.0
+    for tail in TAILS:
+        archive.tail = tail
+        try:
+            return _table(archive)
+        except tables.TooManyBins as error:
+            smallest = 1.01 * error.smallest * archive.spread  # as rounded below
+    raise UsageError(
+        f"--step: expected at least {smallest:.3g}, about a millionth of the range of most values, "
+        f"got {archive.step:g}"
     )
 
 
@@ -240,7 +258,7 @@ def _table(archive: Archive) -> Table:
         base or transforms.StudentT(float(archive.base)),
         np.float32(archive.floor),
     )
-    return tables.from_density(density, step=archive.step / archive.spread)
+    return tables.from_density(density, step=archive.step / archive.spread, tail=archive.tail)
 
 
 def _refuse_existing(target: Path) -> None:

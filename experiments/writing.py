@@ -15,7 +15,7 @@ from attention import TransformerConfig, generation
 from attention.checkpoints import Model, load_pretrained
 from attention.tensor_files import inside, read_json
 from experiments import trained
-from experiments.harness.errors import ExperimentError, UsageError
+from experiments.harness.errors import DataError, ExperimentError, UsageError
 from experiments.harness.tracking import Progress
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -48,7 +48,7 @@ class Checkpoint:
         """Read both.
 
         Raises:
-            UsageError: something is missing, damaged or not known.
+            DataError: something is missing, damaged or not known.
         """
         from tokenizers import Tokenizer
 
@@ -61,11 +61,11 @@ class Checkpoint:
             path = inside(folder, "tokenizer.json")
             self.stop = _ends(folder, self.model)
         except ValueError as error:
-            raise UsageError(f"--checkpoint: {str(error).removeprefix('directory: ')}") from None
+            raise DataError(f"--checkpoint: {str(error).removeprefix('directory: ')}") from None
         try:
             self.tokenizer: Any = Tokenizer.from_str(path.read_text())
         except Exception as error:  # the tokenizers' own are plain exceptions
-            raise UsageError(f"--checkpoint: {path}: {error}") from None
+            raise DataError(f"--checkpoint: {path}: {error}") from None
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self.model.params))
         say(f"{folder.name}: {size / 1e6:.1f} MB in {time.monotonic() - began:.1f} s")
 
@@ -73,14 +73,15 @@ class Checkpoint:
         """Tokens of a text, with those that begin one.
 
         Raises:
-            UsageError: none, or tokens that the model does not have.
+            UsageError: none.
+            DataError: tokens that the model does not have.
         """
         ids = self.tokenizer.encode(text).ids
         size = self.model.config.vocab_size
         if not ids:
             raise UsageError(f"{option}: expected text of at least one token, got none")
         if max(ids) >= size:
-            raise UsageError(f"tokenizer.json: expected tokens below {size}, got {max(ids)}")
+            raise DataError(f"tokenizer.json: expected tokens below {size}, got {max(ids)}")
         return ids
 
     def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
@@ -126,9 +127,9 @@ def _of_run(folder: Path, dtype: str | None) -> Model:
     try:
         found = trained.load(folder)
     except ExperimentError as error:
-        raise UsageError(f"--checkpoint: {error}") from None
+        raise DataError(f"--checkpoint: {error}") from None
     if not isinstance(found.settings, TransformerConfig) or found.settings.vocab_size != 256:
-        raise UsageError(f"--checkpoint: {folder}: expected a decoder that was trained on bytes")
+        raise DataError(f"--checkpoint: {folder}: expected a decoder that was trained on bytes")
     params = jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), found.params)
     return Model(found.settings, params, {})
 

@@ -195,7 +195,7 @@ class PeriodicDensity(Density):
 
         Args:
             lower, upper: ends with lower <= upper <= lower + 2, as points of the circle: the
-                interval may cross 1. NaN where upper < lower.
+                interval may cross 1, as the one from 0.9 to 1.1 does. NaN where upper < lower.
 
         Source: derived from https://kexue.fm/archives/10007, equation 14, integrated over a bin.
         """
@@ -208,7 +208,10 @@ class PeriodicDensity(Density):
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
-        """P(lower <= X <= upper), NaN if upper < lower; accurate for narrow and empty bins too."""
+        """P(lower <= X <= upper), accurate for narrow and empty bins too; see `log_interval_prob`.
+
+        On over the end of the circle from lower > upper to upper + 2; NaN if upper < lower.
+        """
         return jnp.exp(self.log_interval_prob(lower, upper))
 
     @jax.jit

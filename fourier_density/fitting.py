@@ -253,7 +253,7 @@ def _points(samples: Any, support: str) -> np.ndarray:
     if support == "circle" and np.any(np.abs(x) > 1):
         raise ValueError(
             f"samples: expected values in [-1, 1], got [{x.min():.6g}, {x.max():.6g}]; "
-            "rescale them (angles in radians: angles.wrap(angle / pi)), "
+            "rescale them (angles: angles.wrap(degrees / 180) or angles.wrap(radians / pi)), "
             'or fit with support="real"'
         )
     return x

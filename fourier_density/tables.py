@@ -31,6 +31,21 @@ MOST_SYMBOLS = 2**20
 FURTHEST = 2.0**62  # symbols beyond are not whole numbers of 64 bits
 
 
+class TooManyBins(ValueError):
+    """A table would have more symbols than it can hold.
+
+    Attributes:
+        smallest: the step from which on it can hold them.
+    """
+
+    def __init__(self, step: float, low: float, high: float, smallest: float):
+        super().__init__(
+            f"step: expected at most {MOST_SYMBOLS - 2} bins from {low:g} to {high:g}, got steps "
+            f"of {step:g}; take {smallest:g} or more, or leave a larger tail to the escape"
+        )
+        self.smallest = smallest
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """Frequencies of the symbols low, low + 1, ..., and of an escape as the last of them if any.
@@ -163,8 +178,8 @@ def from_density(
         escape: whether other values can be coded, at a cost; without it they are refused.
 
     Raises:
-        ValueError: a batch of densities, a step that is not positive, bins too many, a density
-            without mass.
+        TooManyBins: a step too small for the range.
+        ValueError: a batch of densities, a step that is not positive, a density without mass.
     """
     _check_grid(step, offset)
     if not hasattr(density, "cdf"):
@@ -177,12 +192,11 @@ def from_density(
         raise ValueError(f"tail: expected a probability in (0, 0.1), got {tail}")
     bounded = isinstance(density, PeriodicDensity | ReflectedDensity)
     ends = (-1.0, 1.0) if bounded else tuple(_quantile(density, p) for p in (tail, 1.0 - tail))
+    furthest = max(abs(end - offset) for end in ends) / FURTHEST
+    smallest = max(furthest, (ends[1] - ends[0]) / (MOST_SYMBOLS - 3))
+    if step < smallest:
+        raise TooManyBins(step, ends[0], ends[1], smallest)
     places = [(end - offset) / step for end in ends]
-    if max(abs(place) for place in places) > FURTHEST or places[1] - places[0] >= MOST_SYMBOLS - 2:
-        raise ValueError(
-            f"step: expected at most {MOST_SYMBOLS - 2} bins from {ends[0]:g} to {ends[1]:g}, "
-            f"got steps of {step:g}"
-        )
     low, high = (
         (math.ceil(places[0] - 0.5), math.floor(places[1] + 0.5))
         if bounded

@@ -22,7 +22,7 @@ def test_opening_a_run_executes_no_file_that_only_its_record_names(cli, tmp_path
     Path("mine.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
     folder = record(tmp_path / "run")
     code, _, err = cli("generate", "--checkpoint", folder, "--prompt", "a")
-    assert code == 2 and "a run of 'mine.py', which is none of this package" in err
+    assert code == 1 and "a run of 'mine.py', which is none of this package" in err
     with pytest.raises(ExperimentError, match=r"give its file, which is then executed"):
         trained.load(folder)
     assert not Path("executed").exists()

@@ -10,7 +10,7 @@ import pytest
 from attention import generate, load_pretrained, transformer
 from experiments import __main__ as cli
 from experiments import writing
-from experiments.harness.errors import UsageError
+from experiments.harness.errors import DataError, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "transformers"
 LLAMA = GOLDEN / "llama"
@@ -144,20 +144,20 @@ def test_ends_that_cannot_come_are_left_out(tmp_path):
         found["eos_token_id"] = "x"
 
     spoiled(tmp_path, "generation_config.json", text)
-    with pytest.raises(UsageError, match="eos_token_id: expected tokens, got 'x'"):
+    with pytest.raises(DataError, match="eos_token_id: expected tokens, got 'x'"):
         writing.Checkpoint(tmp_path)
 
 
 def test_bad_directories_are_one_line(capsys, tmp_path):
     status, _, err = command(capsys, "--checkpoint", tmp_path / "no", "--prompt", "a")
-    assert status == 2 and "--checkpoint: expected a directory" in err
+    assert status == 1 and "--checkpoint: expected a directory" in err
     status, _, err = command(capsys, "--checkpoint", GOLDEN / "llama_yarn", "--prompt", "a")
-    assert status == 2 and "expected tokenizer.json, found none" in err
+    assert status == 1 and "expected tokenizer.json, found none" in err
     for path in LLAMA.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "tokenizer.json").write_text("{}")
     status, _, err = command(capsys, "--checkpoint", tmp_path, "--prompt", "a")
-    assert status == 2 and "tokenizer.json:" in err
+    assert status == 1 and "tokenizer.json:" in err
 
 
 def test_texts_without_tokens_and_strange_tokens_are_refused(tmp_path):
@@ -173,5 +173,5 @@ def test_texts_without_tokens_and_strange_tokens_are_refused(tmp_path):
         writing.score_text(checkpoint, "a")
     found["model"]["vocab"]["a"] = 99
     (tmp_path / "tokenizer.json").write_text(json.dumps(found))
-    with pytest.raises(UsageError, match=r"tokenizer.json: expected tokens below 48, got 99"):
+    with pytest.raises(DataError, match=r"tokenizer.json: expected tokens below 48, got 99"):
         writing.Checkpoint(tmp_path).encode("a")
