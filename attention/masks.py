@@ -29,11 +29,22 @@ def causal(
 def combined(
     positions: Int[Array, "B T"], mask: Array | None, window: int | None = None
 ) -> Bool[Array, "B T T"]:
-    """The causal mask of a sequence and a further one, [B, S] over keys or [B, T, S]."""
+    """The causal mask of a sequence and a further one, [B, S] over keys or [B, T, S]; S is T.
+
+    Raises:
+        ValueError: a mask of another shape, or one of floats.
+    """
     keep = causal(positions, positions, window)
     if mask is None:
         return keep
-    return keep & (mask[:, None, :] if mask.ndim == 2 else mask)
+    wide = mask[:, None, :] if mask.ndim == 2 else mask
+    sizes = zip(wide.shape, keep.shape, strict=False)
+    if wide.ndim != 3 or any(n not in (1, size) and size != 1 for n, size in sizes):
+        shapes = f"[B, S] = {keep.shape[::2]} or [B, T, S] = {keep.shape}"
+        raise ValueError(f"mask: expected {shapes}, got {mask.shape}")
+    if jnp.issubdtype(mask.dtype, jnp.floating):
+        raise ValueError(f"mask: expected booleans, True where a key may be seen, got {mask.dtype}")
+    return keep & (wide != 0)
 
 
 def valid(lengths: Int[Array, "*batch"], size: int) -> Bool[Array, "*batch size"]:

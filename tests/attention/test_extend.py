@@ -129,6 +129,21 @@ def test_padding_on_the_left_changes_nothing(name, x64):
     np.testing.assert_allclose(y[:, :6], alone, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["gqa", "chosen"])
+def test_masks_of_other_shapes_and_of_floats_are_refused(name):
+    config, params = decoder(name)
+    tokens, causal = draw(2, 6), np.tril(np.ones((6, 6), bool))
+    apply = functools.partial(transformer.apply, params, tokens, config)
+    for mask in (causal, np.ones(6, bool), np.ones((3, 6), bool), np.ones((2, 5, 6), bool)):
+        with pytest.raises(ValueError, match=r"mask: expected \[B, S\] = \(2, 6\) or \[B, T, S\]"):
+            apply(mask=jnp.asarray(mask))
+    with pytest.raises(ValueError, match="mask: expected booleans"):
+        apply(mask=jnp.zeros((2, 6)))
+    whole = apply()
+    np.testing.assert_allclose(apply(mask=jnp.asarray(causal)[None]), whole, atol=1e-5)
+    np.testing.assert_allclose(apply(mask=jnp.ones((2, 6), int)), whole, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen"])
 def test_positions_in_any_order_mean_the_same_sequence(name, x64):
     config, params = decoder(name)
