@@ -113,7 +113,8 @@ class Reduction(NamedTuple):
             repeat a signal of H_in channels H_out times, and add up what belongs to each output.
         error: largest difference of the impulse responses over the largest value, [rows], of the
             kernels that the stored coefficients give. The direct term, with D, counts as a value:
-            next to a large one the rest may be far off and the error small.
+            next to a large one the rest may be far off and the error small. The recurrence rounds
+            at every step: in single precision it is off by some times as much (see the tutorial).
         order: of each row, [rows]; rows of fewer are filled up with zeros.
     """
 

@@ -216,3 +216,20 @@ def test_the_hankel_reduction_finds_the_order_of_what_has_one():
     assert not above.any() and not below.any()
     with pytest.raises(ValueError, match="size: expected 1 to 9"):
         transfer.to_rtf(next(systems())[1], 10, length=20)
+
+
+@pytest.mark.parametrize("dt", [0.01, 0.1, 0.5])
+def test_the_recurrence_of_a_reduction_is_off_by_some_times_its_error(dt):
+    """As the tutorial says; next to 1 poles cost digits, and every step rounds."""
+    parts, C = hippo.dplr("legs", 8), np.random.default_rng(0).normal(size=8)
+    legs = s4.from_dplr(
+        parts.Lambda[None], parts.P[None], parts.B[None], (C @ parts.V)[None], D=[0.0], dt=[dt]
+    )
+    found = transfer.to_rtf(legs, length=128)
+    u = jax.random.normal(jax.random.key(3), (128, 1, 1))
+    prepared = rtf.prepare(found.system)
+    step = lambda state, value: rtf.step(prepared, state, value)  # noqa: E731
+    _, y = jax.jit(lambda u: jax.lax.scan(step, rtf.init_state(found.system, 1), u))(u)
+    expected = s4.apply(legs, u[:, 0][None])[0]
+    off = float(np.abs(y[:, 0] - expected).max() / np.abs(expected).max())
+    assert off < 5 * found.error[0] + 2e-6
