@@ -194,10 +194,9 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
         said = textwrap.shorten(str(error), 80)
         raise DataError(f"{source}: expected floats{where}, {said}") from error
     if not np.issubdtype(values.dtype, np.floating):
-        raise DataError(
-            f"{source}: expected floats, got {values.dtype} (whole numbers as floats come back "
-            "exactly with --step 1)"
-        )
+        whole = np.issubdtype(values.dtype, np.integer)
+        hint = " (whole numbers as floats come back exactly with --step 1)" if whole else ""
+        raise DataError(f"{source}: expected floats, got {values.dtype}{hint}")
     bad = int(np.sum(~np.isfinite(values)))
     if values.size < 1 or bad:
         got = f"{bad} of {values.size} that are not" if values.size else "none"

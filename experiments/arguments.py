@@ -95,6 +95,7 @@ def _add_running(add: Add) -> None:
     _add_mesh(one)
     one = add("new", "write a small working experiment to start from")
     one.add_argument("path", type=Path, help="of the file to write")
+    one.add_argument("--training", action="store_true", help="one that trains a network")
 
 
 def _add_results(add: Add) -> None:

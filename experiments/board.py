@@ -45,8 +45,7 @@ class Board:
             del self._running[name]
             del self._expected[name]
             self.done += 1
-            how = "done" if event.code == 0 else f"FAILED, exit status {event.code}"
-            line = f"{name}: {how} after {_duration(event.seconds)}"
+            line = f"{name}: {event.outcome} after {_duration(event.seconds)}"
             if self._live is not None:
                 self._live.console.print(line, markup=False)
             else:

@@ -244,8 +244,8 @@ def show_costs(name: str, overrides: list[str]) -> None:
     print(costs.table(configs.parse(costs.preset(name), overrides)))
 
 
-def new(path: Path) -> None:
-    """Write a small working experiment to start from.
+def new(path: Path, training: bool = False) -> None:
+    """Write a small working experiment to start from, or one that trains a network.
 
     Raises:
         ExperimentError: the file exists or cannot be written, or its name hides a package.
@@ -263,10 +263,11 @@ def new(path: Path) -> None:
     path = path.with_suffix(".py")
     if path.exists():
         raise ExperimentError(f"{path}: expected a new file, but it exists")
-    template = Path(__file__).parent / "harness" / "template.py"
+    name = "training_template.py" if training else "template.py"
+    text = (Path(__file__).parent / "harness" / name).read_text()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(template.read_text().replace('"template.pi"', f'"{path.stem}.pi"'))
+        path.write_text(text.replace('"template.', f'"{path.stem}.'))
     except OSError as error:
         raise ExperimentError(f"{path}: cannot write: {error.strerror}") from None
     print(f"{path}\nrun it with: kexue-jax run {path} --preset quick")

@@ -103,7 +103,7 @@ def _call(options: argparse.Namespace, rest: list[str]) -> None:
         case "cite":
             print(citations.bibtex(options.names))
         case "new":
-            commands.new(options.path)
+            commands.new(options.path, options.training)
         case "doctor":
             commands.doctor()
         case "publish":

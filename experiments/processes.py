@@ -38,6 +38,13 @@ class Event:
     code: int | None = None
     seconds: float = 0.0
 
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        if self.code == Interrupted.exit_code:
+            return "stopped (the same command goes on)"
+        return "done" if self.code == 0 else f"FAILED, exit status {self.code}"
+
 
 def check_jobs(jobs: int) -> None:
     """Refuse fewer than one at once.

@@ -224,8 +224,7 @@ def _local(sweep: Sweep, cells: list[Cell], root: Path, jobs: int, *_: Any) -> l
 
     def told(event: processes.Event) -> None:
         if event.code is not None:
-            text = "done" if event.code == 0 else f"exit status {event.code}"
-            print(f"{event.task.name}: {text}", flush=True)
+            print(f"{event.task.name}: {event.outcome}", flush=True)
 
     tasks = [
         processes.Task(

@@ -192,7 +192,7 @@ def _choose(
         return chosen._replace(scores=scores)
     fits = {n: _fit(x, w, n, family) for n in orders}
     price = 1.0 if criterion == "aic" else 0.5 * math.log(count)
-    scores = {n: f.train_nll + price * _freedom(n, family) / count for n, f in fits.items()}
+    scores = {n: float(f.train_nll + price * _freedom(n, family) / count) for n, f in fits.items()}
     return fits[min(scores, key=lambda n: scores[n])]._replace(scores=scores)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.harness import array_cache
-from experiments.harness.errors import DataError
+from experiments.harness.errors import DataError, nearest
 
 TEXTS = ("pydoc", "tiny_shakespeare")
 
@@ -361,6 +361,9 @@ def set_folder(name: str, data_dir: str | None) -> Path:
     """
     folder = tfds_folder(data_dir)
     where = "no folder given" if folder is None else f"looked in {folder}"
+    if folder is not None and folder.is_dir():
+        sets = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        where += f", which has {', '.join(sets[:8]) or 'none'}{nearest(name, sets)}"
     if folder is None or not (folder / name).is_dir():
         raise DataError(
             f"data set {name!r} not found ({where}); give --data.data_dir or TFDS_DATA_DIR, "

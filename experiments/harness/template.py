@@ -21,6 +21,10 @@ class Config:
     rounds: int = 10
     seed: int = 0
 
+    def __post_init__(self):
+        if min(self.darts, self.rounds) < 1:
+            raise ValueError(f"darts, rounds: expected >= 1, got {self.darts}, {self.rounds}")
+
 
 PRESETS = {"quick": Config(), "cpu": Config(rounds=100), "paper": Config(rounds=1000)}
 

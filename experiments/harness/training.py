@@ -322,7 +322,8 @@ def _report(
         raise NonFiniteError(
             f"step {step}: expected finite numbers, got loss {values['loss']}; {where}; "
             f"last good checkpoint: {'none' if kept is None else f'step {kept}'} in "
-            f"{run.directory}; lower training.learning_rate or set training.clip"
+            f"{run.directory}; lower training.learning_rate"
+            + (" or set training.clip" if config.clip is None else "")
         )
     if step % config.log_every == 0 or step == config.steps:
         run.tracker.log(step, **values, steps_per_second=progress.rate(step))

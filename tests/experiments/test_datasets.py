@@ -76,6 +76,8 @@ def test_a_truncated_file_is_an_error_not_a_silent_hole(tiny_set, keep):
 def test_missing_sets_and_splits_name_folder_and_remedy(tiny_set, monkeypatch):
     with pytest.raises(DataError, match=r"looked in .*download_and_prepare"):
         datasets.read_tfds("mnist", "train", str(tiny_set))
+    with pytest.raises(DataError, match="which has tiny_digits; nearest: tiny_digits"):
+        datasets.read_tfds("tiny_digit", "train", str(tiny_set))
     with pytest.raises(DataError, match="split 'test'"):
         datasets.read_tfds("tiny_digits", "test", str(tiny_set))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)

@@ -88,6 +88,12 @@ def test_what_fails_is_named_behind_the_report_of_the_rest(tmp_path, capsys):
     )
 
 
+def test_how_a_task_ended_is_said_in_words(tmp_path):
+    task = processes.Task("a/b [cpu]", [], tmp_path / "log")
+    said = [processes.Event(task, code).outcome for code in (0, 75, 3)]
+    assert said == ["done", "stopped (the same command goes on)", "FAILED, exit status 3"]
+
+
 def test_time_left_counts_what_runs_and_what_waits(tmp_path):
     board = Board({"a/b [cpu]": 100.0, "a/c [cpu]": 100.0}, done=1, at_once=2)
     assert board.state() == "1 of 3 runs finished, about 1 min 40 s left"

@@ -153,3 +153,21 @@ def test_a_generator_makes_images():
     params = network.init(jax.random.key(0))
     z = jax.random.normal(jax.random.key(1), (2, 8, 8, 1))
     assert network.apply(params, z).shape == z.shape
+
+
+def test_an_experiment_of_ones_own_that_trains(cli):
+    """The file that `new --training` writes: run, estimated, opened, measured, judged."""
+    assert cli("new", "own/forecast", "--training")[0] == 0
+    small = ("--training.steps", "30", "--training.batch_size", "4", "--length", "16")
+    code, out, err = cli("estimate", "own/forecast.py")
+    assert code == 0 and "training step" in out, err
+    code, out, err = cli("run", "own/forecast.py", *small, "--training.eval_every", "10")
+    assert code == 0 and "error" in out, err
+    (folder,) = Path("runs/own/forecast").iterdir()
+    found = trained.load(folder, file="own/forecast.py")
+    module, record = catalog.get("own/forecast.py").module, runs.load(folder)
+    held_out = module.batch(found.config, module.HELD_OUT)
+    error = np.mean((found.apply(found.params, held_out["x"]) - held_out["y"]) ** 2)
+    np.testing.assert_allclose(record.result["error"], error, rtol=1e-5)
+    assert sum("error" in row for row in record.rows) == 4 and (folder / "figure.png").exists()
+    assert "forecast.learns" in cli("report", "own/forecast.py")[1]
