@@ -362,7 +362,8 @@ def set_folder(name: str, data_dir: str | None) -> Path:
     folder = tfds_folder(data_dir)
     where = "no folder given" if folder is None else f"looked in {folder}"
     if folder is not None and folder.is_dir():
-        sets = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        sets = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+        sets = [one for one in sets if one != "downloads"]  # what TFDS was made from
         where += f", which has {', '.join(sets[:8]) or 'none'}{nearest(name, sets)}"
     if folder is None or not (folder / name).is_dir():
         raise DataError(
