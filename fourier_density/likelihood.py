@@ -5,14 +5,11 @@ Notation
     M         nodes of the grid x_j = -1 + 2 j / M
     eps       the floor: weight of the uniform component
     q_j       2 p(x_j) = (1 - eps) |A(x_j)|^2 / |a|^2 + eps
-    R         sum_j w_j v_j v_j^* / q_j with v_j = (1, z_j^*, ..)
 
 The log-likelihood is concave in the autocorrelation c of a, so a stationary point can be
-certified: by Jensen's inequality no density of the same order and floor has a training
-log-likelihood more than log((1 - eps) lambda_max(R) + eps sum_j w_j / q_j) above the fit.
+certified, by `certificate.bound`.
 
-Source: the certificate is derived here; the likelihood is https://kexue.fm/archives/10007, equation
-14.
+Source: https://kexue.fm/archives/10007, equations 2 and 14.
 """
 
 import contextlib
@@ -25,8 +22,9 @@ import scipy.linalg
 import scipy.optimize
 import threadpoolctl
 
+from fourier_density.certificate import TINY, bound, polynomial
+
 MAX_NODES = 2**15
-TINY = np.finfo(float).tiny
 OPTIONS = {"maxcor": 30, "gtol": 1e-9}  # of L-BFGS-B
 ROUNDING = 1e-15  # relative changes of a loss, in nats per sample, that mean nothing
 
@@ -102,17 +100,7 @@ def assess(
     q = (1.0 - floor) * power + floor
     with np.errstate(divide="ignore"):
         nll = float(-np.sum(w * np.log(0.5 * q)))
-    return Maximum(a, nll, _certificate(x, w, q, len(a) - 1, floor, even), iterations)
-
-
-def polynomial(a: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A(x) by Horner's rule in complex128."""
-    z = np.exp(1j * np.pi * x)
-    value = np.full_like(z, a[-1])
-    for coefficient in a[-2::-1]:
-        value *= z
-        value += coefficient
-    return value
+    return Maximum(a, nll, bound(x, w, q, len(a) - 1, floor, even), iterations)
 
 
 def bin_linearly(x: np.ndarray, w: np.ndarray, nodes: int) -> np.ndarray:
@@ -339,32 +327,3 @@ def join(parts: np.ndarray, even: bool) -> np.ndarray:
 def split(a: np.ndarray, even: bool) -> np.ndarray:
     """The inverse of `join`."""
     return np.real(a).copy() if even else np.concatenate([np.real(a), np.imag(a)])
-
-
-def _certificate(
-    x: np.ndarray, w: np.ndarray, q: np.ndarray, order: int, floor: float, even: bool
-) -> float:
-    """The bound above; infinity if a data point sits on a root."""
-    used = w > 0
-    ratio = w[used] / np.maximum(q[used], TINY)
-    z = np.exp(-1j * np.pi * x[used])
-    term = ratio.astype(complex)
-    column = np.empty(order + 1, complex)
-    for n in range(order + 1):
-        column[n] = np.sum(term)
-        term *= z
-    if even:
-        column = np.real(column)
-    if not np.all(np.isfinite(column)):
-        return float("inf")
-    largest = largest_eigenvalue(column)
-    return float(max(0.0, np.log((1.0 - floor) * largest + floor * float(np.real(column[0])))))
-
-
-def largest_eigenvalue(column: np.ndarray) -> float:
-    """Of the Hermitian Toeplitz matrix with that first column.
-
-    All of them are computed: LAPACK's routines for a part of the spectrum fail on a matrix that is
-    the identity up to rounding, which is what a perfect fit gives.
-    """
-    return float(np.linalg.eigvalsh(scipy.linalg.toeplitz(column))[-1])

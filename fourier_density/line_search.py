@@ -22,7 +22,7 @@ import numpy as np
 import scipy.interpolate
 import scipy.optimize
 
-from fourier_density import likelihood, transforms
+from fourier_density import certificate, likelihood, transforms
 
 POINTS = 2048  # the data are summarised by this many during the search
 MULTIPLES = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # of the scale that matches the quartiles
@@ -171,7 +171,7 @@ def _starts(problem: Problem, base: Any, loc: float | None, scale: float | None)
         x = 0.5 * (v + 1.0) if problem.even else v
         grid = likelihood.bin_linearly(x, w, 128 * (problem.order + 1))
         a, _ = likelihood.maximise_on_grid(grid, problem.order, problem.floor, problem.even, 25)
-        values = likelihood.polynomial(a, x)
+        values = certificate.polynomial(a, x)
         loss, _, _ = likelihood.losses(values, 1.0, w, problem.floor)
         loss += np.log(s) - np.sum(w * log_b)
         starts.append(Start(float(loss), a, base, table, float(place), float(s)))

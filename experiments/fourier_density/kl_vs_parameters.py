@@ -24,7 +24,7 @@ from experiments.harness import figures
 from experiments.harness.estimate import Program
 from experiments.harness.ledger import Claim, Measurement
 from experiments.harness.run import Record, Run
-from fourier_density import baselines, deep_factorized, likelihood
+from fourier_density import baselines, certificate, deep_factorized
 from fourier_density.host import in_float64
 
 METHODS = {
@@ -148,7 +148,7 @@ def _fit(method: str, size: int, sample: np.ndarray, config: Config) -> tuple[in
     if method == "fourier":
         a = np.asarray(fourier_density.fit(sample, size).density.coefficients, complex)
         a = a / np.linalg.norm(a)
-        return 2 * size, lambda x: np.log(0.5 * np.abs(likelihood.polynomial(a, x)) ** 2)
+        return 2 * size, lambda x: np.log(0.5 * np.abs(certificate.polynomial(a, x)) ** 2)
     if method == "mixture":
         mixture = baselines.mixture_by_em(sample, size)
         return 3 * size - 1, lambda x: in_float64("log_prob", mixture, x)

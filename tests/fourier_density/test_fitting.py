@@ -86,14 +86,6 @@ def test_certificate_is_the_largest_eigenvalue_of_the_explicit_matrix(sample):
     np.testing.assert_allclose(result.certificate, expected, atol=1e-10, rtol=0)
 
 
-def test_largest_eigenvalue_of_a_matrix_that_is_the_identity_up_to_rounding():
-    """LAPACK's routine for one eigenvalue fails on it."""
-    noise = np.random.default_rng(7)
-    column = 1e-16 * (noise.normal(size=33) + 1j * noise.normal(size=33))
-    column[0] = 1.0
-    assert abs(likelihood.largest_eigenvalue(column) - 1.0) < 1e-14
-
-
 def test_certificate_of_a_converged_fit_bounds_another_optimiser(sample):
     x, w, result = sample
     assert 0 <= result.certificate < 1e-5
