@@ -210,6 +210,8 @@ class Run:
 
     def stopping(self) -> bool:
         """Whether to save and stop now. Of several hosts all have to ask, and stop together."""
+        if time.monotonic() - self._began > 60.0:
+            self._write()  # the time so far, which a kill would lose
         if hosts.several() and not self.stop_requested:
             self.stop_requested = hosts.preempted()
         return self.stop_requested

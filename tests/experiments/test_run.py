@@ -99,6 +99,19 @@ def test_what_a_kill_at_the_start_leaves_is_no_foreign_file(tmp_path, left):
     assert runs.load(tmp_path).data["status"] == "running"
 
 
+def test_a_kill_loses_no_more_than_a_minute_of_the_time_that_is_recorded(tmp_path):
+    """Nothing is written at the end of a process that is killed; the next one adds to what is."""
+    run = start(tmp_path / "run")
+    run._began -= 100.0
+    assert not run.stopping()
+    before = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert 100.0 <= before["wall_seconds"] < 110.0 and before["status"] == "running"
+    run._lock.release()
+    with start(tmp_path / "run") as again:
+        again.finish({"x": 1.0})
+    assert 100.0 <= again.data["wall_seconds"] < 110.0
+
+
 def test_an_error_is_told_though_the_disk_is_full(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
