@@ -74,8 +74,7 @@ def apply(
 ) -> Float[Array, "B T d"]:
     """Causal self-attention over a whole sequence, as `grouped.apply`."""
     plain = positions is None and mask is None
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    positions = masks.positions_of(x, positions)
     q = variant.queries(params, x, positions)
     keys, values = variant.expand(params, variant.entries(params, x, positions))
     if plain:

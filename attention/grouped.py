@@ -196,8 +196,7 @@ def apply(
     Shazeer (arXiv 1911.02150), section 3; Ainslie et al. (arXiv 2305.13245), section 2.2.
     """
     plain = positions is None and mask is None
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    positions = masks.positions_of(x, positions)
     q, k, v = project(params, x, positions, config)
     if plain:
         y = kernels.causal(q, k, v, config.window, config.scale, config.kernel)

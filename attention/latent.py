@@ -200,8 +200,7 @@ def apply(
     equation 10.
     """
     plain = positions is None and mask is None
-    if positions is None:
-        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+    positions = masks.positions_of(x, positions)
     q, entries = queries(params, x, positions, config), latents(params, x, positions, config)
     if not plain:
         kernels.refuse_masks(config.kernel)

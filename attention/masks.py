@@ -1,7 +1,7 @@
 """Boolean attention masks; True means "may be attended to"."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 def causal(
@@ -24,6 +24,19 @@ def causal(
     distance = query_positions[..., :, None] - key_positions[..., None, :]
     keep = distance >= 0
     return keep if window is None else keep & (distance < window)
+
+
+def positions_of(x: Float[Array, "B T d"], positions: Array | None) -> Int[Array, "B T"]:
+    """Those given, [B, T] or [1, T] for all sequences; 0..T-1 if none are.
+
+    Raises:
+        ValueError: positions of another shape.
+    """
+    if positions is None:
+        positions = jnp.arange(x.shape[1])[None]
+    if positions.shape not in (x.shape[:2], (1, x.shape[1])):
+        raise ValueError(f"positions: expected [B, T] = {x.shape[:2]}, got {positions.shape}")
+    return jnp.broadcast_to(positions, x.shape[:2])
 
 
 def combined(

@@ -79,7 +79,7 @@ def sample_edm(
     levels = jnp.asarray(sigmas, jnp.promote_types(z.dtype, jnp.float32))
     key = jax.random.key(0) if key is None else key
     (y, bad), path = _run(denoiser, z, levels, key, condition, params, method, churn, trajectory)
-    y = checks.report(y, bad, "sigma")
+    y = checks.report(y, bad, "sigma", z)
     return (y, jnp.concatenate([z[None], path])) if trajectory else y
 
 

@@ -66,13 +66,24 @@ def _without(denoiser: Callable[..., Array]) -> bool:
     return True
 
 
-def report(x: Array, bad: Array, name: str) -> Array:
-    """Raise where it is known that a prediction was not finite, else make the sample NaN."""
+def report(x: Array, bad: Array, name: str, z: Array) -> Array:
+    """Raise where it is known that a prediction was not finite, else make the sample NaN.
+
+    Args:
+        x, z: the sample; what it was made from.
+        bad: level of the first such prediction, or NaN.
+        name: of levels.
+
+    Raises:
+        ValueError: naming z, or the level.
+    """
     try:
         level = float(bad)
     except (jax.errors.ConcretizationTypeError, TypeError):
         return jnp.where(jnp.isnan(bad), x, jnp.nan)
     if not np.isnan(level):
+        if not np.all(np.isfinite(np.asarray(z, np.float32))):
+            raise ValueError("z: expected finite numbers, got NaN or infinity")
         raise ValueError(
             f"denoiser: expected finite predictions, got others at {name} {level:g} (networks here "
             "answer NaN to a class that they do not know)"

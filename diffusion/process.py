@@ -119,6 +119,7 @@ def convert(
     """
     check("source", source)
     check("target", target)
+    value, z = jnp.asarray(value), jnp.asarray(z)
     if value.shape != z.shape:
         raise ValueError(f"value: expected the shape {z.shape} of z, got {value.shape}")
     floating("z", z)

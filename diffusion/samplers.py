@@ -108,7 +108,7 @@ def sample(
     options = Options(method, prediction, float(variance), bounds, trajectory, sigma_data)
     key = jax.random.key(0) if key is None else key
     (x, bad), path = _run(denoiser, z, values, key, condition, params, options)
-    x = levels.report(x, bad, "log-SNR")
+    x = levels.report(x, bad, "log-SNR", z)
     return (x, jnp.concatenate([z[None], path])) if trajectory else x
 
 

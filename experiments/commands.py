@@ -321,7 +321,7 @@ def generate(options: Any) -> None:
 
 def compress(source: Path, target: Path | None, step: float | None) -> None:
     """Compress a file of floats, and say what became of it."""
-    target = target or source.with_name(source.name + archive.SUFFIX)
+    target = target or Path(f"{source}{archive.SUFFIX}")
     found = archive.compress(source, target, step)
     print(
         f"{source}: {found.values} values, {found.before} bytes -> {target}: {found.after} bytes, "
@@ -341,12 +341,24 @@ def restore(source: Path, target: Path | None) -> None:
     print(f"{target}: {archive.restore(source, target)} values")
 
 
+def _refuse_another(target: Path, record: Record) -> None:
+    """Publish no run over one of other settings; over one of the same, it is the newer."""
+    if not (target / "run.json").exists():
+        return
+    there = runs.load(target)
+    if differing := configs.difference(there.config, record.config):
+        raise ExperimentError(
+            f"{target}: expected a run of the same settings, there are others: "
+            f"{'; '.join(differing)}; remove it, or publish elsewhere, with --results DIR"
+        )
+
+
 def publish(directory: Path, results: Path) -> None:
     """Copy a finished run's small outcome into `results`, without paths of this machine.
 
     Raises:
-        ExperimentError: the run is not finished, or of changed settings and would replace what is
-            published of the preset; a file is too large to commit.
+        ExperimentError: the run is not finished, or would replace what is published of other
+            settings, or of the preset as it is; a file is too large to commit.
     """
     if (directory / sweeps.RECORD).exists():
         raise ExperimentError(f"{directory}: a sweep; publish cells of it, one by one")
@@ -364,6 +376,7 @@ def publish(directory: Path, results: Path) -> None:
             "settings were changed; publish it elsewhere, with --results DIR"
         )
     target = results / runs.slug(name) / runs.slug(record.data["preset"])
+    _refuse_another(target, record)
     parts = (directory / part for part in PUBLISHED)
     sources = [part for part in parts if part.exists()]
     for source in sources:

@@ -16,6 +16,7 @@ from fourier_density.density import PeriodicDensity
 from fourier_density.real_line import RealLineDensity
 from fourier_density.reflected import ReflectedDensity
 
+MOST_ORDER = likelihood.MAX_NODES // 8
 ORDERS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64)
 BASES = ("tanh", "normal", "student_t", transforms.StudentT(6.0))
 SAMPLES_PER_PARAMETER = 5  # below this, empty gaps in the data attract roots of the density
@@ -301,6 +302,8 @@ def _check_order(order: Any) -> None:
     number = np.ndim(order) == 0 and np.issubdtype(np.asarray(order).dtype, np.number)
     if not number or not math.isfinite(order) or order < 1 or order != int(order):
         raise ValueError(f"order: expected an integer >= 1, got {order!r}")
+    if order > MOST_ORDER:
+        raise ValueError(f"order: expected at most {MOST_ORDER}, got {order!r}")
 
 
 def _check_iterations(count: Any) -> None:

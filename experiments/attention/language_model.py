@@ -113,7 +113,7 @@ class Config:
         for name in ("windows", "new_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if not self.prompt or self.temperature < 0:
+        if not (self.prompt and self.temperature >= 0):
             raise ValueError("prompt, temperature: expected some text and a number >= 0")
 
 

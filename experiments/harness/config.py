@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -93,13 +94,23 @@ def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(type(default), default=default, args=list(arguments), prog=command)
+            made = tyro.cli(type(default), default=default, args=list(arguments), prog=command)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as error:
         if error.code == 0:  # --help
             raise
         raise UsageError(_one_line(printed.getvalue())) from None
+    _check_finite(made)
+    return made
+
+
+def _check_finite(config: Any) -> None:
+    """No setting is infinite or NaN: comparisons with NaN are false, whatever a field asks for."""
+    for name, value in flatten(dataclasses.asdict(config)).items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UsageError(f"--{name}: expected a finite number, got {one}")
 
 
 def check_some(field: str, values: Sequence[Any], known: Sequence[Any] | None = None) -> None:

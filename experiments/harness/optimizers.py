@@ -56,7 +56,7 @@ class TrainingConfig:
                 f"got {self.accumulate}"
             )
         for name in ("warmup", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"training.{name}: expected >= 0, got {getattr(self, name)}")
         if self.seed >= 2**32:
             raise ValueError(f"training.seed: expected less than 2^32, got {self.seed}")

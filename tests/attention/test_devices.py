@@ -40,7 +40,7 @@ SHARDED = """
 
     for name, mixer in {
         "mha": GroupedConfig(32, 4), "gqa": GroupedConfig(32, 4, 2), "mqa": GroupedConfig(32, 4, 1),
-        "mla": LatentConfig(32, 4, 16, 12, 8, 4, 8),
+        "mla": LatentConfig(32, 4, 16, query_dim=12, nope_dim=8, rope_dim=4, value_dim=8),
     }.items():
         config = TransformerConfig(32, 2, mixer, d_ff=64)
         params = transformer.init(jax.random.key(0), config)

@@ -1,6 +1,7 @@
 """Chunked prefill, and padding on either side, against whole sequences read alone."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from attention import (
     generation,
     grouped,
     latent,
+    masks,
     transformer,
 )
 
@@ -142,6 +144,16 @@ def test_masks_of_other_shapes_and_of_floats_are_refused(name):
     whole = apply()
     np.testing.assert_allclose(apply(mask=jnp.asarray(causal)[None]), whole, atol=1e-5)
     np.testing.assert_allclose(apply(mask=jnp.ones((2, 6), int)), whole, atol=1e-5)
+
+
+def test_positions_of_other_shapes_are_refused_and_a_row_serves_all():
+    positions_of, x = inspect.unwrap(masks.positions_of), jnp.zeros((2, 6, 4))
+    for positions in (np.arange(6), np.ones((2, 4), int), np.ones((3, 6), int)):
+        with pytest.raises(ValueError, match=r"positions: expected \[B, T\] = \(2, 6\), got"):
+            positions_of(x, positions)
+    expected = np.tile(np.arange(6), (2, 1))
+    for positions in (None, jnp.arange(6)[None], jnp.asarray(expected)):
+        np.testing.assert_array_equal(positions_of(x, positions), expected)
 
 
 @pytest.mark.parametrize("name", ["gqa", "mha-window", "chosen"])

@@ -229,6 +229,8 @@ def test_predictions_that_are_not_finite_are_reported_with_their_place():
     def bad(y, sigma):
         return jnp.where(sigma[:, None] < 1.0, jnp.nan, y)
 
+    with pytest.raises(ValueError, match="z: expected finite numbers"):
+        samplers.sample(lambda z, lam: z, jnp.full((1, 2), jnp.nan), lams)
     with pytest.raises(ValueError, match="denoiser: expected finite predictions, got others at si"):
         samplers.sample_edm(bad, jnp.ones((2, 2)), schedules.edm_sigmas(5))
 

@@ -119,6 +119,7 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
         ("words.txt", "expected floats"),
         ("huge.npy", "expected floats"),
         ("missing.npy", "No such file"),
+        (".", "Is a directory"),
     ):
         assert run("compress", tmp_path / name) == 1
         assert said in capsys.readouterr().err

@@ -159,9 +159,16 @@ def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
     assert "kexue-jax new my/none" in cli("run", "my/none.py")[2]
 
 
-def test_a_changed_run_does_not_replace_what_is_published(cli, mixtures):
+def test_a_changed_run_does_not_replace_what_is_published(cli, mixtures, tmp_path):
     code, _, err = cli("publish", mixtures)
     assert code == 1 and "expected a run of the preset quick as it is" in err
+    cli("new", "own/publish")
+    for darts in ("60", "70"):
+        cli("run", "own/publish.py", "--darts", darts, "--workdir", tmp_path / darts)
+    assert cli("publish", tmp_path / "60", "--results", tmp_path / "out")[0] == 0
+    assert cli("publish", tmp_path / "60", "--results", tmp_path / "out")[0] == 0  # once more
+    code, _, err = cli("publish", tmp_path / "70", "--results", tmp_path / "out")
+    assert code == 1 and "there are others: darts: 60 -> 70; remove it" in err
 
 
 BROKEN = """

@@ -184,6 +184,7 @@ def test_start_of_a_minimum_phase_polynomial_is_itself():
         (([0.1, np.nan], 2), {}, "samples: expected finite values"),
         (([0.1, 1.5], 2), {}, r"samples: expected values in \[-1, 1\], got \[0.1, 1.5\]"),
         (([0.1, 0.2], 0), {}, "order: expected an integer >= 1, got 0"),
+        (([0.1, 0.2], 10**6), {}, "order: expected at most 4096, got 1000000"),
         (([0.1, 0.2], 1), {"weights": [1.0]}, r"weights: expected shape \(2,\)"),
         (([0.1, 0.2], 1), {"weights": [1.0, -1.0]}, "weights: expected finite, non-negative"),
         (([0.1, 0.2], 1), {"weights": [1.0, np.inf]}, "weights: expected finite"),
