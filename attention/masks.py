@@ -46,6 +46,8 @@ def combined(
 
     Raises:
         ValueError: a mask of another shape, or one of floats.
+
+    Source: https://kexue.fm/archives/10091, equation 1 (i <= t), over fewer keys.
     """
     keep = causal(positions, positions, window)
     if mask is None:
