@@ -142,7 +142,8 @@ def test_a_denoiser_learns_and_the_classifier_knows_digits():
     assert judge_.features(images.test).shape == (297, 32)
     assert judge_.confidence(images.test, images.test_labels).mean() > 0.8
     tiled = denoising.tile(np.zeros((7, 4, 4, 1)), 17, 3)
-    assert tiled.shape == (9, 14, 3) and tiled[:, 4].min() == 1.0 and tiled[0, 0, 0] == 0.0
+    assert tiled.shape == (14, 14, 3) and tiled[:, 4].min() == 1.0 and tiled[0, 0, 0] == 0.0
+    assert tiled[10:, 5:].min() == 1.0 and tiled[10:, :4].max() == 0.0  # one in the last row
 
 
 @pytest.mark.parametrize(
