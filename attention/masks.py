@@ -54,7 +54,7 @@ def combined(
         return keep
     wide = mask[:, None, :] if mask.ndim == 2 else mask
     sizes = zip(wide.shape, keep.shape, strict=False)
-    if wide.ndim != 3 or any(n not in (1, size) and size != 1 for n, size in sizes):
+    if wide.ndim != 3 or any(n not in (1, size) for n, size in sizes):
         shapes = f"[B, S] = {keep.shape[::2]} or [B, T, S] = {keep.shape}"
         raise ValueError(f"mask: expected {shapes}, got {mask.shape}")
     if jnp.issubdtype(mask.dtype, jnp.floating):

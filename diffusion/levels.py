@@ -44,9 +44,12 @@ def call(denoiser: Callable[..., Array], z: Array, level: Array, condition: Any)
     """The prediction; a denoiser that takes no condition is not given None.
 
     Raises:
-        ValueError: a prediction of another shape than z.
+        ValueError: a network without its parameters, a prediction of another shape than z.
         Exception: of the denoiser, with a note of what it was called with.
     """
+    owner = getattr(denoiser, "__self__", denoiser)
+    if hasattr(owner, "apply") and getattr(owner, "scope", owner) is None:  # Flax, unbound
+        raise ValueError("params: expected the network's, beside its `apply` as denoiser, got None")
     rest = () if condition is None and _without(denoiser) else (condition,)
     try:
         value = denoiser(z, level, *rest)

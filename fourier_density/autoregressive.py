@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from fourier_density import checks, entropy_model
@@ -60,7 +61,7 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
 
     Raises:
         ValueError: another number of heads than of coordinates, another number of outputs than the
-            heads want; x of another width.
+            heads want; x of another width, or NaN.
 
     Source: Bengio and Bengio (NeurIPS 1999); https://kexue.fm/archives/10007, below equation 17.
     """
@@ -140,4 +141,7 @@ def _checked(x: Any, size: int) -> Array:
     x = jnp.asarray(x, jnp.result_type(float))
     if x.ndim < 1 or x.shape[-1] != size:
         raise ValueError(f"x: expected [..., {size}], got {x.shape}")
+    known = checks.concrete(x)
+    if known is not None and np.isnan(known).any():
+        raise ValueError("x: expected numbers, got NaN")
     return x

@@ -189,8 +189,11 @@ def init_state(system: System, batch: int) -> Pair:
 
 
 def prepare(system: System) -> s4d.Step:
-    """Discretise, once, for `s4d.step`."""
+    """Discretise, once, for `step`."""
     return s4d.prepare(as_s4d(system))
+
+
+step = s4d.step  # poles and states are those of S4D
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
@@ -280,5 +283,5 @@ def mixer(config: Config) -> Mixer:
         apply=apply,
         prepare=prepare,
         prefill=prefill,
-        step=s4d.step,
+        step=step,
     )

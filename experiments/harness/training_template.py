@@ -116,6 +116,6 @@ CLAIMS = (
         "one's own",
         lambda record: record.result["error_of_no_change"] / record.result["error"],
         paper=1.0,
-        kind="ordering",
+        kind="ordering",  # more than `paper`; a number of a paper's table is a "value"
     ),
 )

@@ -139,6 +139,8 @@ def test_masks_of_other_shapes_and_of_floats_are_refused(name):
     for mask in (causal, np.ones(6, bool), np.ones((3, 6), bool), np.ones((2, 5, 6), bool)):
         with pytest.raises(ValueError, match=r"mask: expected \[B, S\] = \(2, 6\) or \[B, T, S\]"):
             apply(mask=jnp.asarray(mask))
+    with pytest.raises(ValueError, match=r"mask: expected \[B, S\] = \(1, 6\)"):
+        transformer.apply(params, tokens[:1], config, mask=jnp.ones((2, 6), bool))
     with pytest.raises(ValueError, match="mask: expected booleans"):
         apply(mask=jnp.zeros((2, 6)))
     whole = apply()

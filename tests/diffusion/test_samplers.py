@@ -254,6 +254,9 @@ def test_errors_of_a_denoiser_say_what_it_was_called_with():
         return network.apply(params, z)
 
     assert samplers.sample(denoise, z, levels(2), params=params).shape == z.shape
+    for unbound in (network, network.apply):
+        with pytest.raises(ValueError, match="params: expected the network's, beside its `apply`"):
+            samplers.sample(unbound, z, levels(2))
     with pytest.raises(flax.errors.ScopeParamShapeError) as raised:
         samplers.sample(denoise, z[..., :1], levels(2), params=params)
     note = "denoiser: raised this for z (2, 4, 4, 1) and levels (2,)"

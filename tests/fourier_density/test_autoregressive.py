@@ -314,6 +314,12 @@ def test_dropout_needs_a_key():
             "x: expected",
             lambda: made(heads.Fourier(1))[0].log_prob(made(heads.Fourier(1))[1], np.zeros(3)),
         ),
+        (
+            "x: expected numbers, got NaN",
+            lambda: made(heads.Fourier(1))[0].log_prob(
+                made(heads.Fourier(1))[1], np.array([np.nan, 0.0])
+            ),
+        ),
     ],
 )
 def test_bad_arguments_are_named(error, call):

@@ -114,6 +114,11 @@ def test_growing_modes_stream_within_the_range_of_floats_and_are_refused_beyond(
     near(y, np.asarray(apply(one, u)), 2e-5)
     long = dss.from_weights(*parts, 700)
     assert np.isfinite(apply(long, u)).all()
+    state, prepared, first = dss.init_state(one, u.shape[0]), dss.prepare(one), []
+    for t in range(3):
+        state, value = dss.step(prepared, state, jax.numpy.asarray(u[:, t]))
+        first.append(value)
+    near(np.stack(first, 1), np.asarray(y)[:, :3], 2e-5)
     for call in (dss.prepare, dss.as_s4d):
         with pytest.raises(ValueError, match=r"Lambda: a state that grows by e\^70 over 700 steps"):
             call(long)
