@@ -64,6 +64,7 @@ def test_odd_files(tmp_path, values):
     assert np.abs(again - values).max() <= report.step / 2 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_what_is_far_out_escapes_where_steps_are_small(tmp_path):
     """From end to end 2^20 steps are too few; of all but the tails they are enough."""
     values = 5 + 2 * np.random.default_rng(0).standard_t(1.5, 1000)
