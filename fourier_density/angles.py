@@ -9,6 +9,7 @@ Source: derived; the series of https://kexue.fm/archives/10007 are sums of such 
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,12 @@ from jaxtyping import Array, Float
 Pair = tuple[Array, Array]
 
 
-def wrap(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Map x to [-1, 1] modulo the period 2 (the subtraction is exact in floating point)."""
+def wrap(x: Any) -> Float[Array, "*shape"]:
+    """Map x, of any shape, to [-1, 1] modulo the period 2.
+
+    The subtraction is exact in floating point.
+    """
+    x = jnp.asarray(x)
     return x - 2.0 * jnp.round(0.5 * x)
 
 
