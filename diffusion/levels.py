@@ -85,7 +85,7 @@ def report(x: Array, bad: Array, name: str, z: Array) -> Array:
     except (jax.errors.ConcretizationTypeError, TypeError):
         return jnp.where(jnp.isnan(bad), x, jnp.nan)
     if not np.isnan(level):
-        if not np.all(np.isfinite(np.asarray(z, np.float32))):
+        if not jnp.isfinite(z).all():
             raise ValueError("z: expected finite numbers, got NaN or infinity")
         raise ValueError(
             f"denoiser: expected finite predictions, got others at {name} {level:g} (networks here "

@@ -176,9 +176,8 @@ def reproduce(preset: str, patterns: list[str], root: Path, at_once: int) -> Non
         raise
     except ExperimentError as error:  # told behind the report of the others
         failure = error
-    mine = [root / job.name / job.preset for job in reproduction.plan(preset, ["*"])]
-    found = [record for record in reports.finished(root) if record.directory in mine]
-    names = dict.fromkeys([job.name for job in jobs] + [r.data["experiment"] for r in found])
+    found = [r for r in reports.finished(root) if reproduction.made(r, root, preset)]
+    names = {job.name for job in jobs} | {record.data["experiment"] for record in found}
     rows = reports.rows(found, [name for name in catalog.names() if name in names])
     (root / "report.md").write_text(f"{ledger.markdown(rows)}\n{reports.summary(rows)}")
     pictures = [(r.data["experiment"], r.directory / "figure.png") for r in found]

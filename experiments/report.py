@@ -57,7 +57,7 @@ def known(found: Sequence[Record], files: Sequence[Path]) -> list[Record]:
             kept.append(record)
         else:
             left.add(name)
-    for name in sorted(left) if not files else ():
+    for name in [] if files else sorted(left):
         print(f"note: runs of {name} are left out; to include them, name the file", file=sys.stderr)
     return kept
 

@@ -59,12 +59,23 @@ def plan(preset: str, patterns: Sequence[str]) -> list[Job]:
         experiment = catalog.get(name)
         timed = bool(getattr(experiment.module, "TIMED", False))
         for found, config in experiment.module.PRESETS.items():
-            if found == preset or found.startswith(f"{preset}_"):
+            if of_scale(found, preset):
                 seconds = _published_seconds(name, found)
                 jobs.append(Job(name, found, configs.digest(config), timed, seconds))
     if not jobs:
         catalog.get(names[0]).preset(preset)  # names the nearest one
     return sorted(jobs, key=lambda job: (job.timed, -_weight(job)))
+
+
+def of_scale(found: str, preset: str) -> bool:
+    """Whether a preset belongs to a scale: "cpu" and all "cpu_..."."""
+    return found == preset or found.startswith(f"{preset}_")
+
+
+def made(record: runs.Record, root: Path, preset: str) -> bool:
+    """Whether a run below `root` is one that `reproduce` makes at a scale."""
+    name, found = record.data["experiment"], record.data["preset"]
+    return of_scale(found, preset) and record.directory == root / name / found
 
 
 def reproduce(jobs: Sequence[Job], root: Path, at_once: int) -> None:

@@ -210,7 +210,7 @@ class PeriodicDensity(Density):
     def interval_prob(self, lower: Any, upper: Any) -> Array:
         """P(lower <= X <= upper), accurate for narrow and empty bins too; see `log_interval_prob`.
 
-        On over the end of the circle from lower > upper to upper + 2; NaN if upper < lower.
+        An arc over the end of the circle is one to upper + 2; NaN if upper < lower.
         """
         return jnp.exp(self.log_interval_prob(lower, upper))
 

@@ -41,7 +41,7 @@ class TooManyBins(ValueError):
     def __init__(self, step: float, low: float, high: float, smallest: float):
         super().__init__(
             f"step: expected at most {MOST_SYMBOLS - 2} bins from {low:g} to {high:g}, got steps "
-            f"of {step:g}; take {smallest:g} or more, or leave a larger tail to the escape"
+            f"of {step:g}; take {1.00001 * smallest:g} or more, or leave more to the escape"
         )
         self.smallest = smallest
 

@@ -138,8 +138,8 @@ def _check_name(name: str, names: Sequence[str]) -> None:
 def _one_line(text: str) -> str:
     """Tyro frames its messages with box characters, in the upper edge stands a title.
 
-    What a configuration says of itself names its field already. Of numbers it says what Python
-    does.
+    What a configuration says of itself names its field already; what Python says of numbers is
+    put in plain words.
     """
     lines = [line for line in text.splitlines() if not line.startswith("\u256d")]
     words = re.sub(r"[^\x20-\x7e]+|-{4,}", " ", " ".join(lines))
