@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Never
 
 from experiments.dispatch import dispatch
-from experiments.harness.errors import ExperimentError
+from experiments.harness.errors import ExperimentError, place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"kexue-jax: {reason} (--debug shows where)", file=sys.stderr)
+        print(f"kexue-jax: {reason}{place(error)} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
 

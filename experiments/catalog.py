@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.harness.errors import UsageError, nearest
+from experiments.harness.errors import OWN, UsageError, nearest, place
 from experiments.harness.ledger import Claim
 from experiments.names import names
 
@@ -84,7 +84,7 @@ def _load_file(path: Path) -> Experiment:
         raise UsageError(
             f"no experiment file {path} in {Path.cwd()}; make one with: kexue-jax new {name}"
         )
-    spec = importlib.util.spec_from_file_location(f"user_experiment_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"{OWN}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path}: expected a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -95,7 +95,7 @@ def _load_file(path: Path) -> Experiment:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        raise UsageError(f"{path}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{path}: {type(error).__name__}: {error}{place(error)}") from error
     missing = [name for name in ("Config", "PRESETS", "main") if not hasattr(module, name)]
     if missing:
         raise UsageError(f"{path}: expected an experiment, but it lacks {', '.join(missing)}")

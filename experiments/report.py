@@ -12,7 +12,7 @@ from experiments import catalog
 from experiments.harness import config as configs
 from experiments.harness import ledger
 from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError
+from experiments.harness.errors import ExperimentError, place
 from experiments.harness.run import Record
 from experiments.names import RESULTS, RUNS
 
@@ -106,7 +106,7 @@ def _named(experiment: catalog.Experiment, claim: ledger.Claim) -> ledger.Claim:
         except Exception as error:
             raise ExperimentError(
                 f"{experiment.name}: claim {claim.id} cannot measure {record.directory}: "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}{place(error)}"
             ) from error
 
     return replace(claim, measure=measure)

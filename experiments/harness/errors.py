@@ -2,8 +2,12 @@
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+OWN = "user_experiment_"  # what the modules of files outside the package are called
 
 
 class ExperimentError(Exception):
@@ -64,3 +68,13 @@ def nearest(given: str, known: Iterable[str], prefix: str = "") -> str:
 
     best = max(known, key=likeness, default=None)
     return "" if best is None or likeness(best) < 0.6 else f"; nearest: {prefix}{best}"
+
+
+def place(error: BaseException) -> str:
+    """Where in a file outside the package an error arose, ` (mine.py, line 12)`, or nothing."""
+    own = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith(OWN)
+    ]
+    return f" ({Path(own[-1][0]).name}, line {own[-1][1]})" if own else ""

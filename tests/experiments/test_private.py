@@ -31,6 +31,19 @@ def test_opening_a_run_executes_no_file_that_only_its_record_names(cli, tmp_path
     assert Path("executed").exists()
 
 
+@pytest.mark.parametrize("line", ["    hits = done[-1]", "PRESETS = {", "    pi, error = record"])
+def test_an_error_in_ones_own_file_is_told_with_its_line(cli, line):
+    cli("new", "mine")
+    lines = Path("mine.py").read_text().splitlines()
+    (at,) = (n for n, text in enumerate(lines) if text.startswith(line))
+    indent = line[: len(line) - len(line.lstrip())]
+    Path("mine.py").write_text("\n".join([*lines[:at], f"{indent}1 / 0", *lines[at:]]))
+    cli("run", "mine.py", "--darts", "10")
+    _, _, err = cli(*(("report",) if "record" in line else ("run",)), "mine.py")
+    assert f"ZeroDivisionError: division by zero (mine.py, line {at + 1})" in err
+    assert err.count("\n") == 1
+
+
 def test_published_records_hold_no_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/jos\u00e9")
     monkeypatch.setenv("TFDS_DATA_DIR", "/data/sets")
