@@ -25,14 +25,15 @@ def compare(directories: list[Path], output: Path) -> None:
         raise UsageError(f"{directories[0]}: expected runs with numbers, found none")
     kinds = list(dict.fromkeys(record.data["experiment"] for record in records))
     if len(kinds) > 1:
-        print(f"note: runs of different experiments: {', '.join(kinds)}", file=sys.stderr)
+        said = "runs of different experiments, of which what all have is shown"
+        print(f"note: {said}: {', '.join(kinds)}", file=sys.stderr)
     fields = [_fields(record) for record in records]
-    every = dict.fromkeys(name for flat in fields for name in flat)
+    every = _names(fields, shared=len(kinds) > 1)
     changed = [name for name in every if len({str(flat.get(name, ABSENT)) for flat in fields}) > 1]
     numbers = [
         {k: v for k, v in record.result.items() if isinstance(v, int | float)} for record in records
     ]
-    measured = dict.fromkeys(name for found in numbers for name in found)
+    measured = _names(numbers, shared=len(kinds) > 1)
     header = ["run", *changed, *measured]
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     for record, flat, found in zip(records, fields, numbers, strict=True):
@@ -40,12 +41,18 @@ def compare(directories: list[Path], output: Path) -> None:
         cells += [f"{found[name]:.6g}" if name in found else ABSENT for name in measured]
         lines.append(f"| {' | '.join(cells)} |")
     print("\n".join(lines))
-    shared = [name for name in measured if all(name in found for found in numbers)]
+    shared = _names(numbers, shared=True)
     if not shared and not _series(records):
         print("\nno figure: the runs have no numbers in common")
         return
     figures.render(lambda: _curves(records, shared), output)
     print(f"\nfigure: {output}")
+
+
+def _names(rows: list[dict[str, Any]], *, shared: bool) -> list[str]:
+    """The names of any row, in their order; or only those of all rows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if not shared or all(name in row for row in rows)]
 
 
 def _fields(record: Record) -> dict[str, Any]:
