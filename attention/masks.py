@@ -30,10 +30,12 @@ def positions_of(x: Float[Array, "B T d"], positions: Array | None) -> Int[Array
     """Those given, [B, T] or [1, T] for all sequences; 0..T-1 if none are.
 
     Raises:
-        ValueError: positions of another shape.
+        ValueError: positions of another shape, or a mask in their place.
     """
     if positions is None:
         positions = jnp.arange(x.shape[1])[None]
+    if positions.dtype == bool:
+        raise ValueError("positions: expected numbers, got booleans; a mask is `mask=`")
     if positions.shape not in (x.shape[:2], (1, x.shape[1])):
         raise ValueError(f"positions: expected [B, T] = {x.shape[:2]}, got {positions.shape}")
     return jnp.broadcast_to(positions, x.shape[:2])

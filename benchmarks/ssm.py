@@ -218,7 +218,7 @@ def layer(channels, modes, length, rounds):
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     config = s5.Config(channels, modes)
     with jax.enable_x64(True):
-        double = s5.system(config, s5.init_params(config, jax.random.key(0)))
+        double = s5.system(s5.init(jax.random.key(0), config), config)
         u = jnp.asarray(np.random.default_rng(0).normal(size=(length, channels)))
         one = single(double)
         exact = s5.apply(

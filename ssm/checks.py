@@ -9,15 +9,26 @@ import jax
 import numpy as np
 
 
-def kind(config: Any, wanted: type) -> None:
-    """Refuse the configuration of another mixer.
+def kind(given: Any, wanted: type, name: str = "config", remedy: str = "") -> None:
+    """Refuse an argument of another class, such as the configuration of another mixer.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming both classes.
     """
-    if not isinstance(config, wanted):
-        name, got = (f"{k.__module__}.{k.__qualname__}" for k in (wanted, type(config)))
-        raise ValueError(f"config: expected {name}, got {got}")
+    if not isinstance(given, wanted):
+        one, other = (f"{k.__module__}.{k.__qualname__}" for k in (wanted, type(given)))
+        other = other.removeprefix("builtins.")
+        raise ValueError(f"{name}: expected {one}, got {other}{remedy}")
+
+
+def system(given: Any, wanted: type) -> None:
+    """Refuse what is no system, such as the parameters of a mixer."""
+    kind(given, wanted, "system", "; of parameters: system(params, config)")
+
+
+def prepared(given: Any, wanted: type) -> None:
+    """Refuse what does not come from `prepare`, such as a system."""
+    kind(given, wanted, "prepared", "; of a system: prepare(system)")
 
 
 def sizes(config: Any, *names: str) -> None:

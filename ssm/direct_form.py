@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from ssm import convolution, rational, signals
+from ssm import checks, convolution, rational, signals
 from ssm.fraction import System, exact, from_values, kernel
 from ssm.stability import check_stable
 
@@ -45,6 +45,7 @@ def prepare(system: System) -> Step:
     Source: arXiv 2405.06147, equation 13; https://kexue.fm/archives/10180, the text behind equation
     25.
     """
+    checks.system(system, System)
     check_stable(system)
     return step_of(exact(system))
 
@@ -75,6 +76,7 @@ def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
     Source: Oppenheim and Schafer (2009), section 6.3; arXiv 2405.06147, equation 16, and
     https://kexue.fm/archives/10180, equation 26, both in the companion's coordinates.
     """
+    checks.prepared(prepared, Step)
     signals.check_step(state, u, prepared.b.shape)
     v, u = state[..., :1], u[..., None]
     shifted = jnp.concatenate([state[..., 1:], jnp.zeros_like(v)], axis=-1)
@@ -101,6 +103,7 @@ def prefill(
     Source: derived from Oppenheim and Schafer (2009), section 6.3; the state is that of
     `scipy.signal.lfiltic`.
     """
+    checks.system(system, System)
     check_stable(system)
     u, lengths = signals.prefix(u, system.direct.shape[0], lengths)
     u = signals.real(u)

@@ -108,6 +108,7 @@ def kernel(system: System, length: int) -> Array:
 
     Source: arXiv 2203.14343, proposition 1.
     """
+    checks.system(system, System)
     if system.length is None:
         return s4d.kernel(as_s4d(system), length)
     if not 1 <= length <= system.length:
@@ -179,6 +180,7 @@ def apply(system: System, u: Any) -> Array:
 
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
+    checks.system(system, System)
     u = signals.signal(u, system.D.shape[0])
     return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
@@ -190,6 +192,7 @@ def init_state(system: System, batch: int) -> Pair:
 
 def prepare(system: System) -> s4d.Step:
     """Discretise, once, for `step`."""
+    checks.system(system, System)
     return s4d.prepare(as_s4d(system))
 
 
@@ -201,6 +204,7 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Growing poles of softmax are limited as `as_s4d` says; so is `prepare`.
     """
+    checks.system(system, System)
     return s4d.prefill(as_s4d(system), u, state, lengths)
 
 
@@ -234,7 +238,7 @@ class Config:
         diagonal.check_range(self.dt_min, self.dt_max)
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay (exp) or decay (softmax), frequency [H, M], W [H, M, 2], D, log_dt.
 
     Poles are those of the normal part of HiPPO-LegS. Under softmax their real parts are free.
@@ -257,7 +261,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     }
 
 
-def system(config: Config, params: dict[str, Any]) -> System:
+def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
     exp = config.normalization == "exp"
     re = diagonal.decaying(params["log_decay"]) if exp else -params["decay"]
@@ -278,8 +282,8 @@ def mixer(config: Config) -> Mixer:
     checks.kind(config, Config)
     return over_systems(
         shape=(config.channels, config.modes),
-        init=functools.partial(init_params, config),
-        system=functools.partial(system, config),
+        init=functools.partial(init, config=config),
+        system=functools.partial(system, config=config),
         apply=apply,
         prepare=prepare,
         prefill=prefill,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
-from ssm import rational
+from ssm import checks, rational
 
 
 @struct.dataclass
@@ -69,6 +69,7 @@ def kernel(system: System, length: int) -> Array:
     Source: https://kexue.fm/archives/10180, equation 18 (with a length) and the series of
     equation 8 (without), one step later with a delay of 1; arXiv 2405.06147.
     """
+    checks.system(system, System)
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
         raise ValueError(f"length: expected at least 1{most}, got {length}")

@@ -57,7 +57,7 @@ __all__ = [
     "damped_params",
     "exact",
     "from_coefficients",
-    "init_params",
+    "init",
     "init_state",
     "kernel",
     "mixer",
@@ -159,6 +159,7 @@ def apply(system: System, u: Any) -> Array:
     Source: arXiv 2405.06147, equation 1 and algorithm 1; https://kexue.fm/archives/10180, equations
     2 and 18.
     """
+    checks.system(system, System)
     u = signals.signal(u, system.direct.shape[0], system.length)
     return signals.filtered(u, kernel(system, u.shape[-2]))
 
@@ -218,7 +219,7 @@ class Config:
             raise ValueError("radius: an exact numerator has none, expected 1")
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: numerator [H, N], denominator [G, N], direct [H]; slack [G] with "l1".
 
     Bidirectional mixers have `backward`, another such dictionary.
@@ -252,7 +253,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     return one(ahead) | {"backward": one(back)}
 
 
-def system(config: Config, params: dict[str, Any]) -> System:
+def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for; of a bidirectional mixer, its forward one.
 
     Source: arXiv 2405.06147, equation 17 and appendix B.2 for "l1".
@@ -273,10 +274,10 @@ def system(config: Config, params: dict[str, Any]) -> System:
     )
 
 
-def damped_params(config: Config, params: dict[str, Any], factor: float) -> dict[str, Any]:
+def damped_params(params: dict[str, Any], config: Config, factor: float) -> dict[str, Any]:
     """The parameters of `damped`: kernels times factor^l, poles times the factor.
 
-    For layers of a stack: `jax.vmap(lambda p: damped_params(config, p, 0.98))(params["layers"]
+    For layers of a stack: `jax.vmap(lambda p: damped_params(p, config, 0.98))(params["layers"]
     ["mixer"])`.
 
     Raises:
@@ -289,7 +290,7 @@ def damped_params(config: Config, params: dict[str, Any], factor: float) -> dict
             "config: expected no constraint, one direction and a delay of 1, got "
             f"{config.constraint!r}, {config.bidirectional}, {config.delay}"
         )
-    new = damped(exact(system(config, params)), factor)
+    new = damped(exact(system(params, config)), factor)
     if config.numerator == "truncated":
         new = truncated(new, config.length, config.radius)
     return {"numerator": new.numerator, "denominator": new.denominator, "direct": new.direct}
@@ -305,14 +306,14 @@ def mixer(config: Config) -> Mixer:
     """
     checks.kind(config, Config)
     functions = {"apply": apply, "prepare": prepare, "prefill": prefill}
-    make = functools.partial(system, config)
+    make = functools.partial(system, config=config)
     if config.bidirectional:
         functions = {"apply": _both, "prepare": no_steps, "prefill": no_steps}
-        make = lambda params: (system(config, params), system(config, params["backward"]))  # noqa: E731
+        make = lambda params: (system(params, config), system(params["backward"], config))  # noqa: E731
     return over_systems(
         shape=(config.channels, config.size),
         paired=False,
-        init=functools.partial(init_params, config),
+        init=functools.partial(init, config=config),
         system=make,
         step=step,
         **functions,

@@ -55,7 +55,7 @@ __all__ = [
     "apply",
     "exact",
     "from_dplr",
-    "init_params",
+    "init",
     "init_state",
     "kernel",
     "mixer",
@@ -79,6 +79,7 @@ def kernel(system: System, length: int) -> Array:
     Source: Gu, Goel, Re (arXiv 2111.00396), algorithm 1; https://kexue.fm/archives/10162, equations
     12, 38 and 39.
     """
+    checks.system(system, System)
     if length < 1 or (system.length is not None and length > system.length):
         most = "" if system.length is None else f" and at most the stored {system.length}"
         raise ValueError(f"length: expected at least 1{most}, got {length}")
@@ -111,6 +112,7 @@ def apply(system: System, u: Any) -> Array:
 
     Source: arXiv 2111.00396, section 2.4; https://kexue.fm/archives/10162, equations 11 and 17.
     """
+    checks.system(system, System)
     u = signals.signal(u, system.D.shape[0], system.length)
     return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
@@ -150,6 +152,7 @@ def prepare(system: System) -> Step:
     Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equation 35, and the text
     behind 39 for C.
     """
+    checks.system(system, System)
     half = 0.5 * system.dt
     plain = exact(system)
     Lambda, P, B, C = (as_complex(p) for p in (plain.Lambda, plain.P, plain.B, plain.C))
@@ -189,6 +192,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equations 10 and 35, with
     the index of the output one lower.
     """
+    checks.prepared(prepared, Step)
     signals.check_step(state, u, prepared.B.shape)
     x, p = as_complex(state), prepared
 
@@ -221,6 +225,7 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
+    checks.system(system, System)
     u, lengths = signals.prefix(u, system.D.shape[0], lengths)
     signals.check_state(state, (u.shape[0], *system.B[0].shape))
     start = with_conjugates(system, as_complex(state))
@@ -263,7 +268,7 @@ class Config:
         diagonal.check_range(self.dt_min, self.dt_max)
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], P [H, R, M, 2], B, C [H, M, 2], D, log_dt [H].
 
     M is N/2, one of each conjugate pair, and a real mode more, the last, for "fout". C is C~,
@@ -292,7 +297,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     }
 
 
-def system(config: Config, params: dict[str, Any]) -> System:
+def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
     size = params["frequency"].shape[-1]
     turns = jnp.arange(size) < size - config.size % 2  # a real mode has real numbers
@@ -337,8 +342,8 @@ def mixer(config: Config) -> Mixer:
     modes = (config.size + 1) // 2
     return over_systems(
         shape=(config.channels, modes),
-        init=functools.partial(init_params, config),
-        system=functools.partial(system, config),
+        init=functools.partial(init, config=config),
+        system=functools.partial(system, config=config),
         apply=apply,
         prepare=prepare,
         prefill=prefill,

@@ -110,6 +110,7 @@ def prepare(system: System) -> Step:
 
     Source: https://kexue.fm/archives/10162, equations 8 and 9, for a diagonal A.
     """
+    checks.system(system, System)
     return Step(*vandermonde.split(_modes(system)), _inputs(system), system.C, system.D)
 
 
@@ -124,6 +125,7 @@ def kernel(system: System, length: int) -> Array:
     Source: arXiv 2206.11893, section 3.3; https://kexue.fm/archives/10162, equation 12, for a
     diagonal A.
     """
+    checks.system(system, System)
     re, im = vandermonde.times(system.C, _inputs(system))
     return vandermonde.kernel((2.0 * re, 2.0 * im), _modes(system), length)
 
@@ -144,6 +146,7 @@ def apply(system: System, u: Any) -> Array:
 
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
+    checks.system(system, System)
     u = signals.signal(u, system.D.shape[0])
     return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
@@ -168,6 +171,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
     Source: https://kexue.fm/archives/10162, equation 10, for a diagonal A, with the index of the
     output one lower.
     """
+    checks.prepared(prepared, Step)
     signals.check_step(state, u, prepared.b[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
     driven = (prepared.b[0] * u[..., None], prepared.b[1] * u[..., None])
@@ -189,6 +193,7 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
     Source: derived from https://kexue.fm/archives/10162, equations 10 and 11.
     """
+    checks.system(system, System)
     u, lengths = signals.prefix(u, system.D.shape[0], lengths)
     length, modes = u.shape[-2], _modes(system)
     signals.check_state(state, (u.shape[0], *system.B[0].shape))
@@ -275,7 +280,7 @@ class Config:
         poles(self.init, self.modes)
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], B, C [H, M, 2] (parts last), D, log_dt [H]."""
     shape = (config.channels, config.modes)
     Lambda, B = poles(config.init, config.modes)
@@ -292,7 +297,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     }
 
 
-def system(config: Config, params: dict[str, Any]) -> System:
+def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
     B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("B", "C"))
     return System(
@@ -316,8 +321,8 @@ def mixer(config: Config) -> Mixer:
     checks.kind(config, Config)
     return over_systems(
         shape=(config.channels, config.modes),
-        init=functools.partial(init_params, config),
-        system=functools.partial(system, config),
+        init=functools.partial(init, config=config),
+        system=functools.partial(system, config=config),
         apply=apply,
         prepare=prepare,
         prefill=prefill,

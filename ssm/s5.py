@@ -115,6 +115,7 @@ def kernel(system: System, length: int) -> Array:
 
     Source: derived from https://kexue.fm/archives/10162, equation 12.
     """
+    checks.system(system, System)
     modes = diagonal.modes(system.Lambda, system.dt, system.discretization)
     gains = diagonal.gains(system.Lambda, system.dt, system.discretization)
     B = (system.B[0].T, system.B[1].T)  # [H, P]
@@ -175,6 +176,7 @@ def apply(
     Source: arXiv 2208.04933, section 3.2; https://kexue.fm/archives/10162, equation 10, with
     matrices B and C.
     """
+    checks.system(system, System)
     return _run(system, u, steps, method, start)[1]
 
 
@@ -235,7 +237,8 @@ def prepare(system: System) -> Step:
     return Step(*vandermonde.split(diagonal.modes(*rule)), b, system)
 
 
-def _check_causal(system: System) -> None:
+def _check_causal(system: Any) -> None:
+    checks.system(system, System)
     if system.backward is not None:
         no_steps()
 
@@ -257,6 +260,7 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
     Source: arXiv 2208.04933; https://kexue.fm/archives/10162, equation 10, with matrices B and C.
     """
+    checks.prepared(prepared, Step)
     system = prepared.system
     signals.check_step(state, u, system.D.shape, prepared.a[0].shape)
     turned, more = (vandermonde.times(part, state) for part in (prepared.a, prepared.rest))
@@ -316,16 +320,14 @@ class Config:
 
     def __post_init__(self):
         checks.sizes(self, "channels", "modes", "blocks")
-        if self.modes < 1 or self.blocks < 1 or self.modes % self.blocks:
-            raise ValueError(
-                f"modes, blocks: expected a multiple of blocks, got {self.modes}, {self.blocks}"
-            )
+        if self.modes % self.blocks:
+            raise ValueError(f"modes: expected a multiple of {self.blocks} blocks, got {self.modes}")
         recurrence.check_method(self.method)
         diagonal.check_range(self.dt_min, self.dt_max)
         diagonal.check_rule(self.discretization)
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency, log_dt [P], B [P, H, 2], C [H, P, 2] (parts last), D [H].
 
     In the coordinates of each block, B and C are random matrices of variance 1/H and 1/(2 P):
@@ -358,7 +360,7 @@ def init_params(config: Config, key: Array) -> dict[str, Any]:
     return params | ({"backward": outputs(keys[4])} if config.bidirectional else {})
 
 
-def system(config: Config, params: dict[str, Any]) -> System:
+def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
 
     def parts(name: str) -> Pair:
@@ -388,8 +390,8 @@ def mixer(config: Config) -> Mixer:
     checks.kind(config, Config)
     return over_systems(
         shape=(config.modes,),
-        init=functools.partial(init_params, config),
-        system=functools.partial(system, config),
+        init=functools.partial(init, config=config),
+        system=functools.partial(system, config=config),
         apply=functools.partial(apply, method=config.method),
         prepare=prepare,
         prefill=functools.partial(prefill, method=config.method),

@@ -184,7 +184,7 @@ class Config:
         return -(-self.channels // 16) if self.rank is None else self.rank
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Matrices of variance 1/fan-in; A_n = -(n + 1), biases that give steps in the range."""
     keys, inner, rank = jax.random.split(key, 6), config.inner, config.steps_rank
 
@@ -266,7 +266,7 @@ def mixer(config: Config) -> Mixer:
         convolved=config.inner,
         width=config.width,
         shape=(config.inner, config.states),
-        init=functools.partial(init_params, config),
+        init=functools.partial(init, config=config),
         run=functools.partial(_run, config=config),
         step=functools.partial(_step, config=config),
     )

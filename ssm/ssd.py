@@ -181,7 +181,7 @@ class Config:
         return self.inner + 2 * self.groups * self.states
 
 
-def init_params(config: Config, key: Array) -> dict[str, Any]:
+def init(key: Array, config: Config) -> dict[str, Any]:
     """Matrices of variance 1/fan-in; biases that give steps in the range."""
     keys, heads, d = jax.random.split(key, 5), config.heads, config.channels
     columns = config.inner + config.convolved + heads
@@ -266,7 +266,7 @@ def mixer(config: Config) -> Mixer:
         convolved=config.convolved,
         width=config.width,
         shape=(config.heads, config.head_dim, config.states),
-        init=functools.partial(init_params, config),
+        init=functools.partial(init, config=config),
         run=functools.partial(_run, config=config),
         step=functools.partial(_step, config=config),
     )

@@ -79,11 +79,11 @@ def program(kernel: str, size: int, length: int, channels: int) -> Program:
         "s5": lambda: (s5, s5.Config(channels, half)),
         "rtf": lambda: (rtf, rtf.Config(channels, length, size)),
     }[kernel]()
-    params = jax.eval_shape(functools.partial(module.init_params, config), jax.random.key(0))
+    params = jax.eval_shape(functools.partial(module.init, config=config), jax.random.key(0))
     if kernel == "s5":
         signal = jax.ShapeDtypeStruct((length, channels), jnp.float32)
         return Program(module.mixer(config).apply, (params, signal))
-    return Program(lambda p: module.kernel(module.system(config, p), length), (params,))
+    return Program(lambda p: module.kernel(module.system(p, config), length), (params,))
 
 
 def main(config: Config, run: Run) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def init_params(config: Config, one: rtf.Config) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(config.seed), 3)
     return {
         "into": jax.random.normal(keys[0], (config.channels,)),
-        "layer": rtf.init_params(one, keys[1]),
+        "layer": rtf.init(keys[1], one),
         "out": jax.random.normal(keys[2], (config.channels,)) / config.channels**0.5,
     }
 
@@ -163,7 +163,7 @@ def _train(config: Config, one: rtf.Config) -> dict[str, Any]:
     key = jax.random.key(config.seed + 2)
     x = delays.signals(key, config.tests, config.length, config.band)
     error = jax.jit(functools.partial(loss, config=config, one=one))(params, x)
-    system = rtf.system(one, params["layer"])
+    system = rtf.system(params["layer"], one)
     poles = rtf.poles(system)[0]
     curve = np.asarray(losses)[:: max(1, config.steps // 100)]
     return {

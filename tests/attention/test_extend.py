@@ -153,6 +153,8 @@ def test_positions_of_other_shapes_are_refused_and_a_row_serves_all():
     for positions in (np.arange(6), np.ones((2, 4), int), np.ones((3, 6), int)):
         with pytest.raises(ValueError, match=r"positions: expected \[B, T\] = \(2, 6\), got"):
             positions_of(x, positions)
+    with pytest.raises(ValueError, match="positions: expected numbers, got booleans; a mask is"):
+        positions_of(x, np.ones((2, 6), bool))
     expected = np.tile(np.arange(6), (2, 1))
     for positions in (None, jnp.arange(6)[None], jnp.asarray(expected)):
         np.testing.assert_array_equal(positions_of(x, positions), expected)

@@ -248,10 +248,10 @@ def test_parameters_of_a_stack_are_damped_so_that_it_can_be_stepped(numerator, x
     params = model.init(jax.random.key(0))
     mixers = params["layers"]["mixer"]
     mixers = {**mixers, "denominator": mixers["denominator"].at[1, 0, 0].set(-1.5)}
-    new = jax.vmap(lambda p: rtf.damped_params(config, p, 0.6))(mixers)
+    new = jax.vmap(lambda p: rtf.damped_params(p, config, 0.6))(mixers)
     for layer in range(2):
         old, one = (
-            rtf.system(config, jax.tree.map(operator.itemgetter(layer), part))
+            rtf.system(jax.tree.map(operator.itemgetter(layer), part), config)
             for part in (mixers, new)
         )
         wanted = np.asarray(rtf.kernel(old, 16)) * 0.6 ** np.arange(16)
@@ -264,20 +264,20 @@ def test_parameters_of_a_stack_are_damped_so_that_it_can_be_stepped(numerator, x
         rtf.Config(2, 16, 3, delay=0),
     ):
         with pytest.raises(ValueError, match="expected no constraint, one direction"):
-            rtf.damped_params(wrong, rtf.init_params(wrong, jax.random.key(0)), 0.9)
+            rtf.damped_params(rtf.init(jax.random.key(0), wrong), wrong, 0.9)
 
 
 @pytest.mark.sample(1)
 @pytest.mark.parametrize("config", [{"init": k} for k in rtf.INITS])
 def test_the_l1_constraint_keeps_poles_inside(config):
     one = rtf.Config(H, 64, 8, constraint="l1", denominators=2, **config)
-    params = rtf.init_params(one, jax.random.key(0))
+    params = rtf.init(jax.random.key(0), one)
     assert params["denominator"].shape == (2, 8) and params["slack"].shape == (2,)
     loud = {**params, "denominator": 100 * params["denominator"]}
-    system = rtf.system(one, loud)
+    system = rtf.system(loud, one)
     assert np.abs(rtf.poles(system)).max() < 1
     tight = {**loud, "denominator": -jnp.abs(loud["denominator"]), "slack": jnp.zeros(2)}
-    rtf.prepare(rtf.system(one, tight))
+    rtf.prepare(rtf.system(tight, one))
     a = np.asarray(loud["denominator"], float)
     size = (1 + 1e-6) * np.abs(a).sum(1) + np.abs(params["slack"]) + 1e-6
     np.testing.assert_allclose(system.denominator, a / size[:, None], rtol=1e-6)
@@ -285,7 +285,7 @@ def test_the_l1_constraint_keeps_poles_inside(config):
 
 def test_initial_values():
     def drawn(**options):
-        return rtf.init_params(rtf.Config(64, 64, 16, **options), jax.random.key(1))
+        return rtf.init(jax.random.key(1), rtf.Config(64, 64, 16, **options))
 
     zero = drawn()
     assert not np.any(zero["numerator"]) and not np.any(zero["denominator"])

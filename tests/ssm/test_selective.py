@@ -97,13 +97,13 @@ def leaves64(params):
 def test_blocks_are_their_definitions(x64):
     u = jnp.asarray(np.random.default_rng(0).normal(size=(2, 11, 6)))
     config = selective.Config(6, states=3, rank=2, chunk=4)
-    params = selective.init_params(config, jax.random.key(0))
+    params = selective.init(jax.random.key(0), config)
     y = selective.mixer(config).apply(params, u)
     for row, one in zip(y, np.asarray(u), strict=True):
         expected = reference.mamba(leaves64(params), one, 2, 3)
         np.testing.assert_allclose(row, expected, atol=1e-11)
     config = ssd.Config(6, head_dim=3, states=3, groups=2, chunk=4)
-    params = ssd.init_params(config, jax.random.key(0))
+    params = ssd.init(jax.random.key(0), config)
     y = ssd.mixer(config).apply(params, u)
     for row, one in zip(y, np.asarray(u), strict=True):
         expected = reference.mamba2(leaves64(params), one, 4, 2, 3)
@@ -134,18 +134,18 @@ def test_short_convolutions_are_sums_of_taps(width, x64):
 
 def test_initial_steps_and_decays_are_those_of_the_sources():
     config = selective.Config(32, states=5)
-    params = selective.init_params(config, jax.random.key(0))
+    params = selective.init(jax.random.key(0), config)
     np.testing.assert_allclose(
         np.exp(params["log_decay"]), np.tile(np.arange(1.0, 6), (64, 1)), rtol=1e-6
     )
     assert config.steps_rank == 2 and params["select"].shape == (64, 12)
     for bias, one in (
         (params["step"]["bias"], config),
-        (ssd.init_params(ssd.Config(32), jax.random.key(1))["step_bias"], ssd.Config(32)),
+        (ssd.init(jax.random.key(1), ssd.Config(32))["step_bias"], ssd.Config(32)),
     ):
         steps = np.log1p(np.exp(np.asarray(bias, np.float64)))
         assert (steps > one.dt_min * 0.99).all() and (steps < one.dt_max * 1.01).all()
-    decays = np.exp(ssd.init_params(ssd.Config(64, head_dim=2), jax.random.key(2))["log_decay"])
+    decays = np.exp(ssd.init(jax.random.key(2), ssd.Config(64, head_dim=2))["log_decay"])
     assert decays.min() > 1 and decays.max() < 16 and decays.std() > 2
 
 

@@ -1,7 +1,10 @@
-"""Sizes that are no whole numbers are refused by name, whatever the mixer."""
+"""Sizes that are no whole numbers, and arguments of other kinds, are refused by name."""
 
+import inspect
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,3 +39,21 @@ def test_other_types_are_refused(value):
     checks.sizes(SimpleNamespace(a=1, b=None, c=np.int64(3)), "a", "b", "c")
     with pytest.raises(ValueError, match="b: expected a whole number of at least 1, got"):
         checks.sizes(SimpleNamespace(a=1, b=value), "a", "b")
+
+
+@pytest.mark.parametrize("module", [s4, s4d, s5, dss, rtf])
+def test_parameters_and_systems_in_the_place_of_others_are_refused(module):
+    config = CONFIGS[module.__name__.removeprefix("ssm.")]()
+    params = module.init(jax.random.key(0), config)
+    system = module.system(params, config)
+    u, state = jnp.ones((1, 3, 4)), module.init_state(system, 1)
+    wrong = r"system: expected ssm\.\w+\.System, got dict; of parameters: system\(params, config\)"
+    rest = {"kernel": (3,), "apply": (u,), "prepare": (), "prefill": (u, state)}
+    for name, arguments in rest.items():
+        function = inspect.unwrap(getattr(module, name))
+        function(system, *arguments)
+        with pytest.raises(ValueError, match=wrong):
+            function(params, *arguments)
+    for given in (params, system):
+        with pytest.raises(ValueError, match=r"prepared: expected ssm\.\w+\.Step, got .*prepare\("):
+            inspect.unwrap(module.step)(given, state, u[:, 0])

@@ -164,13 +164,13 @@ def systems():
     yield s4, s4.from_dplr(*rows, C, np.ones(2), dt)
     yield s4, s4.from_dplr(*rows, C, np.ones(2), dt, 40)
     config = s4d.Config(2, 3, dt_min=0.3, dt_max=1.0)
-    yield s4d, s4d.system(config, s4d.init_params(config, key))
+    yield s4d, s4d.system(s4d.init(key, config), config)
     config = dss.Config(2, 40, 3, normalization="softmax", dt_min=0.3, dt_max=1.0)
-    yield dss, dss.system(config, dss.init_params(config, key))
+    yield dss, dss.system(dss.init(key, config), config)
     config = s5.Config(2, 3, dt_min=0.3, dt_max=1.0)
-    yield s5, s5.system(config, s5.init_params(config, key))
+    yield s5, s5.system(s5.init(key, config), config)
     config = rtf.Config(2, 40, 5, init="montel")
-    yield rtf, rtf.system(config, rtf.init_params(config, key))
+    yield rtf, rtf.system(rtf.init(key, config), config)
 
 
 @pytest.mark.sample(1)
@@ -193,7 +193,7 @@ def test_small_systems_of_every_kind_are_exact_rtfs(index, x64):
 @pytest.mark.parametrize("method", transfer.METHODS)
 def test_reductions_report_their_error(method):
     config = s4d.Config(2, 32, dt_min=0.05, dt_max=0.2)
-    one = s4d.system(config, s4d.init_params(config, jax.random.key(0)))
+    one = s4d.system(s4d.init(jax.random.key(0), config), config)
     K = transfer.impulse_responses(one, 200)
     for size in (None, 8) if method == "hankel" else (None,):
         found = transfer.to_rtf(one, size, length=200, method=method)
