@@ -321,7 +321,7 @@ class Config:
     def __post_init__(self):
         checks.sizes(self, "channels", "modes", "blocks")
         if self.modes % self.blocks:
-            raise ValueError(f"modes: expected a multiple of {self.blocks} blocks, got {self.modes}")
+            raise ValueError(f"modes: expected multiples of {self.blocks} blocks, got {self.modes}")
         recurrence.check_method(self.method)
         diagonal.check_range(self.dt_min, self.dt_max)
         diagonal.check_rule(self.discretization)

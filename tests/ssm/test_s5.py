@@ -154,7 +154,7 @@ def test_bad_signals_steps_and_configurations_are_refused_by_name():
         s5.apply(one, np.zeros((2, 4, 3)), np.ones(5))
     with pytest.raises(ValueError, match=r"state: expected shape \(1, 5\)"):
         s5.step(s5.prepare(one), s5.init_state(one, 2), jnp.zeros((1, 3)))
-    with pytest.raises(ValueError, match="modes: expected a multiple of 2 blocks, got 5"):
+    with pytest.raises(ValueError, match="modes: expected multiples of 2 blocks, got 5"):
         s5.Config(channels=1, modes=5, blocks=2)
     with pytest.raises(ValueError, match="method: expected one of auto, scan"):
         s5.Config(channels=1, method="loop")
