@@ -20,9 +20,10 @@ def page() -> str:
 
 def _package(package: str) -> Iterator[str]:
     for module in modules(package):
+        names = _exported(module)
+        if names:
+            yield f"{module.name}: {', '.join(sorted(names))}"
         if module.name == package:
-            names = ast.literal_eval(_assigned(module, "__all__"))
-            yield f"{package}: {', '.join(sorted(names))}"
             continue
         public = {
             name: node
@@ -33,11 +34,12 @@ def _package(package: str) -> Iterator[str]:
             yield f"{module.name}.{name}{_signature(public[name])}"
 
 
-def _assigned(module: Module, name: str) -> ast.expr:
+def _exported(module: Module) -> list[str]:
+    """What it lists in `__all__`, some of it defined elsewhere."""
     for node in module.tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return node.value
-    raise ValueError(f"{module.path}: expected {name}")
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
 
 
 def _signature(node: Definition) -> str:
