@@ -174,6 +174,32 @@ def suggest_option(parser: argparse.ArgumentParser, command: str, given: str) ->
     raise UsageError(f"unknown argument {given!r} of {command}{nearest(given, known)}")
 
 
+def check_order(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The arguments, those of `costs` with its name; its name may be left out.
+
+    Raises:
+        UsageError: a field before the name, whose value would be taken for that.
+    """
+    command, *rest = arguments
+    actions = _commands(parser)[command]._actions
+    options = {option: action for action in actions for option in action.option_strings}
+    value = False  # whether it is that of an option
+    for argument in rest:
+        option, equals, _ = argument.partition("=")
+        if option in options:
+            value = not equals and options[option].nargs != 0
+        elif value:
+            value = False
+        elif not argument.startswith("--"):
+            break
+        elif command == "costs":
+            return [command, "gqa", *rest]
+        else:
+            before = f"{command} NAME {argument} ..."
+            raise UsageError(f"{argument}: expected the name before it: {before}")
+    return [*arguments]
+
+
 def help_text(parser: argparse.ArgumentParser, command: str) -> str:
     """Of a subcommand."""
     return _commands(parser)[command].format_help()

@@ -12,6 +12,7 @@ from experiments.arguments import (
     FIELDS,
     HOSTS,
     build,
+    check_order,
     complete,
     help_text,
     suggest_command,
@@ -36,6 +37,8 @@ def dispatch(arguments: Sequence[str]) -> None:
     if arguments and arguments[0] in FIELDS and not {"-h", "--help"}.isdisjoint(arguments):
         _help(parser, arguments)
         return
+    if arguments[0] in FIELDS:
+        arguments = check_order(parser, arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command not in FIELDS:
         suggest_option(parser, options.command, rest[0])

@@ -130,8 +130,9 @@ def to_rtf(
 
     Args:
         system: of `s4`, `s4d`, `dss` or `s5`.
-        size: order; None takes the system's own if its coefficients hold 1e-9, or else the one of
-            at most 64 with the smallest error, which takes some seconds, most of them to compile.
+        size: order; the system's own, or above, takes the better of its coefficients and of a
+            reduction of that order. None takes the coefficients if they hold 1e-9, or else the
+            order of at most 64 with the smallest error: some seconds, most of them to compile.
         length: steps that the reduction looks at and the error is measured on.
         method: "hankel" or "pade".
 
@@ -139,7 +140,8 @@ def to_rtf(
         The exact (not truncated) RTF, in JAX's default precision, with its error.
 
     Raises:
-        ValueError: what does not fit; a reduction without stable poles.
+        ValueError: what does not fit; no stable poles of that order, or none that come nearer than
+            the largest value.
 
     Source: Kung (1978), as in `reduce`; the aim, small RTFs: arXiv 2405.06147, table 3, which
     fits them by gradients.
@@ -155,7 +157,7 @@ def to_rtf(
     if D.ndim == 2:
         rows, columns = (index.ravel() for index in np.indices(D.shape))
         A, B, C = A[np.zeros(len(K), int)], B.T[columns], C[rows]
-    results = [_best(K[i], (A[i], B[i], C[i]), size, method) for i in range(len(K))]
+    results = [_best(K[i], (A[i], B[i], C[i]), size, method, i) for i in range(len(K))]
     largest = max(len(a) for _, a, _ in results)
     b, a = (np.zeros((len(K), largest)) for _ in range(2))
     for i, (above, below, _) in enumerate(results):
@@ -165,29 +167,42 @@ def to_rtf(
 
 
 def _best(
-    K: np.ndarray, parts: tuple[np.ndarray, np.ndarray, np.ndarray], size: int | None, method: str
+    K: np.ndarray,
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    size: int | None,
+    method: str,
+    row: int,
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(b, a, error) of one channel."""
+    """(b, a, error) of one channel, or pair of channels."""
     own, candidates = len(parts[1]), []
     if size is None or size >= own:
         b, a, _ = conversions.to_transfer_function(*parts, K[0], minimal=False)
-        candidates.append((b, a, _error(b, a, K, max(own, size or 1))))
-        if size is not None or candidates[0][2] <= EXACT:
-            return candidates[0]
+        if _radius(np.linalg.eigvals(parts[0])) >= 1.0 or _stable(a):
+            candidates.append((b, a, _error(b, a, K, max(own, size or 1))))
+            if candidates[0][2] <= EXACT:
+                return candidates[0]
     most = min(own, (len(K) - 1) // 2)
-    orders = [n for n in ORDERS if n <= most] if size is None else [size]
+    orders = [n for n in ORDERS if n <= most] if size is None else [min(size, most)]
     for b, a in reductions(K, orders, method):
-        if np.abs(np.roots(np.append(1.0, a))).max(initial=0.0) < 1.0:
+        if _stable(a):
             candidates.append((b, a, _error(b, a, K, max(own, size or 1))))
     best = min(candidates, key=lambda one: one[2], default=None)
     if best is None or not best[2] < 1.0:
+        which = "any order" if size is None else f"order {size}"
+        rest = "" if size is None else "no or another size, "
         raise ValueError(
-            "size: the reduction to "
-            + ("any order" if size is None else f"order {size}")
-            + " has no stable poles, or coefficients beyond the precision of floats; try another "
-            "size, length or method"
+            f"size: the reduction of row {row} to {which} has no stable poles, or coefficients "
+            f"beyond the precision of floats; try {rest}another length or method"
         )
     return best
+
+
+def _radius(poles: np.ndarray) -> float:
+    return float(np.abs(poles).max(initial=0.0))
+
+
+def _stable(a: np.ndarray) -> bool:
+    return _radius(np.roots(np.append(1.0, a))) < 1.0
 
 
 def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.ndarray]:

@@ -87,14 +87,11 @@ def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> 
     Raises:
         UsageError: unknown field (with the nearest name) or impossible value.
     """
-    names = [*flatten(dataclasses.asdict(default))]
-    for argument in arguments:
-        if argument.startswith("--"):
-            _check_name(argument[2:].split("=")[0].replace("-", "_"), names)
+    given = _plain(arguments, flatten(dataclasses.asdict(default)))
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            made = tyro.cli(type(default), default=default, args=list(arguments), prog=command)
+            made = tyro.cli(type(default), default=default, args=given, prog=command)
     except ValueError as error:
         raise UsageError(str(error)) from error
     except SystemExit as error:
@@ -133,6 +130,28 @@ def _check_name(name: str, names: Sequence[str]) -> None:
     if name == "help" or name in names or positive in names:
         return
     raise UsageError(f"--{name}: no such field{nearest(name, names, '--')} (all: --help)")
+
+
+def _plain(arguments: Sequence[str], fields: dict[str, Any]) -> list[str]:
+    """Names are known, and switches `--x`, `--no-x` as tyro has them instead of true, false."""
+    plain, name = [], ""
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if argument.startswith("--"):
+            name = flag[2:].replace("-", "_")
+            _check_name(name, [*fields])
+            plain.append(argument)
+        value = value if argument.startswith("--") and equals else argument
+        default = fields.get(name)
+        if isinstance(default, bool) and value.lower() in ("true", "false"):
+            group, dot, leaf = name.rpartition(".")
+            plain[-1] = f"--{group}{dot}{'no-' * (value.lower() == 'false')}{leaf}"
+        elif not argument.startswith("--"):
+            plain.append(argument)
+        texts = not isinstance(default, tuple) or any(isinstance(one, str) for one in default)
+        if "," in value and not texts:
+            raise UsageError(f"--{name}: expected values with spaces between them, got {value}")
+    return plain
 
 
 def _one_line(text: str) -> str:

@@ -234,6 +234,7 @@ def test_costs_of_a_decoder_are_printed_and_changed_by_fields(cli):
     assert "GPU" in rows["kernel cudnn, why not"]
     assert "elements a layer | 8192 |" in cli("costs", "mha")[1]
     assert "| parameters | 15706484224 |" in cli("costs", "deepseek_v2_lite")[1]  # 15.7B
+    assert cli("costs", "--context", "512") == cli("costs", "gqa", "--context=512")
     code, _, error = cli("costs", "flash")
     assert code != 0
     assert "expected one of mha, gqa, mqa, mla, deepseek_v2_lite, got 'flash'" in error
@@ -261,6 +262,8 @@ def test_doctor_shows_devices_versions_and_data(cli):
         (["run", "fourier_density/mixtures", "--orders", "0"], 2, "orders: expected integers >= 1"),
         (["run", "fourier_density/mixtures", "--targets", "x"], 2, "targets: expected some of"),
         (["run", "missing.py"], 2, "no experiment file missing.py"),
+        (["run", "--samples", "9", "mine.py"], 2, "the name before it: run NAME --samples"),
+        (["run", "fourier_density/mixtures", "--orders", "1,2"], 2, "values with spaces between"),
         (["reproduce", "--only", "nothing*"], 2, "'nothing*' matches no experiment (all: "),
         (["report", "--jsn"], 2, "unknown argument '--jsn' of report; nearest: --json"),
         (["compare", "nowhere"], 1, "expected a run directory with run.json"),

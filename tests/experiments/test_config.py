@@ -36,6 +36,10 @@ def test_overrides_take_hyphens_equals_signs_none_and_flags():
     assert changed.model.d_model == 48
     assert changed.training.clip is None
     assert changed.model.tie_embeddings is False
+    for switch in (["--model.tie_embeddings", "False"], ["--model.tie-embeddings=false"]):
+        assert configs.parse(config, switch) == configs.parse(config, arguments[-1:])
+    again = configs.parse(changed, ["--model.tie_embeddings=true", "--model.d_model", "96"])
+    assert again.model.tie_embeddings is True and again.model.d_model == 96
 
 
 @pytest.mark.parametrize(

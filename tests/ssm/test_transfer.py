@@ -203,6 +203,20 @@ def test_reductions_report_their_error(method):
         assert found.order.max() == found.system.numerator.shape[1]
 
 
+def test_a_size_that_floats_do_not_hold_is_refused_also_at_the_systems_own_order():
+    config = s4d.Config(2, 4, dt_min=0.02, dt_max=0.05)
+    one = s4d.system(s4d.init(jax.random.key(0), config), config)
+    for size in (8, 100):
+        with pytest.raises(ValueError, match=rf"reduction of row \d to order {size} has no stable"):
+            transfer.to_rtf(one, size, length=256)
+    config = s4d.Config(1, 2, dt_min=0.5, dt_max=1.0)
+    one = s4d.system(s4d.init(jax.random.key(0), config), config)
+    for size in (4, 9):  # one above its own gives its own
+        found = transfer.to_rtf(one, size, length=64)
+        assert found.order == [4] and found.error.max() < 1e-6
+        assert np.abs(rtf.poles(found.system)).max() < 1.0
+
+
 def test_the_hankel_reduction_finds_the_order_of_what_has_one():
     b, a, d = transfer.to_transfer_function(*spread(np.random.default_rng(2), 4))
     K = transfer.impulse_response(b, a, d, 100)
