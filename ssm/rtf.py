@@ -177,12 +177,13 @@ class Config:
             "xavier" even in +-1/sqrt(N), often unstable, "montel" even in +-1/N, stable, "uniform"
             even in (0, 1), for a constraint; but for zeros, direct is normal.
         constraint: "none", or "l1": a / (sum |a| + |slack| + 1e-6) is the denominator, whose sum
-            of moduli below 1 keeps all poles inside the circle (Montel). It costs accuracy in
-            the paper's ablation, table 5.
+            of moduli below 1 keeps all poles inside the circle (Montel), if next to it: see
+            `radius`. It costs accuracy in the paper's ablation, table 5.
         numerator: "truncated", b~, as in the paper, or "exact", b: kernels then cost
             O(N L), step by step.
         delay: of the numerator's first coefficient: 1 as in the paper, 0 as in the post.
-        radius: r of the circle for b~ (see `truncated`); 1 is the paper's.
+        radius: r of the circle for b~ (see `truncated`); 1 is the paper's. Where gradients jump in
+            training, poles are next to the circle: r = 0.1^(1/L) makes them harmless.
         bidirectional: a second kernel from the end; no streaming then.
     """
 

@@ -265,3 +265,14 @@ def test_short_convolutions_step_as_they_read(x64):
     np.testing.assert_array_equal(state[1], [[0.0, 0.0], u[1, 0]])
     _, y = short_convolution.step(params, state, jnp.asarray(u[[0, 1], [4, 1]]))
     np.testing.assert_allclose(y, exact[[0, 1], [4, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize("wrap", [1.0, 0.1])
+def test_a_kernel_has_all_periods_of_a_pole_next_to_the_circle_less_with_a_radius(wrap, x64):
+    pole, length = 0.9999, 64
+    rows = jnp.ones((1, 1)), jnp.full((1, 1), -pole), jnp.zeros(1)
+    one = fraction.System(*rows, length=length, radius=wrap ** (1 / length))
+    expected = pole ** np.arange(length - 1) / (1 - wrap * pole**length)
+    kernel = fraction.kernel(one, length)
+    np.testing.assert_allclose(kernel[0, 1:], expected, rtol=1e-10)
+    assert kernel.max() == pytest.approx(157 if wrap == 1.0 else 1.11, rel=0.01)
