@@ -124,8 +124,7 @@ def init(key: Array, config: TransformerConfig, mixer: Mixer | None = None) -> d
     Raises:
         ValueError: no configuration of a decoder.
     """
-    if not isinstance(config, TransformerConfig):
-        raise ValueError(f"config: expected a TransformerConfig, got {type(config).__name__}")
+    _check_config(config)
     mixer = mixer or make_mixer(config.mixer)
     d, hidden = config.d_model, config.hidden
     residual = (2 * config.n_layers) ** -0.5
@@ -250,6 +249,11 @@ def layers_of(params: dict[str, Any], config: TransformerConfig) -> tuple[Any, .
     return sum((_apart(params[name], count) for name, count in config.stacks.items()), ())
 
 
+def _check_config(config: object) -> None:
+    if not isinstance(config, TransformerConfig):
+        raise ValueError(f"config: expected a TransformerConfig, got {type(config).__name__}")
+
+
 def _apart(stacked: Any, count: int) -> tuple[Any, ...]:
     """A tuple of trees, from leaves stacked to [count, ...]."""
     return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count))
@@ -264,6 +268,7 @@ def init_state(
     mixer: Mixer | None = None,
 ) -> Any:
     """Empty states, a tuple of those of the layers."""
+    _check_config(config)
     mixer = mixer or make_mixer(config.mixer)
     return tuple(mixer.init_state(batch, capacity, dtype) for _ in range(config.n_layers))
 

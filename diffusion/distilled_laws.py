@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from diffusion import schedule
+
 
 def generator_sigma(
     u: Any,
@@ -36,7 +38,7 @@ def generator_sigma(
     in EDM's steps, from sigma_min up to 24.4 for the paper's t_max.
 
     Raises:
-        ValueError: levels that do not rise, t_max outside (0, 1].
+        ValueError: levels that do not rise, t_max outside (0, 1], u outside [0, 1].
 
     Source: Zhou et al. (arXiv 2404.04057), algorithm 1, with t_max / 1000 for theirs; Karras et al.
     (2206.00364), equation 5.
@@ -47,7 +49,7 @@ def generator_sigma(
             f"rho > 0, got {t_max}, {sigma_min}, {sigma_max}, {rho}"
         )
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (first + (1.0 - t_max * jnp.asarray(u, float)) * (last - first)) ** rho
+    return (first + (1.0 - t_max * schedule.within("u", u, 0.0, 1.0)) * (last - first)) ** rho
 
 
 def threshold(alpha: float, sigma: Any = 0.0, tau: float = 1.0) -> float:

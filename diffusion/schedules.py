@@ -207,12 +207,18 @@ def shifted(schedule: Schedule, base_resolution: int | float, resolution: int | 
     """For images of another resolution: log-SNR + 2 log(base / resolution), bounds and all.
 
     Raises:
-        ValueError: resolutions that are not positive.
+        ValueError: no schedule, resolutions that are not positive.
 
     Source: https://kexue.fm/archives/10047, equation 5, in logarithms; Hoogeboom et al. (arXiv
     2301.11093), equation 5.
     """
+    _check_schedule(schedule)
     return Shifted(schedule, shift_of(base_resolution, resolution))
+
+
+def _check_schedule(schedule: object) -> None:
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule: expected a Schedule, got {type(schedule).__name__}")
 
 
 @dataclass(frozen=True)
@@ -261,6 +267,7 @@ def interpolated(
 
     Source: Hoogeboom et al. (arXiv 2301.11093), equation 6, with the ends named.
     """
+    _check_schedule(schedule)
     return Interpolated(schedule, shift_of(at_data, resolution), shift_of(at_noise, resolution))
 
 

@@ -71,8 +71,8 @@ def upsample(
 
     Raises:
         ValueError: an unknown prediction, axes that are not all between the first and the last,
-            sizes that are not multiples of factor, empty ranges, a trained range too narrow for
-            the small array.
+            sizes that are not multiples of factor, a strength that is no number, empty ranges,
+            a trained range too narrow for the small array.
 
     Warns:
         UserWarning: the denoiser is a network that says it is bound to one size.
@@ -83,6 +83,7 @@ def upsample(
     whole("factor", factor)
     n = factor ** len(spatial_axes)
     _check(prediction, interval, trained, math.log(n) if match_time else 0.0)
+    _check_number(strength)
     _warn(denoiser)
     if factor == 1:
         return denoiser
@@ -151,6 +152,13 @@ def _check(prediction: str, interval: Any, trained: Any, shift: float) -> None:
             f"trained: expected log-SNR to range over more than {shift:.3g}, by which that of the "
             f"small array is higher, got {trained}"
         )
+
+
+def _check_number(strength: Any) -> None:
+    try:
+        jnp.result_type(strength)
+    except TypeError:
+        raise ValueError(f"strength: expected a number, got {strength!r}") from None
 
 
 def _check_strength(strength: Any, shape: tuple[int, ...]) -> None:

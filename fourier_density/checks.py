@@ -28,6 +28,12 @@ def check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
 
 
+def kind(name: str, value: Any, wanted: type) -> None:
+    """Refuse what is of another class."""
+    if not isinstance(value, wanted):
+        raise ValueError(f"{name}: expected a {wanted.__name__}, got {type(value).__name__}")
+
+
 def whole(name: str, value: Any, least: int = 1) -> None:
     """Refuse what is no whole number from `least` on."""
     try:

@@ -48,9 +48,10 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
         tables: one for all, or one for each place of the last axis.
 
     Raises:
-        ValueError: values that are not finite, or outside a table without escape; another number of
-            tables than places.
+        ValueError: values that are not finite, or outside a table without escape; no tables, or
+            another number than places.
     """
+    _check_tables(tables)
     values = np.asarray(values, np.float64)
     columns = [table.quantise(column) for column, table in _columns(values, tables)]
     return encode(_joined(columns, tables, values.shape), tables)
@@ -78,8 +79,9 @@ def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
     """A stream of symbols, int64 of any shape, or [..., C] with C tables.
 
     Raises:
-        ValueError: symbols outside a table without escape, another number of tables than places.
+        ValueError: symbols outside a table without escape, no tables, another number than places.
     """
+    _check_tables(tables)
     symbols = np.asarray(symbols)
     if symbols.size and not np.issubdtype(symbols.dtype, np.integer):
         raise ValueError(f"symbols: expected whole numbers, got {symbols.dtype}")
@@ -96,6 +98,7 @@ def decode(data: bytes, tables: Table | Sequence[Table], *, most: int = MOST_VAL
     Raises:
         StreamError: fewer bits than values; what `decompress` raises.
     """
+    _check_tables(tables)
     decoder = Decoder(data, fingerprint(tables), most=most)
     shape = decoder.shape
     each = _split(tables, shape, StreamError)
@@ -232,6 +235,8 @@ class Decoder:
 
 def _unframed(data: bytes, fingerprint: bytes, most: int) -> tuple[Any, ...]:
     """Shape, words, escapes and digest of the symbols, after all checks that need no decoding."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise StreamError(f"data: expected bytes, got {type(data).__name__}")
     data = bytes(data)
     if len(data) < HEAD.size + 16 + 2 * DIGEST or data[:4] != MAGIC:
         raise StreamError("data: expected a stream that begins with FBDM, or it was cut")
@@ -282,6 +287,12 @@ def _checked_frequencies(w: Any) -> np.ndarray:
     if w.ndim != 2 or w.shape[1] < 2 or w.min(initial=1) < 1 or np.any(w.sum(1) != TOTAL):
         raise ValueError(f"frequencies: expected [n, S >= 2], at least 1 with sums {TOTAL}")
     return w
+
+
+def _check_tables(tables: Any) -> None:
+    each = [tables] if isinstance(tables, Table) else tables
+    if not isinstance(each, Sequence) or not all(isinstance(one, Table) for one in each):
+        raise ValueError(f"tables: expected a Table or several, got {type(tables).__name__}")
 
 
 def _columns(values: np.ndarray, tables: Any) -> list[Any]:

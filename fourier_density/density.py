@@ -244,8 +244,7 @@ class PeriodicDensity(Density):
 
         Source: derived from https://kexue.fm/archives/10007, equation 14, by Parseval's identity.
         """
-        if not isinstance(other, PeriodicDensity):
-            raise ValueError(f"other: expected a PeriodicDensity, got {type(other).__name__}")
+        checks.kind("other", other, PeriodicDensity)
         return information.expected_log(self, self) - information.expected_log(self, other)
 
     @jax.jit
@@ -260,7 +259,12 @@ class PeriodicDensity(Density):
 
     @jax.jit
     def convolve(self, other: "PeriodicDensity") -> "PeriodicDensity":
-        """The density of X + Y on the circle for independent X and Y: moments multiply."""
+        """The density of X + Y on the circle for independent X and Y: moments multiply.
+
+        Raises:
+            ValueError: another kind of density.
+        """
+        checks.kind("other", other, PeriodicDensity)
         order = min(self.order, other.order)
         (r, s), (t, u) = (tuple(m[..., :order] for m in d.moment_parts()) for d in (self, other))
         b = factorisation.factor_of_moments(r * t - s * u, r * u + s * t)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.tree_util import GetAttrKey, register_pytree_with_keys_class
 from jaxtyping import Array
 
-from fourier_density import angles, plotting
+from fourier_density import angles, checks, plotting
 from fourier_density.checks import Seed, Shape
 from fourier_density.common import Density
 from fourier_density.density import PeriodicDensity
@@ -177,8 +177,7 @@ class ReflectedDensity(Density):
         Raises:
             ValueError: another kind of density.
         """
-        if not isinstance(other, ReflectedDensity):
-            raise ValueError(f"other: expected a ReflectedDensity, got {type(other).__name__}")
+        checks.kind("other", other, ReflectedDensity)
         return self.even.kl_divergence(other.even)
 
     @jax.jit

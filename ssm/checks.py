@@ -31,6 +31,15 @@ def prepared(given: Any, wanted: type) -> None:
     kind(given, wanted, "prepared", "; of a system: prepare(system)")
 
 
+def length(value: Any, stored: int | None = None) -> None:
+    """Refuse what is no whole number from 1 on, up to the length that a system stands for."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ValueError(f"length: expected a whole number, got {value!r}")
+    if value < 1 or (stored is not None and value > stored):
+        most = "" if stored is None else f" and at most the stored {stored}"
+        raise ValueError(f"length: expected at least 1{most}, got {value}")
+
+
 def sizes(config: Any, *names: str) -> None:
     """Refuse fields that are neither None nor whole numbers of at least 1, by name."""
     for name in names:

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from ssm import checks
+
 FORMS = ("companion", "observable")
 TINY = 1e-13  # relative size of a numerator that counts as zero at a pole
 CLOSE = 1e-7  # relative distance of poles that count as one: rounding parts double ones as far
@@ -165,8 +167,7 @@ def impulse_response(numerator: Any, denominator: Any, direct: Any, length: int)
     direct term.
     """
     b, a, d = _coefficients(numerator, denominator, direct)
-    if length < 1:
-        raise ValueError(f"length: expected at least 1, got {length}")
+    checks.length(length)
     K = np.zeros(length, np.result_type(a, b))
     state = b.astype(K.dtype)
     for k in range(1, length):

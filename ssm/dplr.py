@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ssm import diagonal, signals
+from ssm import checks, diagonal, signals
 from ssm.vandermonde import Pair
 
 STILL = 1e-2
@@ -95,8 +95,8 @@ def from_dplr(
     shapes = {"Lambda": whole, "B": whole, "C": whole, "D": channels, "dt": channels}
     shapes["P"] = (whole[0], np.shape(P)[1], whole[1])
     diagonal.check_values(shapes, Lambda=Lambda, P=P, B=B, C=C, D=D, dt=dt)
-    if length is not None and length < 1:
-        raise ValueError(f"length: expected at least 1, got {length}")
+    if length is not None:
+        checks.length(length)
     numbers = [_complex(value) for value in (Lambda, P, B, C)]
     still = numbers[0] is None or bool(np.any(np.abs(numbers[0]) < STILL))
     undamped = all(n is not None for n in numbers[:2]) and is_undamped(*numbers[:2])

@@ -71,8 +71,8 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
     whole, channels = np.shape(Lambda), np.shape(Lambda)[:1]
     shapes = {"Lambda": whole, "W": whole, "D": channels, "dt": channels}
     diagonal.check_values(shapes, Lambda=Lambda, W=W, D=D, dt=dt)
-    if length is not None and length < 1:
-        raise ValueError(f"length: expected at least 1, got {length}")
+    if length is not None:
+        checks.length(length)
     known = signals.concrete(Lambda)
     if length is not None and known is not None:
         if not known.all():
@@ -111,8 +111,7 @@ def kernel(system: System, length: int) -> Array:
     checks.system(system, System)
     if system.length is None:
         return s4d.kernel(as_s4d(system), length)
-    if not 1 <= length <= system.length:
-        raise ValueError(f"length: expected 1 to {system.length}, got {length}")
+    checks.length(length, system.length)
     grows, mu = _decaying(system)
     gains = diagonal.gains(mu, system.dt[:, None], "zoh")
     re, im = vandermonde.times(system.W, gains)

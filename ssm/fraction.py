@@ -70,9 +70,7 @@ def kernel(system: System, length: int) -> Array:
     equation 8 (without), one step later with a delay of 1; arXiv 2405.06147.
     """
     checks.system(system, System)
-    if length < 1 or (system.length is not None and length > system.length):
-        most = "" if system.length is None else f" and at most the stored {system.length}"
-        raise ValueError(f"length: expected at least 1{most}, got {length}")
+    checks.length(length, system.length)
     if system.length is not None:
         values = _period(system)[:, :length]
         return values.at[:, 0].add(system.direct)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from ssm import conversions, dss, fraction, rtf, s4, s4d, s5
+from ssm import checks, conversions, dss, fraction, rtf, s4, s4d, s5
 
 METHODS = ("hankel", "pade")
 ROWS = 256  # of Hankel matrices, at most
@@ -93,8 +93,7 @@ def impulse_responses(system: Any, length: int) -> np.ndarray:
 
     Source: https://kexue.fm/archives/10180, equation 3, one step later behind the direct term.
     """
-    if length < 1:
-        raise ValueError(f"length: expected at least 1, got {length}")
+    checks.length(length)
     A, B, C, D = state_space(system)
     K = np.zeros((*D.shape, length))
     K[..., 0] = D

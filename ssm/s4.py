@@ -80,9 +80,7 @@ def kernel(system: System, length: int) -> Array:
     12, 38 and 39.
     """
     checks.system(system, System)
-    if length < 1 or (system.length is not None and length > system.length):
-        most = "" if system.length is None else f" and at most the stored {system.length}"
-        raise ValueError(f"length: expected at least 1{most}, got {length}")
+    checks.length(length, system.length)
     short = length <= SHORT or system.lasting >= 30 * length
     if (system.length is None and short) or (system.undamped and not system.conjugate):
         # 1 - a^L may be next to singular, and C~ then without a trace of what has not decayed;

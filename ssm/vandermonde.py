@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ssm import checks
+
 Pair = tuple[Array, Array]
 
 
@@ -291,8 +293,7 @@ def kernel(weights: Pair, modes: Modes, length: int) -> Array:
     Source: arXiv 2206.11893, section 3.3; https://kexue.fm/archives/10162, equation 12, for a
     diagonal A.
     """
-    if length < 1:
-        raise ValueError(f"length: expected at least 1, got {length}")
+    checks.length(length)
     low, high = _tables(modes, length)
     re, im = times((weights[0][..., None], weights[1][..., None]), high)
     left = jnp.concatenate([re, -im], axis=-2)

@@ -380,6 +380,11 @@ def test_arguments_in_the_place_of_others_and_states_of_others_are_named():
             transformer.step(prepared, wrong, tokens[:, 0], config)
 
 
+def test_sizes_in_the_place_of_a_configuration_are_named():
+    with pytest.raises(ValueError, match="config: expected a TransformerConfig, got int"):
+        inspect.unwrap(transformer.init_state)(2, 16, TransformerConfig())
+
+
 def test_a_dtype_that_is_none_is_named():
     with pytest.raises(ValueError, match="dtype: expected one of floats, got float17"):
         attention.load_pretrained(GOLDEN / "llama", dtype="float17")

@@ -317,6 +317,7 @@ def test_bad_input_is_named(change, message):
         (lambda: loss(None), "alpha: expected a number, got None|alpha: expected a finite number"),
         (lambda: loss(jnp.ones(3)), "alpha: expected a finite number"),
         (lambda: steps([]), "sigmas: expected \\[steps\\]"),
+        (lambda: distillation.generator_sigma([0.5, -1.0]), r"u: expected values in \[0, 1\], got"),
         (lambda: distillation.generator_sigma(0.5, 1.5), "t_max, sigma_min, sigma_max, rho"),
         (lambda: process.edm_denoiser(shrink, "y"), "prediction: expected one of"),
     ],

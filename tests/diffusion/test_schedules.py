@@ -1,6 +1,7 @@
 """Schedules against 40 digits, their inverses and densities, at both ends, in both precisions."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,7 @@ def test_a_learned_schedule_keeps_its_ends_and_learns(precision):
             lambda: schedules.Table(np.array([1.0, 2.0])),
             "logsnrs: expected finite values that fall",
         ),
+        (lambda: inspect.unwrap(schedules.shifted)(64, 2, 256), "schedule: expected a Schedule"),
         (lambda: schedules.cosine()(1.5), r"t: expected values in \[0, 1\], got 1.5"),
         (lambda: schedules.cosine()(float("nan")), r"t: expected values in \[0, 1\], got nan"),
         (

@@ -209,6 +209,7 @@ def test_networks_bound_to_a_size_are_warned_of(network):
     [
         (lambda: upsample(said_as("v"), 0), "factor: expected a whole number"),
         (lambda: upsample(said_as("v"), 2, 1.0, "score"), "prediction: expected one of"),
+        (lambda: upsample(said_as("v"), 2, "v"), "strength: expected a number, got 'v'"),
         (lambda: upsample(said_as("v"), 2, interval=(1.0, 1.0)), "interval: expected a lower"),
         (lambda: upsample(said_as("v"), 2, trained=(1.0, 0.0)), "trained: expected a lower"),
         (lambda: upsample(said_as("v"), 2, trained=(0.0, 1.0)), "trained: expected log-SNR to"),

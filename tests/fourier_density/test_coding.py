@@ -1,6 +1,7 @@
 """Streams: exact round trips, lengths, another process, and every kind of damage."""
 
 import hashlib
+import inspect
 import json
 import subprocess
 import sys
@@ -212,6 +213,13 @@ def test_what_cannot_be_coded_is_named(table):
         coding.encode([0.5], table)
     with pytest.raises(ValueError, match="at most 8 axes"):
         coding.encode(np.zeros((1,) * 9, int), table)
+    data = coding.compress([0.0], table)
+    for function, first in ((coding.compress, [0.0]), (coding.encode, [0]), (coding.decode, data)):
+        for wrong in (first, [table, 1], None):
+            with pytest.raises(ValueError, match="tables: expected a Table or several, got"):
+                inspect.unwrap(function)(first, wrong)
+    with pytest.raises(StreamError, match="data: expected bytes, got str"):
+        inspect.unwrap(coding._unframed)("abc", b"", 9)
 
 
 def test_without_the_coder_it_is_named(table, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from calls import call
 from reference import fourier
 
-from fourier_density import PeriodicDensity, factorisation
+from fourier_density import PeriodicDensity, RealLineDensity, factorisation
 
 
 def pair(a):
@@ -143,6 +143,8 @@ def test_convolution_multiplies_the_moments(x64):
     both = call(PeriodicDensity(a, 0.1), "convolve", PeriodicDensity(b))
     expected = fourier.gamma(a, 0.1)[1:] * fourier.gamma(b)[1:5]
     np.testing.assert_allclose(call(both, "moments"), expected, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="other: expected a PeriodicDensity, got RealLineDensity"):
+        PeriodicDensity(a).convolve(RealLineDensity(b, 0.0, 1.0))
 
 
 def test_rotation_moves_the_density(x64):

@@ -97,7 +97,7 @@ def test_bad_systems_are_refused_by_name(change, message):
 
 def test_bad_lengths_and_configurations_are_refused_by_name():
     one = dss.from_weights(*numbers(), np.zeros(H), DT, L)
-    with pytest.raises(ValueError, match=f"length: expected 1 to {L}, got {L + 1}"):
+    with pytest.raises(ValueError, match=f"at least 1 and at most the stored {L}, got {L + 1}"):
         dss.kernel(one, L + 1)
     with pytest.raises(ValueError, match="normalization: expected one of exp, softmax"):
         dss.Config(1, 8, normalization="none")

@@ -41,6 +41,22 @@ def test_other_types_are_refused(value):
         checks.sizes(SimpleNamespace(a=1, b=value), "a", "b")
 
 
+def test_lengths_are_whole_numbers_up_to_the_stored_one():
+    for value in (1, np.int32(8), jnp.asarray(3)):
+        checks.length(value, 8)
+    for value, said in (
+        (3.0, "a whole number, got 3.0"),
+        (True, "a whole"),
+        (9, "at least 1 and at"),
+    ):
+        with pytest.raises(ValueError, match=f"length: expected {said}"):
+            checks.length(value, 8)
+    config = CONFIGS["s4"]()
+    system = s4.system(s4.init(jax.random.key(0), config), config)
+    with pytest.raises(ValueError, match="length: expected a whole number, got 3.0"):
+        inspect.unwrap(s4.kernel)(system, 3.0)
+
+
 @pytest.mark.parametrize("module", [s4, s4d, s5, dss, rtf])
 def test_parameters_and_systems_in_the_place_of_others_are_refused(module):
     config = CONFIGS[module.__name__.removeprefix("ssm.")]()
