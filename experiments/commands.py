@@ -331,6 +331,8 @@ def compress(source: Path, target: Path | None, step: float | None) -> None:
     if found.error > 0.5 * found.step * (1 + 1e-6):
         note = "note: beyond half a step, for the numbers of the file are coarser than that"
         print(note, file=sys.stderr)
+    if found.after >= found.before:
+        print("note: the archive is no smaller than the file", file=sys.stderr)
 
 
 def restore(source: Path, target: Path | None) -> None:
@@ -360,7 +362,7 @@ def publish(directory: Path, results: Path) -> None:
             settings, or of the preset as it is; a file is too large to commit.
     """
     if (directory / sweeps.RECORD).exists():
-        raise ExperimentError(f"{directory}: a sweep; publish cells of it, one by one")
+        raise ExperimentError(f"{directory}: a sweep; publish one of its cells")
     record = runs.load(directory)
     if record.data.get("status") != "done":
         raise ExperimentError(

@@ -181,6 +181,10 @@ def show(sweep: Sweep, root: Path) -> None:
     print(f"{len(sweep.cells)} cells below {root}; nothing was run or written")
 
 
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else " ".join(value) or "nothing"
+
+
 def _remember(sweep: Sweep, root: Path) -> None:
     path = root / RECORD
     known = _recorded(root) if path.exists() else None
@@ -188,7 +192,8 @@ def _remember(sweep: Sweep, root: Path) -> None:
         there, now = getattr(known, name), getattr(sweep, name)
         if there != now:
             raise ExperimentError(
-                f"{root}: holds another sweep, {name}: {there!r} -> {now!r}; give another --workdir"
+                f"{root}: holds another sweep, {name}: {_words(there)} -> {_words(now)}; give "
+                "another --workdir"
             )
     if known is None and root.exists() and any(root.iterdir()):
         raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")

@@ -311,7 +311,7 @@ class Run:
         if self.stop_requested:
             os._exit(128 + number)
         self.stop_requested = True
-        print("stopping after this step; once more to abort", file=sys.stderr, flush=True)
+        print("stopping after this step or at the end; once more to abort", file=sys.stderr)
 
     def _open(self) -> dict[str, Any]:
         """Make or check the directory: foreign contents and other configurations are refused."""

@@ -125,9 +125,9 @@ def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     code, _, err = cli(
         "sweep", adds, "--workdir", tmp_path / "sweep", "--number", "1,2", "--scale", "3"
     )
-    assert code == 1 and "holds another sweep, fixed: () -> ('--scale', '3'); give another" in err
+    assert code == 1 and "holds another sweep, fixed: nothing -> --scale 3; give another" in err
     code, _, err = cli("publish", tmp_path / "sweep")
-    assert code == 1 and "a sweep; publish cells of it, one by one" in err
+    assert code == 1 and "a sweep; publish one of its cells" in err
     code, _, err = cli("sweep", adds, "--workdir", tmp_path, "--number", "1,2")
     assert code == 1 and "expected a new directory or a sweep's" in err
     assert cli("sweep", adds, "--number", "1,2", "--jobs", "0")[0] == 2
