@@ -4,12 +4,15 @@ Source: Su Jianlin's posts https://kexue.fm/archives/10047 and those after it.
 """
 
 from diffusion import (
+    autoencoder,
+    diffusers_unet,
     distillation,
     edm,
     edm_samplers,
     exact,
     guidance,
     latent,
+    layers,
     likelihood,
     losses,
     metrics,
@@ -19,18 +22,23 @@ from diffusion import (
     samplers,
     schedules,
     times,
+    unet,
+    uvit,
     wavelet,
 )
 from diffusion.schedules import Schedule
 
 __all__ = [
     "Schedule",
+    "autoencoder",
+    "diffusers_unet",
     "distillation",
     "edm",
     "edm_samplers",
     "exact",
     "guidance",
     "latent",
+    "layers",
     "likelihood",
     "losses",
     "metrics",
@@ -40,5 +48,7 @@ __all__ = [
     "samplers",
     "schedules",
     "times",
+    "unet",
+    "uvit",
     "wavelet",
 ]
