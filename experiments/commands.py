@@ -1,9 +1,9 @@
 """What the subcommands of the command line do."""
 
+import contextlib
 import json
 import keyword
 import math
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from experiments import (
     catalog,
     costs,
     planning,
-    private,
     processes,
     reproduction,
     sheet,
@@ -29,9 +28,8 @@ from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
 from experiments.harness.sharding import DEFAULT, Layout, make_mesh
-from experiments.names import RESULTS, RUNS
+from experiments.names import RUNS
 
-PUBLISHED = ("run.json", "metrics.jsonl", "table.md", "figure.png")
 SHOWN = 8  # results in the line of a run that is done
 PACKAGES = ("fourier_density", "attention", "ssm", "diffusion", "experiments")
 NEXT = """
@@ -89,6 +87,7 @@ def run(
             lost = experiment.optional("trained_networks") and not weights.saved(directory)
             what = "complete, without its weights" if lost else "already complete"
             print(f"{directory}: {what}; remove it to run again", file=sys.stderr)
+            _note_other_data(config, current)
             record = current.record()
         else:
             record = current.finish(_result(experiment, config, current))
@@ -103,17 +102,31 @@ def run(
 
 
 def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[str, Any]:
-    data: Any = getattr(config, "data", None)
-    if hasattr(data, "fingerprint"):
-        current.pin("its data", data.fingerprint())
-    elif isinstance(getattr(data, "path", None), str):
-        current.pin("its data", manifest.listed(Path(data.path).expanduser()))
+    if (data := _data(config)) is not None:
+        current.pin("its data", data)
     try:
         return experiment.module.main(config, current)
     except SystemExit as error:  # of a user's file
         raise ExperimentError(
             f"{experiment.name}: expected main to return its result, it left with {error.code}"
         ) from None
+
+
+def _data(config: Any) -> str | None:
+    """What the data that a configuration names are known by."""
+    data: Any = getattr(config, "data", None)
+    if hasattr(data, "fingerprint"):
+        return data.fingerprint()
+    path = getattr(data, "path", None)
+    return manifest.listed(Path(path).expanduser()) if isinstance(path, str) else None
+
+
+def _note_other_data(config: Any, finished: Run) -> None:
+    """Of a run that is not begun again: it does not need its data any more, but may get others."""
+    with contextlib.suppress(ExperimentError, OSError):
+        known, now = finished.data.get("pinned", {}).get("its data"), _data(config)
+        if known is not None and now != known and hosts.first():
+            print("note: its data have changed since", file=sys.stderr)
 
 
 def default_directory(name: str, preset: str, config: Any, default: Any) -> Path:
@@ -340,61 +353,3 @@ def restore(source: Path, target: Path | None) -> None:
     name = Path(source.name.removesuffix(archive.SUFFIX)).stem
     target = target or source.with_name(f"{name}.restored{archive.suffix_of(source)}")
     print(f"{target}: {archive.restore(source, target)} values")
-
-
-def _refuse_another(target: Path, record: Record) -> None:
-    """Publish no run over one of other settings; over one of the same, it is the newer."""
-    if not (target / "run.json").exists():
-        return
-    there = runs.load(target)
-    if differing := configs.difference(there.config, record.config):
-        raise ExperimentError(
-            f"{target}: expected a run of the same settings, there are others: "
-            f"{'; '.join(differing)}; remove it, or publish elsewhere, with --results DIR"
-        )
-
-
-def publish(directory: Path, results: Path) -> None:
-    """Copy a finished run's small outcome into `results`, without paths of this machine.
-
-    Raises:
-        ExperimentError: the run is not finished, or would replace what is published of other
-            settings, or of the preset as it is; a file is too large to commit.
-    """
-    if (directory / sweeps.RECORD).exists():
-        raise ExperimentError(f"{directory}: a sweep; publish one of its cells")
-    record = runs.load(directory)
-    if record.data.get("status") != "done":
-        raise ExperimentError(
-            f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
-        )
-    name = record.data["experiment"]
-    ours = results.resolve() == RESULTS.resolve()
-    ours = ours and name in catalog.names()  # the file of another would have to be executed
-    if ours and reports.changed(catalog.get(name), record):
-        raise ExperimentError(
-            f"{directory}: expected a run of the preset {record.data['preset']} as it is, its "
-            "settings were changed; publish it elsewhere, with --results DIR"
-        )
-    target = results / runs.slug(name) / runs.slug(record.data["preset"])
-    _refuse_another(target, record)
-    parts = (directory / part for part in PUBLISHED)
-    sources = [part for part in parts if part.exists()]
-    for source in sources:
-        if source.is_symlink():  # a record's folder may be another's
-            raise ExperimentError(f"{source}: expected a file, got a link")
-        size = source.stat().st_size / 2**20
-        if size > 1:
-            raise ExperimentError(
-                f"{source}: expected at most 1 MiB to publish, got {size:.1f}; pictures and curves "
-                "that are recorded are large: run with fewer or smaller ones"
-            )
-    target.mkdir(parents=True, exist_ok=True)
-    for part in PUBLISHED:  # of a run published before
-        (target / part).unlink(missing_ok=True)
-    for source in sources:
-        if source.suffix == ".png":
-            shutil.copyfile(source, target / source.name)
-        else:
-            (target / source.name).write_text(private.redacted(source))
-    print(f"published {target}")

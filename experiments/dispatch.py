@@ -68,7 +68,7 @@ def _help(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
 
 
 def _call(options: argparse.Namespace, rest: list[str]) -> None:
-    from experiments import citations, commands, comparing, planning
+    from experiments import citations, commands, comparing, planning, publishing
 
     match options.command:
         case "list":
@@ -110,7 +110,7 @@ def _call(options: argparse.Namespace, rest: list[str]) -> None:
         case "doctor":
             commands.doctor()
         case "publish":
-            commands.publish(options.run, options.results)
+            publishing.publish(options.run, options.results)
 
 
 def _layout(options: argparse.Namespace) -> Any:

@@ -42,6 +42,14 @@ def test_a_run_does_not_go_on_with_another_text(cli, tmp_path):
     text.write_text(text.read_text() + "more")
     status, _, err = cli(*command)
     assert status == 1 and "its data has changed since the run began; give another" in err
+    code.write_text(code.read_text().replace("raise KeyboardInterrupt", "return {'n': 1.0}"))
+    done = (*command[:-1], tmp_path / "done")
+    assert cli(*done)[0] == 0
+    assert "have changed" not in cli(*done)[2]
+    text.write_text(text.read_text() + "still more")
+    assert "already complete" in cli(*done)[2] and "its data have changed since" in cli(*done)[2]
+    text.unlink()
+    assert cli(*done)[0] == 0
 
 
 def test_a_run_learns_and_reports_everything(trained):
