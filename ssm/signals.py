@@ -53,7 +53,10 @@ def signal(u: Any, channels: int, stored: int | None = None) -> Array:
     if jnp.issubdtype(u.dtype, jnp.complexfloating):
         raise ValueError(f"u: expected real numbers, got {u.dtype}")
     if stored is not None and u.shape[-2] > stored:
-        raise ValueError(f"u: expected at most the stored length of {stored}, got {u.shape[-2]}")
+        raise ValueError(
+            f"u: expected at most the stored length of {stored}, got {u.shape[-2]}; `prefill` "
+            "takes any number of steps (with another length parameters are another system)"
+        )
     return u
 
 

@@ -196,19 +196,20 @@ def trained_networks(config: Config) -> dict[str, Network]:
     """The generator: (params, noise [B, H, W, C][, key][, label [B]]) -> images in [-1, 1]."""
     shape = image_sets.shape(config.data)
     if config.teacher is None:
-        network, init = (
-            distilling.network_of(config.network),
-            denoising.make_init(config.network, shape),
-        )
+        settings = config.network
+        network, init = distilling.network_of(settings), denoising.make_init(settings, shape)
     else:
         teacher = teachers.read(config.teacher, image_sets.load(config.data))
-        network, init = teacher.network, lambda key: teacher.params
+        network, init, settings = teacher.network, lambda key: teacher.params, teacher.settings
     generate = distilling.generator(network, tuple(config.distill.levels))
 
     def apply(params: Any, z: jax.Array, key: Any = None, label: Any = None) -> jax.Array:
-        return generate(params, z, jax.random.key(0) if key is None else key, label)
+        key = jax.random.key(0) if key is None else jnp.asarray(key)
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.dtype != jnp.uint32:
+            raise ValueError(f"key: expected one of JAX, got {key.dtype}; classes are `label=`")
+        return generate(params, z, key, label)
 
-    return {"generator": Network(init, apply, config.network)}
+    return {"generator": Network(init, apply, settings)}
 
 
 def _partition(config: Config) -> sharding.Partition | None:

@@ -35,11 +35,13 @@ class Model(NamedTuple):
         network: (params, y, sigma[, label]) -> x.
         params: its weights, {} for one without any.
         classes: how many, or None.
+        settings: what the network was made from, or None.
     """
 
     network: Network
     params: Any
     classes: int | None = None
+    settings: Any = None
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,8 @@ def read(folder: str | Path, images: Images) -> Model:
     if (folder / "run.json").exists():
         model = train.load(folder)
         trained = image_sets.shape(model.config.data)
-        found = Model(
-            distilling.network_of(model.config.network), model.params, model.config.network.classes
-        )
+        made = model.config.network
+        found = Model(distilling.network_of(made), model.params, made.classes, made)
     elif any(path.exists() for path in (folder / "config.json", folder / "unet" / "config.json")):
         try:
             unet = diffusers_unet.load_diffusers_unet(folder)

@@ -92,7 +92,10 @@ def make_step(problem: Problem, config: TrainingConfig) -> Step:
         ema = state.ema
         if config.ema:
             ema = optax.incremental_update(params, ema, 1.0 - config.ema)
-        metrics = {"loss": loss, **gradient_metrics(grads), **aux}
+        metrics = {"loss": loss, **gradient_metrics(grads)}
+        if taken := sorted({*metrics, "step", "steps_per_second"} & aux.keys()):
+            raise ValueError(f"loss: {taken[0]} is logged already, give its metric another name")
+        metrics |= aux
         return TrainState(state.step + 1, params, optimizer_state, ema), metrics
 
     return step
@@ -207,10 +210,10 @@ def train(
                 evaluating = done % config.eval_every == 0 or done == config.steps
                 # Metrics are read one step late so that the device never waits for the host,
                 # except before their state is saved or evaluated.
-                _report(pending, config, run, leaves, checkpoints, progress)
+                _report(pending, config, run, leaves, checkpoints, progress, problem)
                 pending = (done, metrics)
                 if saving or evaluating:
-                    _report(pending, config, run, leaves, checkpoints, progress)
+                    _report(pending, config, run, leaves, checkpoints, progress, problem)
                     pending = None
                 if evaluating:
                     _evaluate(problem, placed, state, run, done)
@@ -309,6 +312,7 @@ def _report(
     leaves: list[str],
     checkpoints: Checkpoints,
     progress: Progress,
+    problem: Problem,
 ) -> None:
     if pending is None:
         return
@@ -319,11 +323,14 @@ def _report(
         where = "gradients finite" if bad < 0 else f"first bad gradient: params{leaves[bad]}"
         checkpoints.wait()
         kept = checkpoints.latest()
+        advice = "lower training.learning_rate"
+        advice += " or set training.clip" if config.clip is None else ""
+        if found := _not_finite(problem.batch(step - 1)):
+            advice = f"batch{found} is not finite: look at the data"
         raise NonFiniteError(
             f"step {step}: expected finite numbers, got loss {values['loss']}; {where}; "
             f"last good checkpoint: {'none' if kept is None else f'step {kept}'} in "
-            f"{run.directory}; lower training.learning_rate"
-            + (" or set training.clip" if config.clip is None else "")
+            f"{run.directory}; {advice}"
         )
     if step % config.log_every == 0 or step == config.steps:
         run.tracker.log(step, **values, steps_per_second=progress.rate(step))
@@ -335,3 +342,12 @@ def _evaluate(
 ) -> None:
     params = placing.whole(averaged(state), placed.mesh)
     run.tracker.log(step, **problem.evaluate(params))
+
+
+def _not_finite(batch: Any) -> str:
+    """Where numbers of a batch are NaN or infinite, or nothing."""
+    for path, leaf in jax.tree.leaves_with_path(batch):
+        values = np.asarray(leaf)
+        if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+            return jax.tree_util.keystr(path)
+    return ""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion import diffusers_unet, process, schedules
-from experiments import catalog, commands
+from experiments import catalog, commands, trained
 from experiments.diffusion import distill, judging, teachers, train
 from experiments.harness import image_sets
 from experiments.harness.errors import NonFiniteError, UsageError
@@ -47,6 +47,12 @@ def test_a_run_with_classes_is_a_teacher(tmp_path):
     given = [*FIRST, *LONGER, "--teacher", str(tmp_path / "teacher")]
     record = commands.run("diffusion/distill", "quick", given, tmp_path / "run")
     assert np.isfinite(record.result["frechet"])
+    student = trained.load(tmp_path / "run")
+    assert (student.settings.width, student.settings.classes) == (8, 10)
+    z, label = jnp.ones((2, 8, 8, 1)), jnp.array([1, 2])
+    assert student.apply(student.params, z, label=label).shape == z.shape
+    with pytest.raises(ValueError, match="key: expected one of JAX, got int32; classes"):
+        student.apply(student.params, z, label)
     images = image_sets.load(image_sets.DIGITS)
     found = teachers.read(tmp_path / "teacher", images)
     assert found.classes == 10

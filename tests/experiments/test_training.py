@@ -162,6 +162,7 @@ def test_non_finite_numbers_stop_with_step_leaf_and_last_good_checkpoint(tmp_pat
         run(tmp_path / "run", poison=4)
     message = str(caught.value)
     assert "step 5" in message and "params['b']" in message and "checkpoint: step 3" in message
+    assert message.endswith("batch['x'] is not finite: look at the data")
     manager = checkpoint.Checkpoints(
         tmp_path / "run", 2, load(tmp_path / "run").data["config_hash"]
     )
@@ -170,6 +171,20 @@ def test_non_finite_numbers_stop_with_step_leaf_and_last_good_checkpoint(tmp_pat
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(restored))
     with pytest.raises(NonFiniteError, match="last good checkpoint: none"):
         run(tmp_path / "at once", poison=0)
+    fast = dataclasses.replace(SETTINGS, learning_rate=1e30)
+    with pytest.raises(NonFiniteError, match=r"lower training.learning_rate( or|$)"):
+        run(tmp_path / "fast", fast)
+
+
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "step", "steps_per_second"])
+def test_metrics_do_not_take_the_names_of_what_is_logged_anyway(name):
+    def loss(params, batch, key):
+        return jnp.sum(params["w"] ** 2), {name: jnp.zeros(())}
+
+    step = training.make_step(dataclasses.replace(problem(), loss=loss), SETTINGS)
+    state = training.init_state(problem(), SETTINGS)
+    with pytest.raises(ValueError, match=f"loss: {name} is logged already, give its metric"):
+        step(state, problem().batch(0))
 
 
 EIGHT = """
