@@ -175,13 +175,14 @@ def suggest_option(parser: argparse.ArgumentParser, command: str, given: str) ->
 
 
 def check_order(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """The arguments, those of `costs` with its name; its name may be left out.
+    """The arguments, with the name where it may be left out and is.
 
     Raises:
         UsageError: a field before the name, whose value would be taken for that.
     """
     command, *rest = arguments
     actions = _commands(parser)[command]._actions
+    (name,) = (action for action in actions if action.dest == "name")
     options = {option: action for action in actions for option in action.option_strings}
     value = False  # whether it is that of an option
     for argument in rest:
@@ -192,8 +193,8 @@ def check_order(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> li
             value = False
         elif not argument.startswith("--"):
             break
-        elif command == "costs":
-            return [command, "gqa", *rest]
+        elif name.default is not None:
+            return [command, name.default, *rest]
         else:
             before = f"{command} NAME {argument} ..."
             raise UsageError(f"{argument}: expected the name before it: {before}")

@@ -33,22 +33,26 @@ def prepared(given: Any, wanted: type) -> None:
 
 def length(value: Any, stored: int | None = None) -> None:
     """Refuse what is no whole number from 1 on, up to the length that a system stands for."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not _whole(value):
         raise ValueError(f"length: expected a whole number, got {value!r}")
     if value < 1 or (stored is not None and value > stored):
         most = "" if stored is None else f" and at most the stored {stored}"
         raise ValueError(f"length: expected at least 1{most}, got {value}")
 
 
+def _whole(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
+
+
 def sizes(config: Any, *names: str) -> None:
     """Refuse fields that are neither None nor whole numbers of at least 1, by name."""
     for name in names:
         value = getattr(config, name)
-        try:
-            good = value is None or (not isinstance(value, bool) and operator.index(value) >= 1)
-        except TypeError:
-            good = False
-        if not good:
+        if value is not None and not (_whole(value) and value >= 1):
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
 
 

@@ -180,7 +180,7 @@ def apply(system: System, u: Any) -> Array:
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
     checks.system(system, System)
-    u = signals.signal(u, system.D.shape[0])
+    u = signals.signal(u, system.D.shape[0], system.length)
     return signals.filtered(u, kernel(system, u.shape[-2]), system.D)
 
 

@@ -183,7 +183,7 @@ class Config:
             O(N L), step by step.
         delay: of the numerator's first coefficient: 1 as in the paper, 0 as in the post.
         radius: r of the circle for b~ (see `truncated`); 1 is the paper's. Where gradients jump in
-            training, poles are next to the circle: r = 0.1^(1/L) makes them harmless.
+            training, poles may be next to the circle: r = 0.1^(1/L) makes them harmless.
         bidirectional: a second kernel from the end; no streaming then.
     """
 

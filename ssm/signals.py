@@ -55,7 +55,7 @@ def signal(u: Any, channels: int, stored: int | None = None) -> Array:
     if stored is not None and u.shape[-2] > stored:
         raise ValueError(
             f"u: expected at most the stored length of {stored}, got {u.shape[-2]}; `prefill` "
-            "takes any number of steps (with another length parameters are another system)"
+            "of a causal system takes any number (with another length parameters are another one)"
         )
     return u
 

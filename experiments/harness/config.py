@@ -136,20 +136,19 @@ def _plain(arguments: Sequence[str], fields: dict[str, Any]) -> list[str]:
     """Names are known, and switches `--x`, `--no-x` as tyro has them instead of true, false."""
     plain, name = [], ""
     for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if argument.startswith("--"):
+        named, value = argument.startswith("--"), argument
+        if named:
+            flag, _, value = argument.partition("=")
             name = flag[2:].replace("-", "_")
             _check_name(name, [*fields])
-            plain.append(argument)
-        value = value if argument.startswith("--") and equals else argument
         default = fields.get(name)
         if isinstance(default, bool) and value.lower() in ("true", "false"):
             group, dot, leaf = name.rpartition(".")
-            plain[-1] = f"--{group}{dot}{'no-' * (value.lower() == 'false')}{leaf}"
-        elif not argument.startswith("--"):
-            plain.append(argument)
-        texts = not isinstance(default, tuple) or any(isinstance(one, str) for one in default)
-        if "," in value and not texts:
+            argument = f"--{group}{dot}{'no-' * (value.lower() == 'false')}{leaf}"
+            plain = plain if named else plain[:-1]  # in the place of the name before it
+        plain.append(argument)
+        numbers = isinstance(default, tuple) and not any(isinstance(one, str) for one in default)
+        if numbers and "," in value:
             raise UsageError(f"--{name}: expected values with spaces between them, got {value}")
     return plain
 

@@ -157,14 +157,14 @@ def _reductions(config: Config, dt: float) -> dict[str, Any]:
     with jax.enable_x64(True):
         one = _system(config, dt)
         K = transfer.impulse_responses(one, config.reduced_length)[0]
-        A, *ends, _ = transfer.state_space(one)
-        b, a, _ = transfer.to_transfer_function(A[0], ends[0][0], ends[1][0], K[0], minimal=False)
+        A, B, C = (part[0] for part in transfer.state_space(one)[:3])
+        b, a, _ = transfer.to_transfer_function(A, B, C, K[0], minimal=False)
         own = rtf.kernel(rtf.from_coefficients(b[None], a[None], K[:1]), len(K))[0]
         result: dict[str, Any] = {"own": float(np.abs(own - K).max() / np.abs(K).max())}
         for method in transfer.METHODS:
             found = transfer.reductions(K, config.orders, method)
             result[method] = [_error(K, b, a) for b, a in found]
-        modes = np.linalg.eigvals(A[0])
+        modes = np.linalg.eigvals(A)
     omega = np.linspace(0.0, np.pi, 129)
     with np.errstate(all="ignore"):
         exact = np.abs(np.exp(-1j * np.outer(omega, np.arange(len(K)))) @ K)

@@ -46,6 +46,7 @@ def test_lengths_are_whole_numbers_up_to_the_stored_one():
         checks.length(value, 8)
     for value, said in (
         (3.0, "a whole number, got 3.0"),
+        (np.array(3.0), "a whole number"),
         (True, "a whole"),
         (9, "at least 1 and at"),
     ):
