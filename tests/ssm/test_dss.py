@@ -99,8 +99,6 @@ def test_bad_lengths_and_configurations_are_refused_by_name():
     one = dss.from_weights(*numbers(), np.zeros(H), DT, L)
     with pytest.raises(ValueError, match=f"at least 1 and at most the stored {L}, got {L + 1}"):
         dss.kernel(one, L + 1)
-    with pytest.raises(ValueError, match=f"stored length of {L}, got {L + 1}; `prefill`"):
-        dss.apply(one, np.zeros((L + 1, H)))
     with pytest.raises(ValueError, match="normalization: expected one of exp, softmax"):
         dss.Config(1, 8, normalization="none")
     with pytest.raises(ValueError, match="modes: expected a whole number of at least 1"):

@@ -58,6 +58,16 @@ def test_lengths_are_whole_numbers_up_to_the_stored_one():
         inspect.unwrap(s4.kernel)(system, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("module", "fields"), [(s4, {}), (dss, {"normalization": "softmax"}), (rtf, {})]
+)
+def test_sequences_beyond_the_stored_length_are_refused_with_the_way_out(module, fields):
+    config = CONFIGS[module.__name__.removeprefix("ssm.")](**fields)
+    system = module.system(module.init(jax.random.key(0), config), config)
+    with pytest.raises(ValueError, match="stored length of 8, got 9; `prefill`"):
+        module.apply(system, jnp.ones((1, 9, 4)))
+
+
 @pytest.mark.parametrize("module", [s4, s4d, s5, dss, rtf])
 def test_parameters_and_systems_in_the_place_of_others_are_refused(module):
     config = CONFIGS[module.__name__.removeprefix("ssm.")]()
