@@ -123,6 +123,21 @@ def listed(path: Path) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def plain(data: Any) -> Any:
+    """The same in plain JSON types: numbers and arrays of NumPy and JAX as numbers and lists.
+
+    Raises:
+        TypeError, ValueError, RecursionError: of something else.
+    """
+
+    def as_list(value: Any) -> Any:
+        if not hasattr(value, "tolist"):
+            raise TypeError(f"not of JSON: {type(value).__name__}")
+        return value.tolist()
+
+    return json.loads(json.dumps(data, default=as_list))
+
+
 def readable(data: Any) -> str:
     """Indented JSON, a list of numbers on one line."""
     text = json.dumps(data, indent=1)

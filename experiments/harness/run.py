@@ -249,13 +249,13 @@ class Run:
         return known.get(name, value) == value
 
     def finish(self, result: dict[str, Any] | None) -> Record:
-        """Write the result, which is of plain JSON types.
+        """Write the result.
 
         Raises:
-            ExperimentError: it is not.
+            ExperimentError: it is not of plain JSON types, numbers and arrays.
         """
         try:
-            json.dumps(result)
+            result = manifest.plain(result)
             plain = result is None or isinstance(result, dict)
         except (TypeError, ValueError, RecursionError):
             plain = False

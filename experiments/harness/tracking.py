@@ -65,6 +65,7 @@ class Tracker:
 
     def log(self, step: int, **values: Any) -> None:
         """Record one row, behind a line that a killed process may have torn."""
+        values = manifest.plain(values)
         line = json.dumps({"step": step, **values})
         if not hosts.first():
             self._kept.append(json.loads(line))

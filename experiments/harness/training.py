@@ -54,7 +54,7 @@ class Problem:
     init: Callable[[jax.Array], Params]
     loss: Loss
     batch: Callable[[int], Batch]
-    evaluate: Callable[[Params], dict[str, float]]
+    evaluate: Callable[[Params], dict[str, Any]]
     optimizer: Callable[[TrainingConfig], optax.GradientTransformation] | None = None
     partition: sharding.Partition | None = None
     part: Callable[[int, slice], Batch] | None = None
@@ -341,7 +341,10 @@ def _evaluate(
     problem: Problem, placed: Placed, state: TrainState, run: Run | Part, step: int
 ) -> None:
     params = placing.whole(averaged(state), placed.mesh)
-    run.tracker.log(step, **problem.evaluate(params))
+    found = problem.evaluate(params)
+    if "step" in found:
+        raise ValueError("evaluate: step is logged already, give this metric another name")
+    run.tracker.log(step, **found)
 
 
 def _not_finite(batch: Any) -> str:

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.harness import manifest, tracking
@@ -53,6 +55,20 @@ def test_two_processes_do_not_write_one_directory(tmp_path):
     other.communicate()
     with pytest.raises(ExperimentError, match="another configuration"):
         start(tmp_path / "run")
+
+
+def test_results_and_metrics_may_hold_numbers_and_arrays_of_jax_and_numpy(tmp_path):
+    with start(tmp_path / "run") as current:
+        current.tracker.log(1, nll=jnp.float32(0.5), count=np.int64(3))
+        record = current.finish({"mean": jnp.ones(()), "each": np.array([[1.5, 2.0]], np.float32)})
+    assert record.rows == [{"step": 1, "nll": 0.5, "count": 3}]
+    assert record.data["result"] == {"mean": 1.0, "each": [[1.5, 2.0]]}
+    assert json.loads((tmp_path / "run/run.json").read_text())["result"] == record.data["result"]
+    with start(tmp_path / "other") as current:
+        with pytest.raises(ExperimentError, match="dict of plain JSON types, got {'a': <object"):
+            current.finish({"a": object()})
+        with pytest.raises(ExperimentError, match="dict of plain JSON types, got"):
+            current.finish(jnp.ones(2))
 
 
 def test_a_refused_run_keeps_no_lock(tmp_path):

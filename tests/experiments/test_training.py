@@ -187,6 +187,13 @@ def test_metrics_do_not_take_the_names_of_what_is_logged_anyway(name):
         step(state, problem().batch(0))
 
 
+def test_metrics_of_evaluation_leave_the_step_to_the_run(tmp_path):
+    named = dataclasses.replace(problem(), evaluate=lambda params: {"step": 1.0})
+    with Run("test", "quick", SETTINGS, tmp_path / "run") as current:
+        with pytest.raises(ValueError, match="evaluate: step is logged already"):
+            training.train(named, SETTINGS, current)
+
+
 EIGHT = """
 import sys; sys.path.insert(0, {tests!r})
 from pathlib import Path
