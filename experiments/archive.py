@@ -98,6 +98,9 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
     step = spread / STEPS if step is None else step
     if not (np.isfinite(step) and step > 0):
         raise UsageError(f"--step: expected a number > 0, got {step}")
+    low, high = np.quantile(y, (0.02, 0.98))
+    if step * tables.MOST_SYMBOLS < high - low:  # before the fit, which takes a while
+        raise _too_small(step, 3.0 * (high - low) / tables.MOST_SYMBOLS)  # heavy tails are wider
     standard = (y - centre) / spread
     try:
         archive = _fitted(standard.ravel(), kind, values.dtype.name, centre, spread, step)
@@ -240,9 +243,13 @@ def _widest(archive: Archive) -> Table:
             return _table(archive)
         except tables.TooManyBins as error:
             smallest = 1.01 * error.smallest * archive.spread  # as rounded below
-    raise UsageError(
+    raise _too_small(archive.step, smallest)
+
+
+def _too_small(step: float, smallest: float) -> UsageError:
+    return UsageError(
         f"--step: expected at least {smallest:.3g}, about a millionth of the range of most values, "
-        f"got {archive.step:g}"
+        f"got {step:g}"
     )
 
 

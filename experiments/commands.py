@@ -334,6 +334,7 @@ def generate(options: Any) -> None:
 def compress(source: Path, target: Path | None, step: float | None) -> None:
     """Compress a file of floats, and say what became of it."""
     target = target or Path(f"{source}{archive.SUFFIX}")
+    print(f"{source}: a density is fitted to it, some seconds", file=sys.stderr, flush=True)
     found = archive.compress(source, target, step)
     print(
         f"{source}: {found.values} values, {found.before} bytes -> {target}: {found.after} bytes, "

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from ssm import checks, conversions, dss, fraction, rtf, s4, s4d, s5
+from ssm import checks, conversions, dss, fraction, rtf, s4, s4d, s5, stability
 
 METHODS = ("hankel", "pade")
 ROWS = 256  # of Hankel matrices, at most
@@ -139,8 +139,8 @@ def to_rtf(
         The exact (not truncated) RTF, in JAX's default precision, with its error.
 
     Raises:
-        ValueError: what does not fit; no stable poles of that order, or none that come nearer than
-            the largest value.
+        ValueError: what does not fit; no stable poles of that order, as they are stored, or none
+            that come nearer than the largest value.
 
     Source: Kung (1978), as in `reduce`; the aim, small RTFs: arXiv 2405.06147, table 3, which
     fits them by gradients.
@@ -191,7 +191,8 @@ def _best(
         rest = "" if size is None else "no or another size, "
         raise ValueError(
             f"size: the reduction of row {row} to {which} has no stable poles, or coefficients "
-            f"beyond the precision of floats; try {rest}another length or method"
+            f"beyond the precision of floats; try {rest}another length or method, or "
+            "jax_enable_x64"
         )
     return best
 
@@ -201,7 +202,9 @@ def _radius(poles: np.ndarray) -> float:
 
 
 def _stable(a: np.ndarray) -> bool:
-    return _radius(np.roots(np.append(1.0, a))) < 1.0
+    """Of what is stored: rounding moves poles, many next to each other the most."""
+    with np.errstate(over="ignore"):
+        return bool(stability.stable(a.astype(np.dtype(jnp.result_type(float)))[None])[0])
 
 
 def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.ndarray]:

@@ -60,10 +60,25 @@ def poles(system: System) -> np.ndarray:
     return np.linalg.eigvals(companion).astype(complex)
 
 
-def check_stable(system: System) -> None:
-    """Refuse poles on the unit circle or outside of it, unless traced.
+def stable(denominator: np.ndarray) -> np.ndarray:
+    """Whether all roots of 1, a_1..a_N lie within the unit circle, for rows [G, N]: booleans [G].
 
-    By the step-down recursion of Schur and Cohn: O(N^2), without computing the poles.
+    In O(N^2), without computing the roots, which many equal ones would blur.
+
+    Source: the step-down recursion of Schur and Cohn; Kailath, "Linear Systems" (1980).
+    """
+    a = np.asarray(denominator, np.float64)
+    inside = np.ones(len(a), bool)
+    with np.errstate(all="ignore"):
+        while a.shape[1]:
+            last = a[:, -1:]
+            inside &= np.abs(last[:, 0]) < 1
+            a = (a[:, :-1] - last * a[:, -2::-1]) / (1.0 - last**2)
+    return inside
+
+
+def check_stable(system: System) -> None:
+    """Refuse poles on the unit circle or outside of it, unless traced (see `stable`).
 
     Raises:
         ValueError: naming the first such row, its largest pole and what to do.
@@ -73,15 +88,9 @@ def check_stable(system: System) -> None:
     known = signals.concrete(system.denominator)
     if known is None:
         return
-    a = known.astype(np.float64)
-    stable = np.ones(len(a), bool)
-    with np.errstate(all="ignore"):
-        while a.shape[1]:
-            last = a[:, -1:]
-            stable &= np.abs(last[:, 0]) < 1
-            a = (a[:, :-1] - last * a[:, -2::-1]) / (1.0 - last**2)
-    if not stable.all():
-        row = int(np.argmin(stable))
+    inside = stable(known)
+    if not inside.all():
+        row = int(np.argmin(inside))
         one = dataclasses.replace(system, denominator=system.denominator[row : row + 1])
         raise ValueError(
             f"denominator: row {row} has a pole of modulus {np.abs(poles(one)).max():.6g}, on or "

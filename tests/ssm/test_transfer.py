@@ -217,6 +217,22 @@ def test_a_size_that_floats_do_not_hold_is_refused_also_at_the_systems_own_order
         assert np.abs(rtf.poles(found.system)).max() < 1.0
 
 
+def test_poles_are_stable_as_they_are_stored():
+    """Rounded to single precision, those of the smallest error were not for some of these."""
+    config, found = s4d.Config(3, 4), 0
+    for seed in range(5):
+        one = s4d.system(s4d.init(jax.random.key(seed), config), config)
+        try:
+            system = transfer.to_rtf(one, length=96).system
+        except ValueError as error:
+            assert "has no stable poles" in str(error)
+            continue
+        assert np.abs(rtf.poles(system)).max() < 1.0
+        rtf.prepare(system)
+        found += 1
+    assert found >= 3
+
+
 def test_the_hankel_reduction_finds_the_order_of_what_has_one():
     b, a, d = transfer.to_transfer_function(*spread(np.random.default_rng(2), 4))
     K = transfer.impulse_response(b, a, d, 100)
