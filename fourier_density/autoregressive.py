@@ -61,7 +61,7 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
 
     Raises:
         ValueError: another number of heads than of coordinates, another number of outputs than the
-            heads want; x of another width, or NaN.
+            heads want; parameters that the network does not make, x of another width, or NaN.
 
     Source: Bengio and Bengio (NeurIPS 1999); https://kexue.fm/archives/10007, below equation 17.
     """
@@ -75,14 +75,14 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
     single = not isinstance(head, Sequence)
 
     def densities(params: Params, x: Any, key: Any = None) -> Any:
+        checks.parameters(params, network.init)
         raw = network.apply(params, _checked(x, size), key)
         if single:
             return each[0].density(raw)
         return [one.density(raw[..., d, : one.outputs]) for d, one in enumerate(each)]
 
     def total(params: Params, x: Any, key: Any, log: Callable[[Any, Array], Array]) -> Array:
-        x = _checked(x, size)
-        found = densities(params, x, key)
+        found, x = densities(params, x, key), _checked(x, size)
         if single:
             return jnp.sum(log(found, x), axis=-1)
         terms = [log(one, x[..., d]) for d, one in enumerate(found)]
@@ -126,6 +126,7 @@ def _sampler(network: Network, each: list[Head]) -> Callable[..., Array]:
             value = value if quantise is None else quantise(value)
             return jax.lax.dynamic_update_index_in_dim(x, value.astype(x.dtype), d, -1)
 
+        checks.parameters(params, network.init)
         seed, shape = checks.draws(seed, sample_shape)
         x = jnp.zeros((*shape, size))
         if len(each) == 1:

@@ -1,6 +1,8 @@
 """What densities ask of their arguments: shapes always, values where they are known."""
 
+import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +44,21 @@ def whole(name: str, value: Any, least: int = 1) -> None:
         good = False
     if not good:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+
+
+def parameters(params: Any, init: Callable[[Any], Any]) -> None:
+    """Refuse a tree that `init` does not make, such as a key or data in the place of parameters."""
+    if _places(params) != _made(init):
+        raise ValueError(f"params: expected what `init` makes, got {type(params).__name__}")
+
+
+@functools.lru_cache(maxsize=64)
+def _made(init: Callable[[Any], Any]) -> list[str]:
+    return _places(jax.eval_shape(init, jax.random.key(0)))
+
+
+def _places(tree: Any) -> list[str]:
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
 
 
 def check_place(loc: Any, scale: Any) -> None:

@@ -242,6 +242,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
     Poles are those of the normal part of HiPPO-LegS. Under softmax their real parts are free.
     """
+    checks.kind(config, Config)
     Lambda, _ = s4d.poles("legs", config.modes)
     shape = (config.channels, config.modes)
     keys = jax.random.split(key, 3)
@@ -262,6 +263,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
 def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
+    checks.kind(config, Config)
     exp = config.normalization == "exp"
     re = diagonal.decaying(params["log_decay"]) if exp else -params["decay"]
     W = (params["W"][..., 0], params["W"][..., 1])

@@ -225,6 +225,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
     Bidirectional mixers have `backward`, another such dictionary.
     """
+    checks.kind(config, Config)
     groups = config.channels if config.denominators is None else config.denominators
     low, high = {
         "zeros": (0.0, 0.0),
@@ -259,6 +260,7 @@ def system(params: dict[str, Any], config: Config) -> System:
 
     Source: arXiv 2405.06147, equation 17 and appendix B.2 for "l1".
     """
+    checks.kind(config, Config)
     a = params["denominator"]
     if config.constraint == "l1":
         # The first 1e-6 is ours: without it rounding may leave a sum of moduli of 1.

@@ -272,6 +272,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
     M is N/2, one of each conjugate pair, and a real mode more, the last, for "fout". C is C~,
     drawn directly. Poles without decay of their own ("legt", "fout") start at 2e-4.
     """
+    checks.kind(config, Config)
     system = hippo.dplr(config.measure, config.size)
     kept = np.argsort(-np.imag(system.Lambda))[: (config.size + 1) // 2]
     Lambda, P, B = system.Lambda[kept], system.P[:, kept], system.B[kept]
@@ -297,6 +298,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
 def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
+    checks.kind(config, Config)
     size = params["frequency"].shape[-1]
     turns = jnp.arange(size) < size - config.size % 2  # a real mode has real numbers
     P, B, C = (

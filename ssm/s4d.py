@@ -282,6 +282,7 @@ class Config:
 
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], B, C [H, M, 2] (parts last), D, log_dt [H]."""
+    checks.kind(config, Config)
     shape = (config.channels, config.modes)
     Lambda, B = poles(config.init, config.modes)
     keys = jax.random.split(key, 3)
@@ -299,6 +300,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
 def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
+    checks.kind(config, Config)
     B, C = ((params[name][..., 0], params[name][..., 1]) for name in ("B", "C"))
     return System(
         (diagonal.decaying(params["log_decay"]), params["frequency"]),

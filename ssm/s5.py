@@ -94,10 +94,9 @@ def from_diagonal(
     outputs = (channels, modes)
     shapes = {"Lambda": (modes,), "B": (modes, channels), "C": outputs, "backward": outputs}
     shapes |= {"D": (channels,), "dt": (modes,)}
-    diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt)
+    rest = {} if backward is None else {"backward": backward}
+    diagonal.check_values(shapes, Lambda=Lambda, B=B, C=C, D=D, dt=dt, **rest)
     diagonal.check_step_exists(discretization, Lambda, dt)
-    if backward is not None:
-        diagonal.check_values(shapes, backward=backward)
     return System(
         signals.pair(Lambda),
         signals.pair(B),
@@ -334,6 +333,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
     times the eigenvectors V, B_modes = V^* B and C_modes = C V. Bidirectional mixers have
     `backward` like C.
     """
+    checks.kind(config, Config)
     half = config.modes // config.blocks
     block = hippo.dplr("legs", 2 * half)
     upper = np.imag(block.Lambda) > 0
@@ -362,6 +362,7 @@ def init(key: Array, config: Config) -> dict[str, Any]:
 
 def system(params: dict[str, Any], config: Config) -> System:
     """The system that the parameters stand for."""
+    checks.kind(config, Config)
 
     def parts(name: str) -> Pair:
         return params[name][..., 0], params[name][..., 1]

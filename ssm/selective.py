@@ -186,6 +186,7 @@ class Config:
 
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Matrices of variance 1/fan-in; A_n = -(n + 1), biases that give steps in the range."""
+    checks.kind(config, Config)
     keys, inner, rank = jax.random.split(key, 6), config.inner, config.steps_rank
 
     def matrix(key: Array, rows: int, columns: int) -> Array:

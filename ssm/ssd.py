@@ -183,6 +183,7 @@ class Config:
 
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Matrices of variance 1/fan-in; biases that give steps in the range."""
+    checks.kind(config, Config)
     keys, heads, d = jax.random.split(key, 5), config.heads, config.channels
     columns = config.inner + config.convolved + heads
     dt = jnp.exp(diagonal.log_steps(keys[2], heads, config.dt_min, config.dt_max))

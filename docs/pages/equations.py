@@ -15,6 +15,11 @@ from pathlib import Path
 from docs.pages.sources import PACKAGES, Module, modules, names, source_tag
 
 PATH = Path("docs/equations.md")
+COMPARISONS = {"abs", "allclose", "approx", "array_equal", "isclose"} | {
+    f"assert_{rest}"
+    for rest in ("allclose", "array_equal", "array_less", "trees_all_close", "trees_all_equal")
+}
+OTHERS = {"mpmath", "reference", "scipy", "tests"}  # roots of independent references
 HEAD = """---
 hide: [navigation, toc]
 ---
@@ -24,7 +29,7 @@ hide: [navigation, toc]
 From an equation to the function that computes it, and on to a test that checks it: {count}
 entries, collected from the `Source:` paragraphs of docstrings. The numbers of the posts' equations
 were counted in their texts. The test is found by name: it mentions the function, or the function
-behind "via" that leads to it.
+behind "via" that leads to it; one that compares numbers is preferred, then one with a reference.
 
 """
 
@@ -100,7 +105,10 @@ def _checked(target: str) -> tuple[tuple[str, ...], str]:
 
 
 def _mentioning(name: str) -> tuple[str, ...]:
-    """Tests that mention a name; a method by its last part, beside what makes its class."""
+    """Tests that mention a name; a method by its last part, beside what makes its class.
+
+    First those that compare numbers, and with independent references.
+    """
     package, module, *inside = name.split(".")
     found = {}
     for test, mentioned in _tests(package).items():
@@ -108,10 +116,13 @@ def _mentioning(name: str) -> tuple[str, ...]:
         here = owner or any(other.startswith(f"{package}.") for other in mentioned)
         if name in mentioned or (len(inside) == 2 and here and f".{inside[1]}" in mentioned):
             file, _, function = test.partition("::")
+            compares = any(one.rpartition(".")[2] in COMPARISONS for one in mentioned)
             of_errors = any(word in function for word in ("refused", "bad_", "named", "error"))
+            of_errors |= "pytest.raises" in mentioned and not compares
             near = Path(file).stem.startswith(f"test_{module}")
-            found[test] = (of_errors, not owner, not near, test)
-    return tuple(sorted(found, key=lambda test: found[test]))
+            beside = any(one.partition(".")[0] in OTHERS for one in mentioned)
+            found[test] = (of_errors, not owner, not near, not compares, not beside)
+    return tuple(sorted(found, key=lambda test: found[test]))  # then as they stand in the file
 
 
 @cache
@@ -126,7 +137,8 @@ def _tests(package: str) -> dict[str, set[str]]:
             target.id: node
             for node in module.tree.body
             if isinstance(node, ast.Assign)
-            for target in node.targets
+            for assigned in node.targets
+            for target in ast.walk(assigned)
             if isinstance(target, ast.Name)
         }
         pieces = {**constants, **local}

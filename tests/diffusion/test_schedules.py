@@ -134,6 +134,14 @@ def test_tables_are_products_with_many_digits(x64):
     )  # found again by compiled programs
 
 
+def test_any_variances_make_a_table(x64):
+    betas = np.random.default_rng(0).uniform(1e-4, 0.3, 50)
+    kept = np.cumprod(1.0 - betas)
+    made = schedules.from_betas(betas)
+    np.testing.assert_allclose(made.alphas_bar, kept, rtol=1e-12)
+    np.testing.assert_allclose(made(jnp.linspace(0, 1, 50)), np.log(kept / (1 - kept)), rtol=1e-9)
+
+
 def test_pooling_shifts_log_snr_by_its_dimensions():
     assert schedules.shift_of(32, 64) == pytest.approx(-2 * np.log(2))
     assert schedules.shift_of(32, 64, 1) == pytest.approx(-np.log(2))

@@ -65,7 +65,7 @@ def test_results_and_metrics_may_hold_numbers_and_arrays_of_jax_and_numpy(tmp_pa
     assert record.data["result"] == {"mean": 1.0, "each": [[1.5, 2.0]]}
     assert json.loads((tmp_path / "run/run.json").read_text())["result"] == record.data["result"]
     with start(tmp_path / "other") as current:
-        with pytest.raises(ExperimentError, match="dict of plain JSON types, got {'a': <object"):
+        with pytest.raises(ExperimentError, match=r"plain JSON types, got \{'a': <object"):
             current.finish({"a": object()})
         with pytest.raises(ExperimentError, match="dict of plain JSON types, got"):
             current.finish(jnp.ones(2))

@@ -189,9 +189,9 @@ def test_metrics_do_not_take_the_names_of_what_is_logged_anyway(name):
 
 def test_metrics_of_evaluation_leave_the_step_to_the_run(tmp_path):
     named = dataclasses.replace(problem(), evaluate=lambda params: {"step": 1.0})
-    with Run("test", "quick", SETTINGS, tmp_path / "run") as current:
-        with pytest.raises(ValueError, match="evaluate: step is logged already"):
-            training.train(named, SETTINGS, current)
+    wrong = pytest.raises(ValueError, match="evaluate: step is logged already")
+    with Run("test", "quick", SETTINGS, tmp_path / "run") as current, wrong:
+        training.train(named, SETTINGS, current)
 
 
 EIGHT = """

@@ -1,5 +1,6 @@
 """Networks, heads and densities of several dimensions."""
 
+import inspect
 import itertools
 
 import jax
@@ -313,6 +314,16 @@ def test_dropout_needs_a_key():
         (
             "x: expected",
             lambda: made(heads.Fourier(1))[0].log_prob(made(heads.Fourier(1))[1], np.zeros(3)),
+        ),
+        (
+            "params: expected what `init` makes, got dict",
+            lambda: made(heads.Fourier(1))[0].log_prob({}, np.zeros(2)),
+        ),
+        (
+            "params: expected what `init` makes, got PRNGKeyArray",
+            lambda: inspect.unwrap(made(heads.Fourier(1))[0].sample)(
+                jax.random.key(0), seed=jax.random.key(0)
+            ),
         ),
         (
             "x: expected numbers, got NaN",

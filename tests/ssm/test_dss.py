@@ -50,6 +50,15 @@ def test_softmax_kernels_also_of_growing_modes(length, growth, precision):
     near(kernel(one, length), softmax(*numbers(growth), length), bound)
 
 
+@pytest.mark.parametrize("values", [exponential, softmax])
+def test_signals_are_convolved_and_added(values, x64):
+    D, u = np.array([0.5, -1.0, 0.0]), np.random.default_rng(1).normal(size=(2, L, H))
+    one = dss.from_weights(*numbers(), D, DT, None if values is exponential else L)
+    K = values(*numbers(), L)
+    expected = [[np.convolve(K[h], row[:, h])[:L] for h in range(H)] for row in u]
+    near(dss.apply(one, u), np.moveaxis(np.array(expected), 1, 2) + D * u, 1e-12)
+
+
 def test_softmax_of_fast_growth_neither_overflows_nor_vanishes():
     Lambda, W = np.full((1, 1), 30.0 + 1.0j), np.ones((1, 1))
     one = dss.from_weights(Lambda, W, np.zeros(1), np.ones(1), 1000)

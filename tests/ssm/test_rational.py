@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from ssm import rational, rtf
+from ssm import rational, rtf, stability
 from tests.reference import ssm as reference
 
 
@@ -127,3 +127,14 @@ def test_an_unstable_pole_among_many_coefficients():
     a[0, 0] = -1.5
     values = rtf.kernel(rtf.from_coefficients(b, a, [0.0]), 30)[0]
     np.testing.assert_allclose(values[1:], 1.5 ** np.arange(29), rtol=1e-6)
+
+
+def test_stability_is_told_without_roots():
+    rng = np.random.default_rng(0)
+    poles = rng.uniform(0.1, 1.1, (200, 3)) * np.exp(1j * rng.uniform(0, np.pi, (200, 3)))
+    rows = np.array([np.poly([*row, *row.conj(), 0.5]).real[1:] for row in poles])
+    inside = np.abs(poles).max(axis=1) < 1.0
+    assert 0 < inside.sum() < 200
+    np.testing.assert_array_equal(stability.stable(rows), inside)
+    equal = np.stack([np.poly(np.full(6, radius))[1:] for radius in (0.99, 1.01)])
+    np.testing.assert_array_equal(stability.stable(equal), [True, False])  # roots: 0.99 to 1e-3

@@ -12,7 +12,7 @@ from ssm import hippo, s4
 
 H, B = 3, 2
 kernel = jax.jit(s4.kernel, static_argnums=1)
-apply, prefill = jax.jit(s4.apply), jax.jit(s4.prefill)
+apply, prefill, step = jax.jit(s4.apply), jax.jit(s4.prefill), jax.jit(s4.step)
 DT = np.array([1e-2, 0.1, 1.0])
 D = np.array([0.3, -1.0, 0.0])
 
@@ -124,6 +124,11 @@ def test_convolution_recurrence_and_the_dense_loop_agree(kind, x64):
     np.testing.assert_array_equal(short[0][0], 0.0)
     third, _ = prefill(one, u[:, :3], s4.init_state(one, B))
     near(short[0][1], np.asarray(third[0][1]), 1e-14)
+    prepared, outputs, state = s4.prepare(one), [], s4.init_state(one, B)
+    for value in np.moveaxis(u, 1, 0):
+        state, output = step(prepared, state, value)
+        outputs.append(output)
+    near(jnp.stack(outputs, axis=1), np.asarray(y), 1e-10)
 
 
 def test_gradients_at_a_pole_at_zero_are_finite(x64):

@@ -81,6 +81,9 @@ def test_parameters_and_systems_in_the_place_of_others_are_refused(module):
         function(system, *arguments)
         with pytest.raises(ValueError, match=wrong):
             function(params, *arguments)
+    for name in ("init", "system"):
+        with pytest.raises(ValueError, match=r"config: expected ssm\.\w+\.Config, got "):
+            inspect.unwrap(getattr(module, name))(config, params)
     for given in (params, system):
         with pytest.raises(ValueError, match=r"prepared: expected ssm\.\w+\.Step, got .*prepare\("):
             inspect.unwrap(module.step)(given, state, u[:, 0])
