@@ -140,7 +140,9 @@ def truncate(
     checks.whole("rank", rank)
     most = min(mixer.latent_dim, mixer.d_model, mixer.n_heads * (mixer.nope_dim + mixer.value_dim))
     if rank > most:
-        raise ValueError(f"rank: expected at most {most}, got {rank}")
+        raise ValueError(
+            f"rank: expected at most {most}, keys and values have no more directions, got {rank}"
+        )
     shape = (config.n_layers, mixer.d_model, mixer.d_model)
     if moments is not None and moments.shape != shape:
         raise ValueError(f"moments: expected {shape}, got {moments.shape}")
