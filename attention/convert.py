@@ -147,24 +147,30 @@ def truncate(
     if moments is not None and moments.shape != shape:
         raise ValueError(f"moments: expected {shape}, got {moments.shape}")
 
-    def one(down: Array, up: Array, moment: Array | None) -> tuple[Array, Array]:
-        latents, rest = jnp.split(down, [mixer.latent_dim], axis=-1)
+    def one(
+        down: Array, up: Array, bias: Array | None, moment: Array | None
+    ) -> tuple[Array, Array, Array]:
+        bias = jnp.zeros(down.shape[1:], down.dtype) if bias is None else bias
+        latents, rest = jnp.split(jnp.vstack([down, bias]), [mixer.latent_dim], axis=-1)
         wide = jnp.promote_types(down.dtype, jnp.float32)
-        whole = latents.astype(wide) @ up.astype(wide)
-        weighted = whole if moment is None else _root(moment.astype(wide)) @ whole
+        whole = latents.astype(wide) @ up.astype(wide)  # what is added stands in the last row
+        weighted = whole[:-1] if moment is None else _root(moment.astype(wide)) @ whole[:-1]
         basis = jnp.linalg.svd(weighted, full_matrices=False)[2][:rank].T
         near = (whole @ basis).astype(down.dtype)
-        return jnp.concatenate([near, rest], axis=-1), basis.T.astype(up.dtype)
+        new = jnp.concatenate([near, rest], axis=-1)
+        return new[:-1], basis.T.astype(up.dtype), new[-1]
 
     done = iter(range(config.n_layers))
 
     def layer(stack: Params) -> Params:
         parts = []
-        for down, up in zip(stack["down"], stack["up"], strict=True):
+        biases = stack.get("down_bias", [None] * len(stack["down"]))
+        for down, up, bias in zip(stack["down"], stack["up"], biases, strict=True):
             index = next(done)
-            parts.append(one(down, up, None if moments is None else moments[index]))
-        down, up = (jnp.stack(side) for side in zip(*parts, strict=True))
-        return {**stack, "down": down, "up": up}
+            parts.append(one(down, up, bias, None if moments is None else moments[index]))
+        down, up, bias = (jnp.stack(side) for side in zip(*parts, strict=True))
+        new = {"down": down, "up": up} | ({"down_bias": bias} if "down_bias" in stack else {})
+        return {**stack, **new}
 
     return _mapped(params, config, layer), replace(config, mixer=replace(mixer, latent_dim=rank))
 

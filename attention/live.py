@@ -66,6 +66,8 @@ def attend(
             f"keys: expected [{batch}, K, S, {width}] with K dividing {heads} heads, "
             f"got {keys.shape}"
         )
+    if values is not None and values.shape[:3] != keys.shape[:3]:
+        raise ValueError(f"values: expected {(*keys.shape[:3], 'd_v')}, got {values.shape}")
     if length.shape != (batch,):
         raise ValueError(f"length: expected {batch} numbers, got shape {length.shape}")
     checks.whole("block", block)

@@ -233,7 +233,9 @@ def _context(config: Mapping[str, Any], params: Params, i: Array, label: Any) ->
         return time
     if config["class_embed_type"] == "timestep":
         return time + _embedded(params, "class_embedding", _waves(config, jnp.asarray(label)))
-    return time + params["class_embedding.weight"][label]
+    table = params["class_embedding.weight"]
+    known = jnp.where(label < 0, len(table), label)
+    return time + table.at[known].get(mode="fill", fill_value=jnp.nan)
 
 
 def _smaller(config: Mapping[str, Any], params: Params, name: str, x: Array, time: Array) -> Array:

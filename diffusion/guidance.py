@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from diffusion import levels
 from diffusion.upsampling import upsample
 
 __all__ = ["classifier_free", "upsample"]
@@ -59,10 +60,7 @@ def classifier_free(
                 raise ValueError(
                     f"condition: expected one for each of {len(z)} examples, got {given.shape}"
                 )
-            if jnp.issubdtype(given.dtype, jnp.integer) and (
-                not jnp.issubdtype(none.dtype, jnp.integer)
-                or (jnp.issubdtype(given.dtype, jnp.unsignedinteger) and bool(jnp.any(none < 0)))
-            ):
+            if jnp.issubdtype(given.dtype, jnp.integer) and not _held(none, given.dtype):
                 raise ValueError(
                     f"unconditional: expected what {given.dtype} conditions can hold, got {none}"
                 )
@@ -84,3 +82,10 @@ def classifier_free(
         return without + strength * (with_ - without)
 
     return guided
+
+
+def _held(value: Array, dtype: Any) -> bool:
+    """Whether a type of whole numbers holds a value, as far as it is known."""
+    known, limits = levels.concrete(value), jnp.iinfo(dtype)
+    inside = known is None or bool(((known >= limits.min) & (known <= limits.max)).all())
+    return inside and jnp.issubdtype(value.dtype, jnp.integer)

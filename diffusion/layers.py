@@ -58,7 +58,8 @@ class Context(nn.Module):
             condition = _of_each(
                 "condition", self.classes if condition is None else condition, batch
             )
-            h = h + nn.Embed(self.classes + 1, self.width)(condition)
+            known = jnp.where(condition < 0, self.classes + 1, condition)  # not from the end
+            h = h + nn.Embed(self.classes + 1, self.width)(known)
         return nn.silu(h).astype(dtype)
 
 

@@ -142,7 +142,9 @@ def reconstruction(
     scores = -0.5 * jnp.exp(high) * jnp.square(y[..., None] - bins)
     gaps = jnp.abs(x[..., None] - bins)
     own = jnp.argmin(gaps, axis=-1)
-    apart = jnp.max(jnp.min(gaps, axis=-1)) > 1e-3 * jnp.max(jnp.abs(bins[-1] - bins[0]))
+    steps = jnp.diff(jnp.sort(bins))
+    near = jnp.minimum(1e-3 * jnp.sum(steps), 0.25 * jnp.min(steps, initial=jnp.inf))
+    apart = jnp.max(jnp.min(gaps, axis=-1)) > near
     if levels.concrete(apart):
         raise ValueError("bins: expected the values that x takes, got others")
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(scores), own[..., None], axis=-1)

@@ -82,7 +82,8 @@ def upsample(
     """
     whole("factor", factor)
     n = factor ** len(spatial_axes)
-    _check(prediction, interval, trained, math.log(n) if match_time else 0.0)
+    shift = math.log(n) if match_time else 0.0
+    _check(prediction, interval, trained, shift)
     _check_number(strength)
     _warn(denoiser)
     if factor == 1:
@@ -95,7 +96,7 @@ def upsample(
         power = alpha**2 + sigma**2 / n
         pooled = pooling.average(z, factor)
         given = (pooled / jnp.sqrt(power)).astype(z.dtype) if match_power else pooled
-        level = logsnr + math.log(n) if match_time else logsnr
+        level = logsnr + shift
         if trained is not None:
             level = jnp.clip(level, *trained)
         return levels.call(denoiser, given, level, condition), pooled, alpha * sigma, power
@@ -116,7 +117,7 @@ def upsample(
         weight = jnp.asarray(strength, output.dtype)
         _check_strength(strength, z.shape[:1])
         weight = jnp.broadcast_to(weight, z.shape[:1])
-        weight = jnp.where(_inside(logsnr, interval, trained, n), weight, 0.0)
+        weight = jnp.where(_inside(logsnr, interval, trained, shift), weight, 0.0)
         cells = (len(z), *(size // factor for size in z.shape[1:-1]), z.shape[-1])
         difference = jax.lax.cond(
             jnp.any(weight != 0.0),
@@ -129,14 +130,14 @@ def upsample(
     return guided
 
 
-def _inside(logsnr: Array, interval: Any, trained: Any, n: int) -> Array:
-    """Where to guide."""
+def _inside(logsnr: Array, interval: Any, trained: Any, shift: float) -> Array:
+    """Where to guide; the small array lies `shift` above."""
     inside = jnp.ones(logsnr.shape, bool)
     if interval is not None:
         inside &= (logsnr >= interval[0]) & (logsnr <= interval[1])
     if trained is not None:
         slack = SLACK * (trained[1] - trained[0])
-        inside &= logsnr + math.log(n) <= trained[1] + slack
+        inside &= logsnr + shift <= trained[1] + slack
     return inside
 
 

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import datasets, manifest
+from experiments.harness import datasets, manifest, tracking
 
-PATH = re.compile(r"""(?<![\w./:~$-])/[^\s'",:;()]+""")
+# Between quotes, as of a shell, a path may hold what ends it elsewhere.
+PATH = re.compile(r"""(?<=')/[^'\n]+(?=')|(?<=")/[^"\n]+(?=")|(?<![\w./:~$-])/[^\s'",:;()]+""")
 
 
 def redacted(file: Path) -> str:
@@ -23,7 +24,7 @@ def redacted(file: Path) -> str:
         kept = {"result": public(data["result"], known=True)} if "result" in data else {}
         return manifest.readable({**public(data), **kept})
     if file.suffix == ".jsonl":
-        lines = (public(json.loads(line), known=True) for line in text.splitlines())
+        lines = (public(row, known=True) for row in tracking.read_rows(file))
         return "".join(f"{json.dumps(line)}\n" for line in lines)
     return public(text, known=True)
 
@@ -40,6 +41,8 @@ def public(value: Any, *, known: bool = False) -> Any:
         return [public(part, known=known) for part in value]
     if not isinstance(value, str):
         return value
+    if value.startswith("/") and not any(mark in value for mark in (" /", " -", "\n")):
+        return _public_path(value, known)  # a path as a whole, spaces and all
     return PATH.sub(lambda found: _public_path(found[0], known), value)
 
 

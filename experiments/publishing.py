@@ -37,6 +37,8 @@ def publish(directory: Path, results: Path) -> None:
             "settings were changed; publish it elsewhere, with --results DIR"
         )
     target = results / runs.slug(name) / runs.slug(record.data["preset"])
+    if target.resolve() == directory.resolve():
+        raise ExperimentError(f"{directory}: expected a run to publish, this is what is published")
     _refuse_another(target, record)
     parts = (directory / part for part in PUBLISHED)
     sources = [part for part in parts if part.exists()]
@@ -49,14 +51,15 @@ def publish(directory: Path, results: Path) -> None:
                 f"{source}: expected at most 1 MiB to publish, got {size:.1f}; pictures and curves "
                 "that are recorded are large: run with fewer or smaller ones"
             )
+    texts = {one: private.redacted(one) for one in sources if one.suffix != ".png"}
     target.mkdir(parents=True, exist_ok=True)
     for part in PUBLISHED:  # of a run published before
         (target / part).unlink(missing_ok=True)
     for source in sources:
-        if source.suffix == ".png":
-            shutil.copyfile(source, target / source.name)
+        if source in texts:
+            (target / source.name).write_text(texts[source])
         else:
-            (target / source.name).write_text(private.redacted(source))
+            shutil.copyfile(source, target / source.name)
     print(f"published {target}")
 
 

@@ -72,8 +72,8 @@ class Sweep:
 def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
     """A sweep from arguments like `--model.mixer mla,gqa --seed 0:5 --training.steps 100`.
 
-    Commas separate values, `a:b` counts from a to b - 1; what has neither is fixed. A field may go
-    by its last name where only one has it.
+    Commas separate values, `a:b` counts from a to b - 1; what has one value is fixed. A field may
+    go by its last name where only one has it.
 
     Raises:
         UsageError: unknown fields, impossible values, nothing to vary.
@@ -85,13 +85,13 @@ def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
     axes: dict[str, tuple[str, ...]] = {}
     for flag, values in _grouped(arguments):
         field = _field(flag, fields)
-        choices = _choices(values[0]) if len(values) == 1 else []
+        choices = [*dict.fromkeys(_choices(values[0]))] if len(values) == 1 else []
         if field in axes or f"--{field}" in fixed:
             raise UsageError(f"--{field}: expected once, got it twice")
         if len(choices) > 1:
             axes[field] = tuple(choices)
         else:
-            fixed += [f"--{field}", *values]
+            fixed += [f"--{field}", *(choices or values)]
     if not axes:
         raise UsageError(
             "sweep: expected a field with several values, such as --model.mixer mla,gqa or "

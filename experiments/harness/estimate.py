@@ -103,6 +103,9 @@ def matrix_flops(jaxpr: Any) -> int:
             left = equation.invars[0].aval.shape
             size = math.prod(left[axis] for axis in contracted)
             total += 2 * size * math.prod(equation.outvars[0].aval.shape)
+        if equation.primitive.name == "ragged_dot_general":  # every row meets one matrix
+            rows, columns = equation.invars[0].aval.shape, equation.outvars[0].aval.shape[-1]
+            total += 2 * math.prod(rows) * columns
         if equation.primitive.name == "conv_general_dilated":
             total += _convolution_flops(equation)
         repeats = equation.params["length"] if equation.primitive.name == "scan" else 1

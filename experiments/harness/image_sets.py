@@ -1,7 +1,8 @@
 """Images as arrays: embedded digits, any set of TFDS with labels, or a folder of files.
 
 All sources give channels last, in [-1, 1]. A folder's sub-folders are its classes; which of its
-files are held out depends on their names alone, so that more files do not move the others.
+files are held out depends on their names, so that more files do not move the others, but where
+there are few: two are held out at least, and never a whole class.
 """
 
 import functools

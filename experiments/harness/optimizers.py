@@ -8,7 +8,7 @@ import jax
 import optax
 
 # Ours, and those of Linen's modules, such as Dense_0 and GroupNorm_1.
-VECTOR = re.compile(r"norm|Norm|_bias|shift|\['[A-Z]\w*'\]\['bias'\]$")
+VECTOR = re.compile(r"norm|Norm|_bias|shift|\['([A-Z]\w*|query|key|value|out)'\]\['bias'\]$")
 
 
 @dataclass(frozen=True)

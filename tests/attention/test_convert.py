@@ -218,3 +218,18 @@ def test_what_is_not_rotated_has_no_factor_of_rotation(x64):
     made, latents = convert.to_latent(params, config)
     expected = transformer.apply(params, TOKENS, config)
     np.testing.assert_allclose(transformer.apply(made, TOKENS, latents), expected, atol=1e-12)
+
+
+def test_biases_of_the_latents_are_truncated_with_them(x64):
+    mixer = LatentConfig(
+        12, 3, 8, nope_dim=4, rope_dim=4, value_dim=4, bias=True, latent_norm=False
+    )
+    params, config = decoder(mixer)
+    stack = params["layers"]["mixer"]
+    stack["down_bias"] = jnp.sin(1.0 + jnp.arange(stack["down_bias"].size)).reshape(2, -1)
+    expected = transformer.apply(params, TOKENS, config)
+    same, _ = convert.truncate(params, config, 8)
+    np.testing.assert_allclose(transformer.apply(same, TOKENS, config), expected, atol=1e-12)
+    fewer, changed = convert.truncate(params, config, 4)
+    assert fewer["layers"]["mixer"]["down_bias"].shape == (2, 8) and changed.mixer.latent_dim == 4
+    assert np.isfinite(transformer.apply(fewer, TOKENS, changed)).all()

@@ -1,6 +1,7 @@
 """Attention to a cache block by block: its values, rings, and no copies of the cache."""
 
 import functools
+import inspect
 import re
 
 import jax
@@ -193,3 +194,10 @@ def test_steps_outside_of_jit_are_traced_once(mixer, monkeypatch):
         transformer.extend(params, tokens, state, config)
         counts.append(len(traced))
     assert counts[0] == counts[2] > 0
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 9, 5), (2, 1, 8, 5), (1, 2, 8, 5)])
+def test_values_of_other_slots_are_refused(shape):
+    q, keys = draw(2, 4, 1, 6), draw(2, 2, 8, 6)
+    with pytest.raises(ValueError, match=r"values: expected \(2, 2, 8, 'd_v'\), got"):
+        inspect.unwrap(live.attend)(q, keys, draw(*shape), jnp.array([4, 8]))

@@ -130,6 +130,11 @@ def test_wrong_inputs_are_named():
         plain.apply(plain.params, z, 0.0, jnp.zeros(1, int))
     with pytest.raises(ValueError, match=r"label: expected classes .B. for this model, got none"):
         classes.apply(classes.params, jnp.zeros((1, 8, 8, 1)), 0.0)
+    images = jnp.zeros((3, 8, 8, 1))
+    count = len(classes.params["class_embedding.weight"])
+    for label in (-1, count):
+        answer = classes.apply(classes.params, images, 0.0, jnp.array([0, label, 1]))
+        assert np.isnan(answer).any(axis=(1, 2, 3)).tolist() == [False, True, False]
     shapes = diffusers_config.shapes(plain.config)
     total = sum(int(np.prod(shape)) for shape in shapes.values())
     assert total == sum(value.size for value in plain.params.values())

@@ -91,5 +91,9 @@ def test_bad_input_is_refused_by_name():
         guidance.classifier_free(network, 2.0, None)
     with pytest.raises(ValueError, match="interval: expected a lower and a higher log-SNR"):
         guidance.classifier_free(network, 2.0, 0, (1.0, 1.0))
+    for kind, none in ((jnp.uint8, 256), (jnp.uint8, -1), (jnp.int8, 200), (jnp.int32, 0.5)):
+        with pytest.raises(ValueError, match=r"unconditional: expected what u?int\d+ conditions"):
+            guided = guidance.classifier_free(network, 2.0, none)
+            guided(draw(2, 3), jnp.zeros(2), jnp.zeros(2, kind))
     with pytest.raises(ValueError, match="condition: expected one to guide by, got None"):
         guidance.classifier_free(network, 2.0, 0)(draw(2, 3), jnp.zeros(2), None)

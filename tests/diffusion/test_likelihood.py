@@ -136,6 +136,14 @@ def test_reconstruction_of_coarse_levels_is_a_softmax(x64):
     assert abs(draws.mean() - expected) < 5 * draws.std() / np.sqrt(len(draws))
 
 
+@pytest.mark.parametrize("count", [2, 256, 1024])
+def test_values_between_bins_are_refused_however_many_there_are(count):
+    bins = jnp.linspace(-1.0, 1.0, count)
+    likelihood.reconstruction(jax.random.key(0), bins[None], 12.0, bins)
+    with pytest.raises(ValueError, match="bins: expected the values that x takes"):
+        likelihood.reconstruction(jax.random.key(0), bins[None] + 1.0 / (count - 1), 12.0, bins)
+
+
 def test_the_prior_is_a_divergence(precision):
     for lam in (-15.0, -3.0, 1.0):
         a, s = reference.alpha_sigma(lam)

@@ -127,6 +127,10 @@ def test_strengths_and_ranges_act_example_by_example():
         found = upsample(denoiser, 2, **options)(z, level)
         for i, guided in enumerate(expected):
             np.testing.assert_allclose(found[i], (on if guided else off)[i], atol=1e-6)
+    on = upsample(denoiser, 2, match_time=False)(z, level)  # small arrays at the same levels
+    found = upsample(denoiser, 2, match_time=False, trained=(-6.0, 3.0))(z, level)
+    np.testing.assert_allclose(found, jnp.concatenate([on[:3], off[3:]]), atol=1e-6)
+    assert np.abs(on - off).min(axis=(1, 2, 3)).max() > 1e-3
 
 
 def test_levels_outside_the_trained_range_are_never_shown():

@@ -1,6 +1,7 @@
 """What records may not do or keep: run files that they name, paths of the machine."""
 
 import json
+import shlex
 import signal
 from pathlib import Path
 
@@ -69,6 +70,31 @@ def test_published_records_hold_no_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/")
     again = json.loads(private.redacted(folder / "run.json"))
     assert again["experiment"] == "mine.py" and again["command"] == found["command"]
+
+
+def test_paths_with_spaces_are_paths_as_a_whole(tmp_path):
+    path = "/mnt/Jane Doe/secret (old), project/text.txt"
+    folder = record(tmp_path / "run", command=shlex.join(["run", "--data.path", path]), path=path)
+    found = json.loads(private.redacted(folder / "run.json"))
+    assert found["command"] == "run --data.path '.../text.txt'" and found["path"] == ".../text.txt"
+
+
+def test_a_published_run_is_not_published_over_itself(cli, tmp_path):
+    cli("new", "mine")
+    cli("run", "mine.py", "--darts", "50")
+    (folder,) = Path("runs/mine").iterdir()
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "pi"')  # torn by a kill
+    results = tmp_path / "results"
+    for _ in range(2):  # the second time over the first
+        code, _, err = cli("publish", folder, "--results", results)
+        assert code == 0, err
+    target = results / "mine" / "quick"
+    before = {file: file.read_bytes() for file in target.iterdir()}
+    assert len(before) > 1 and b"torn" not in before[target / "metrics.jsonl"]
+    code, _, err = cli("publish", target, "--results", results)
+    assert code == 1 and "this is what is published" in err
+    assert {file: file.read_bytes() for file in target.iterdir()} == before
 
 
 def test_rows_and_tables_keep_what_is_no_known_folder(tmp_path):

@@ -59,6 +59,9 @@ def test_fields_with_several_values_make_a_grid(adds):
     assert len(sweep.cells) == 6
     assert sweep.cells[1].values == {"kind": "a", "part.seed": "1"}
     assert sweep.cells[1].directory == "kind=a,part.seed=1"
+    again = sweeps.parse(adds, "quick", ["--kind", "a,", "--seed", "1,1,2", "--number", "3:4"])
+    assert again.axes == {"part.seed": ("1", "2")}  # what is repeated is no further run
+    assert again.fixed == ("--kind", "a", "--number", "3")
     switch = sweeps.parse("attention/language_model", "quick", ["--model.rope", "true,false"])
     assert [cell.values for cell in switch.cells] == [{"model.rope": v} for v in ("true", "false")]
 

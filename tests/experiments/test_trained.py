@@ -133,6 +133,15 @@ KEEPING = [
 ]
 
 
+def test_weights_are_read_in_the_precision_in_which_they_were_written(tmp_path, precision):
+    network = weights.Network(lambda key: {"w": jnp.zeros(3)}, lambda *_: None)
+    weights.save(tmp_path, "one", {"w": np.array([1.0, 2.0, 3.0], np.float32)})
+    again = weights.load(tmp_path, "one", network)["w"]
+    assert again.dtype == np.float32 and again.tolist() == [1.0, 2.0, 3.0]
+    with pytest.raises(ExperimentError, match=r"expected float\d\d\[4\], got float32\[3\]"):
+        weights.load(tmp_path, "one", weights.Network(lambda key: {"w": jnp.zeros(4)}, print))
+
+
 @pytest.mark.parametrize("name", KEEPING)
 def test_every_network_that_a_run_keeps_can_be_made(name, tmp_path):
     experiment = catalog.get(name)

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from diffusion.unet import UNet
+from diffusion.uvit import UViT
 from experiments.harness import checkpoint, datasets, optimizers, training
 from experiments.harness.errors import Interrupted, NonFiniteError
 from experiments.harness.run import Run, load
@@ -131,11 +132,11 @@ def test_the_first_update_is_adamw_by_hand():
 
 def test_stacked_vectors_do_not_decay():
     """Neither ours nor those of Linen's modules under a scan, whose leaves have an axis more."""
-    network, image = UNet(blocks=(1, 3)), jnp.zeros((1, 16, 16, 1))
-    params = jax.eval_shape(network.init, jax.random.key(0), image, jnp.zeros(1))
-    kinds = {True: set(), False: set()}
-    for path, decays in jax.tree.leaves_with_path(optimizers._is_matrix(params)):
-        kinds[decays].add(path[-1].key)
+    image, kinds = jnp.zeros((1, 16, 16, 1)), {True: set(), False: set()}
+    for network in (UNet(blocks=(1, 3)), UViT()):
+        params = jax.eval_shape(network.init, jax.random.key(0), image, jnp.zeros(1))
+        for path, decays in jax.tree.leaves_with_path(optimizers._is_matrix(params)):
+            kinds[decays].add(path[-1].key)
     assert "bias" in kinds[False] and "scale" in kinds[False]
     assert "kernel" in kinds[True] and not kinds[True] & {"bias", "scale"}
 

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attention import generate, load_pretrained, transformer
+from attention import GroupedConfig, TransformerConfig, generate, load_pretrained, transformer
+from attention.checkpoints import Model
 from experiments import __main__ as cli
 from experiments import writing
 from experiments.harness.errors import DataError, UsageError
@@ -131,6 +133,20 @@ def test_scores_count_the_bytes_that_are_scored(tmp_path, capsys):
     assert found["tokens"] == 2
     expected = -found["log_likelihood"] / np.log(2.0) / 2
     assert found["bits_per_byte"] == pytest.approx(expected)
+    capsys.readouterr()
+
+
+def test_bytes_of_a_cut_character_are_counted_one_by_one(capsys):
+    class Checkpoint(writing.Checkpoint):
+        def __init__(self):
+            config = TransformerConfig(256, 1, GroupedConfig(8, 2))
+            params = transformer.init(jax.random.key(0), config)
+            self.model = Model(config, params, settings={})
+            self.tokenizer = writing.Bytes()
+
+    found = writing.score_text(Checkpoint(), "\u4e2d\u6587")
+    assert found["tokens"] == 5
+    assert found["bits_per_byte"] == pytest.approx(found["nats_per_token"] / np.log(2.0))
     capsys.readouterr()
 
 
