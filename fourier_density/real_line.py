@@ -264,9 +264,10 @@ class RealLineDensity(Density):
         return jax.lax.cond(jnp.any(tail), by_tails, lambda: middle)
 
     def _quantile_by_circle(self, level: Array) -> Array:
-        """Quantiles with the resolution of v in [-1, 1]."""
-        x = self.circle.quantile(level)
-        return self.loc + self._positive_scale() * self.base.quantile(0.5 * (x + 1.0))
+        """Quantiles with the resolution of v in [-1, 1], of which the ends are no part."""
+        end = jnp.finfo(self.loc.dtype).eps
+        v = jnp.clip(0.5 * (self.circle.quantile(level) + 1.0), 0.25 * end, 1.0 - 0.5 * end)
+        return self.loc + self._positive_scale() * self.base.quantile(v)
 
     def expectation(self, function: Callable[[Array], Array]) -> Array:
         """E[function(Y)] by quadrature over the base (see `quadrature`).
@@ -342,21 +343,23 @@ class RealLineDensity(Density):
     @jax.jit
     def modes(self) -> Array:
         """The modes in ascending order, the first 2N + 1 if there are more, padded with NaN."""
+        return self._maxima(2 * self.order + 1)
+
+    def _maxima(self, count: int | None = None) -> Array:
         cells = 48 * (self.order + 1)
         levels = jnp.sin(0.5 * jnp.pi * jnp.arange(1, cells, dtype=self.loc.dtype) / cells) ** 2
-        edges = self.base.quantile(levels.reshape(-1, *(1,) * len(self.batch_shape)))
-        edges = self.loc + self._positive_scale() * edges
+        levels = levels.reshape(-1, *(1,) * len(self.batch_shape))
+        edges = self.loc + self._positive_scale() * self.base.quantile(levels)
 
         def slope(y: Array) -> Array:
             return jax.jvp(self.log_prob, (y,), (jnp.ones_like(y),))[1]
 
-        edges = jnp.broadcast_to(edges, (cells - 1, *self.batch_shape))
-        return extrema.maxima(slope, edges, 2 * self.order + 1)
+        return extrema.maxima(slope, edges, count or cells - 2)
 
     @jax.jit
     def mode(self) -> Array:
         """The point of largest density."""
-        modes = jnp.moveaxis(self.modes(), -1, 0)
+        modes = jnp.moveaxis(self._maxima(), -1, 0)
         highest = jnp.nanargmax(jax.lax.stop_gradient(self.log_prob(modes)), axis=0)
         return jnp.take_along_axis(modes, highest[None], axis=0)[0]
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array
 from scipy.special import gammaln
 
-from ssm import hippo
+from ssm import hippo, signals
 
 
 def clenshaw(coefficients: Array, slope: Array, level: Array, drop: Array, x: Array) -> Array:
@@ -69,6 +69,7 @@ def evaluate(
     Source: https://kexue.fm/archives/10114, equations 7 and 23, in the units of this module;
     arXiv 2008.07669, appendices D.1 to D.3 (Legendre, Laguerre).
     """
+    coefficients = signals.real(coefficients)
     n = coefficients.shape[-1]
     hippo.check(measure, n)
     k = np.arange(n, dtype=float)

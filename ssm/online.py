@@ -74,7 +74,8 @@ def projector(
             theirs.
         alpha: of the method "gbt".
         laguerre: (alpha, beta) of the measure "glagt", as in `hippo.transition`.
-        dtype: of the state; double precision needs `jax.enable_x64`.
+        dtype: of the state, single precision at least, in which 2^24 samples can be counted;
+            double needs `jax.enable_x64`.
 
     Raises:
         ValueError: unknown measure, method or hold, impossible size or step, an argument of
@@ -83,7 +84,7 @@ def projector(
     hippo.check(measure, n)
     if measure != "glagt" and tuple(laguerre) != (0.0, 1.0):
         raise ValueError(f"laguerre: only for the measure glagt, got {laguerre} for {measure}")
-    dtype = jnp.zeros((), dtype).dtype
+    dtype = jnp.promote_types(jnp.zeros((), dtype).dtype, jnp.float32)
     if measure in hippo.WHOLE:
         _check_choice("method", method, history.METHODS, measure)
         _check_choice("hold", hold, HOLDS[:1], measure)
@@ -105,7 +106,7 @@ def projector(
         return State(jnp.zeros((), dtype), jnp.zeros(n, dtype), jnp.zeros((), dtype))
 
     def step(state: State, u: Array) -> tuple[State, Array]:
-        read = state.read + 1.0
+        read, u = state.read + 1.0, jnp.asarray(u, dtype)
         c = advance(read, state.coefficients, state.before, u)
         return State(read, c, u), c
 
@@ -213,7 +214,7 @@ def reconstruct(
 
     Source: https://kexue.fm/archives/10114, equations 7 and 23.
     """
-    c = jnp.asarray(coefficients)
+    c = signals.real(coefficients)
     if not c.ndim:
         raise ValueError(f"coefficients: expected states [..., N], got {coefficients}")
     known = signals.concrete(points)

@@ -71,6 +71,7 @@ def scan(
     """
     u, dt, A, B, C = (signals.real(part) for part in (u, dt, A, B, C))
     _check(u, dt, A, B, C, method, chunk)
+    signals.check_skip(D, A.shape[:1], u, dt, A, B, C)
     if method == "auto":
         method = "scan" if jax.default_backend() == "cpu" else "associative"
     batch, length, _ = u.shape

@@ -103,7 +103,15 @@ def counted(lengths: Any, batch: int, length: int, least: int = 0) -> Array:
         )
     if known is not None and not ((known >= least) & (known <= length)).all():
         raise ValueError(f"lengths: expected {least} to {length}, got {known.tolist()}")
-    return lengths
+    return lengths.astype(jnp.int32)  # what is computed with them may be beyond a smaller type
+
+
+def check_skip(D: Any, shape: tuple[int, ...], *rest: Array) -> None:
+    """Refuse a skip of another shape, and complex numbers anywhere."""
+    if any(jnp.iscomplexobj(part) for part in (*rest, 0.0 if D is None else D)):
+        raise ValueError("expected real numbers, got complex ones")
+    if D is not None and jnp.shape(D) != shape:
+        raise ValueError(f"D: expected shape {shape}, got {jnp.shape(D)}")
 
 
 def check_state(state: Pair, shape: tuple[int, ...]) -> None:

@@ -65,6 +65,7 @@ def scan(
     """
     x, dt, A, B, C = (signals.real(part) for part in (x, dt, A, B, C))
     _check(x, dt, A, B, C, chunk)
+    signals.check_skip(D, A.shape, x, dt, A, B, C)
     batch, length, heads, width = x.shape
     groups, states, size = B.shape[2], B.shape[3], min(chunk, length)
     shape = (batch, heads, width, states)

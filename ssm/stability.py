@@ -145,7 +145,7 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
         length: L for a system without one of its own.
 
     Raises:
-        ValueError: a length beside the system's own.
+        ValueError: a length beside the system's own, or of no more than the order.
 
     Source: derived from https://kexue.fm/archives/10180, equations 15 and 16: what is left of
     the infinite response at L points.
@@ -155,6 +155,8 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
     margin, where = spectral_margin(system, length)
     count, r = system.length or length, system.radius
     assert count is not None
+    if count <= system.numerator.shape[1]:
+        raise ValueError(f"length: expected more than {system.numerator.shape[1]}, got {count}")
     plain = exact(system)
     b, a = (np.asarray(part, np.float64) for part in (plain.numerator, plain.denominator))
     repeat, size = len(b) // len(a), b.shape[1]
@@ -165,7 +167,10 @@ def aliasing(system: System, length: int | None = None) -> Aliasing:
         scaled = jnp.asarray(b * r ** np.arange(size)), jnp.asarray(a * r ** np.arange(1, size + 1))
         folded = np.array(rational.periodic(*scaled, count)) / r ** np.arange(count)  # l = 1..L
     largest = np.abs(values[:, :-1]).max(axis=1)
-    folded = np.abs(folded - values[:, 1:]).max(axis=1) / np.where(largest > 0, largest, 1.0)
+    rest = folded - values[:, 1:]
+    if not system.delay:  # K_L, K_2L, ... land on l = 0, which is part of the period
+        rest[:, -1] = r**count * folded[:, -1]
+    folded = np.abs(rest).max(axis=1) / np.where(largest > 0, largest, 1.0)
     outside = np.repeat(r * np.abs(poles(system)).max(axis=1) >= 1, repeat)
     wrap = r**count * values[:, -1] * system.delay
     folded = np.where(outside, np.inf, folded)

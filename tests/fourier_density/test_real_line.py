@@ -285,6 +285,22 @@ def test_modes_are_the_maxima_of_a_fine_grid(x64):
     np.testing.assert_allclose(mode, y[np.argmax(p)], atol=1e-3)
 
 
+def test_the_mode_of_many_maxima_is_the_highest():
+    """Of the base: an order of 0 has room for one mode."""
+    base = transforms.GaussianMixture(
+        *map(np.array, ([0.1, 0.2, 0.7], [-5.0, 0.0, 4.0], [1.0] * 3))
+    )
+    mixture = RealLineDensity(np.ones(1), 0.0, 1.0, base=base)
+    assert mixture.modes().shape == (1,)
+    assert mixture.mode() == pytest.approx(4.0, abs=1e-3)
+
+
+def test_many_samples_stay_on_the_line_where_the_ends_have_much_mass():
+    rough = RealLineDensity(np.ones(65) * (-1.0) ** np.arange(65), 0.0, 1.0, base="normal")
+    samples = jax.jit(lambda key: rough.sample(seed=key, sample_shape=(2**20,)))
+    assert all(np.isfinite(samples(jax.random.key(seed))).all() for seed in range(6))
+
+
 def test_tails_of_a_density_far_from_the_middle_of_its_base():
     """Nearly all mass above loc: the distribution function is tiny on both sides of it."""
     k = np.arange(65)

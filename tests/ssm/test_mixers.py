@@ -209,6 +209,19 @@ def test_single_precision_stays_single_where_double_is_on(name):
     assert [y.dtype for y in found] == ["float32"] * 3
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16])
+@pytest.mark.parametrize("module", [s4, s4d, dss, rtf])
+def test_lengths_of_small_types_are_counted_beyond_their_range(module, kind):
+    sizes = {s4: {"length": 8, "size": 2}, dss: {"length": 8, "modes": 1}, s4d: {"modes": 1}}
+    layer = module.mixer(module.Config(1, **sizes.get(module, {"length": 8, "size": 2})))
+    params, u = layer.init(jax.random.key(0)), jnp.ones((3, 300, 1))
+    prefill = jax.jit(layer.prefill)
+    lengths = np.array([0, 5, 120])
+    expected, _ = prefill(params, u, layer.init_state(3, 0), lengths)
+    found, _ = prefill(params, u, layer.init_state(3, 0), lengths.astype(kind))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.sample(7)
 @pytest.mark.parametrize("name", MIXERS)
 def test_bad_prefixes_are_refused_by_name(name):

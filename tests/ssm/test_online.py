@@ -290,3 +290,23 @@ def test_a_singular_step_is_named():
     """A measure is never singular at a positive step; a system of one's own may be."""
     with pytest.raises(ValueError, match=r"dt: I - 1.0 dt A is singular at dt = 0.5"):
         discretize.discretize(2.0 * np.eye(2), np.ones(2), 0.5, "backward")
+
+
+def test_states_of_whole_numbers_are_numbers():
+    points = [0.25, 0.75]
+    floats = online.reconstruct([1.0, 1.0, 1.0], "legs", points)
+    np.testing.assert_array_equal(online.reconstruct([1, 1, 1], "legs", points), floats)
+    np.testing.assert_array_equal(
+        bases.evaluate(jnp.array([1, 1, 1]), "legs", jnp.array(points)), floats
+    )
+
+
+@pytest.mark.parametrize("measure", ["legs", "legt"])
+@pytest.mark.parametrize("half", [jnp.bfloat16, jnp.float16])
+def test_signals_of_half_precision_are_counted_to_their_end(measure, half):
+    """The states of a long one are those in single precision."""
+    signal = jnp.where(jnp.arange(4096) < 2048, 1.0, 0.0)
+    expected = online.project(signal, measure, 4)
+    found = online.project(signal.astype(half), measure, 4)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)

@@ -153,6 +153,10 @@ def test_aliasing_is_measured(x64):
     near(shrunk.folded, np.abs(folded).max(1) / np.abs(exact[:, :20]).max(1), 1e-9)
     with pytest.raises(ValueError, match="length: the system has its own, 20, got 30"):
         rtf.aliasing(early, 30)
+    with pytest.raises(ValueError, match="length: expected more than 4, got 4"):
+        rtf.aliasing(plain, 4)
+    geometric = rtf.from_coefficients([[1.0]], [[-0.9]], [0.0], delay=0)
+    near(rtf.aliasing(geometric, 8).folded, [0.9**8 / (1 - 0.9**8)], 1e-12)
     unstable = rtf.from_coefficients([[1.0]], [[-1.1]], [0.0])
     assert rtf.aliasing(unstable, 8).folded == np.inf
 
