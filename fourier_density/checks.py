@@ -21,7 +21,7 @@ def check_values(coefficients: Any, floor: Any) -> None:
         coefficients: [..., N+1].
         floor: weights that broadcast against [...].
     """
-    values, weight = concrete(coefficients), concrete(floor)
+    values, weight = stored(coefficients), stored(floor)
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError("coefficients: expected finite values, got NaN or infinity")
     if values is not None and values.size and not np.all(np.any(values != 0, axis=-1)):
@@ -63,10 +63,10 @@ def _places(tree: Any) -> list[str]:
 
 def check_place(loc: Any, scale: Any) -> None:
     """Refuse concrete locations that are not finite and scales that are not positive."""
-    values = concrete(scale)
+    values = stored(scale)
     if values is not None and not ((values > 0) & np.isfinite(values)).all():
         raise ValueError(f"scale: expected positive values, got {scale}")
-    values = concrete(loc)
+    values = stored(loc)
     if values is not None and not np.isfinite(values).all():
         raise ValueError(f"loc: expected finite values, got {loc}")
 
@@ -114,3 +114,12 @@ def concrete(value: Any) -> np.ndarray | None:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def stored(value: Any) -> np.ndarray | None:
+    """As `concrete`, rounded as JAX stores it: what is small may be zero then, or else infinite."""
+    known = concrete(value)
+    if known is None:
+        return None
+    with np.errstate(over="ignore"):
+        return known.astype(jax.dtypes.canonicalize_dtype(known.dtype))

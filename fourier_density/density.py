@@ -154,7 +154,7 @@ class PeriodicDensity(Density):
 
     @jax.jit
     def log_prob(self, x: Any) -> Array:
-        """Natural logarithm of the density at x; -inf only at an exact root."""
+        """Natural logarithm of the density at x; -inf at a root, and where it rounds to zero."""
         return jnp.log(self.prob(x))
 
     @jax.jit

@@ -38,7 +38,8 @@ def spectral_factor(re: Array, im: Array) -> Pair:
         re, im: parts of c, [..., N+1].
 
     Returns:
-        Parts of b, [..., N+1]; NaN where c is not non-negative.
+        Parts of b, [..., N+1]; NaN where c is not non-negative. Where its minimum is negative by
+        less than about the root of a rounding error, it may be the factor of one next to c.
 
     Source: Fejer and Riesz; Wilson (SIAM J. Numer. Anal. 6, 1969).
     """

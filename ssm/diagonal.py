@@ -123,7 +123,7 @@ def check_values(shapes: dict[str, tuple[int, ...]], **values: Any) -> None:
             raise ValueError(f"{name}: expected shape {shapes[name]}, got {np.shape(value)}")
         if name in ("D", "dt") and np.iscomplexobj(value):
             raise ValueError(f"{name}: expected real numbers")
-        known = signals.concrete(value)
+        known = signals.stored(value)
         if known is not None and not np.isfinite(known).all():
             raise ValueError(f"{name}: expected finite values")
         if known is not None and name == "dt" and not (known > 0).all():
@@ -136,7 +136,7 @@ def check_step_exists(discretization: str, Lambda: Any, dt: Any) -> None:
     Args:
         Lambda: [..., M], dt: [...] or the shape of Lambda.
     """
-    poles, steps = signals.concrete(Lambda), signals.concrete(dt)
+    poles, steps = signals.stored(Lambda), signals.stored(dt)
     if discretization != "bilinear" or poles is None or steps is None:
         return
     steps = steps if steps.shape == poles.shape else steps[..., None]

@@ -73,7 +73,7 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
     diagonal.check_values(shapes, Lambda=Lambda, W=W, D=D, dt=dt)
     if length is not None:
         checks.length(length)
-    known = signals.concrete(Lambda)
+    known = signals.stored(Lambda)
     if length is not None and known is not None:
         if not known.all():
             raise ValueError("Lambda: softmax has no pole at zero")

@@ -145,8 +145,7 @@ def to_rtf(
     Source: Kung (1978), as in `reduce`; the aim, small RTFs: arXiv 2405.06147, table 3, which
     fits them by gradients.
     """
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    _check_method(method)
     if size is not None and (size < 1 or 2 * size >= length):
         raise ValueError(
             f"size: expected 1 to {(length - 1) // 2}, less than half of length, got {size}"
@@ -197,6 +196,11 @@ def _best(
     return best
 
 
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+
+
 def _radius(poles: np.ndarray) -> float:
     return float(np.abs(poles).max(initial=0.0))
 
@@ -213,7 +217,8 @@ def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.n
     Of `order` entries, or fewer where the Hankel matrix has no more singular values.
 
     Raises:
-        ValueError: values of K that are complex or not finite; an order outside 1 .. L/2.
+        ValueError: values of K that are complex or not finite; an order outside 1 .. (L - 1) / 2;
+            another method.
 
     Source: Ho, Kalman (1966) and Kung (1978); Pade's approximants.
     """
@@ -237,6 +242,7 @@ def reductions(
             raise ValueError(
                 f"order: expected 1 to half the length of K, got {order} for {K.shape}"
             )
+    _check_method(method)
     if method == "pade":
         return [_pade(K, order) for order in orders]
     count = min(ROWS, (len(K) - 1) // 2)

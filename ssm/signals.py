@@ -45,6 +45,15 @@ def concrete(value: Any) -> np.ndarray | None:
         return None
 
 
+def stored(value: Any) -> np.ndarray | None:
+    """As `concrete`, rounded as JAX stores it: what is small may be zero then, or else infinite."""
+    known = concrete(value)
+    if known is None:
+        return None
+    with np.errstate(over="ignore"):
+        return known.astype(jax.dtypes.canonicalize_dtype(known.dtype))
+
+
 def signal(u: Any, channels: int, stored: int | None = None) -> Array:
     """Check a real signal [..., L, H], no longer than what a kernel is stored for."""
     u = jnp.asarray(u)
@@ -82,12 +91,19 @@ def at_rest(*shape: int, dtype: Any = None) -> Pair:
 
 
 def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
-    """Check signals [B, L, H] and how many steps of each count; all of them for None."""
+    """Check signals [B, L, H] and how many steps of each count; all of them for None.
+
+    The others are read as zeros, also where they are no numbers.
+    """
     u = signal(u, channels)
     if u.ndim != 3:
         raise ValueError(f"u: expected shape [B, L, {channels}], got {u.shape}")
     batch, length = u.shape[:2]
-    return u, jnp.full(batch, length) if lengths is None else counted(lengths, batch, length)
+    if lengths is None:
+        return u, jnp.full(batch, length)
+    lengths = counted(lengths, batch, length)
+    live = jnp.arange(length) < lengths[:, None]
+    return jnp.where(live[..., None], u, jnp.zeros((), u.dtype)), lengths
 
 
 def counted(lengths: Any, batch: int, length: int, least: int = 0) -> Array:

@@ -149,7 +149,7 @@ def _encode(params: dict[str, Any], u: Any, config: Config) -> Array:
         if known is not None and not ((known >= 0) & (known < config.vocabulary)).all():
             most = config.vocabulary - 1
             raise ValueError(f"u: expected 0 to {most}, got {known.min()} to {known.max()}")
-        outside = jnp.where(u < 0, config.vocabulary, u)  # negative ones count from the end
+        outside = jnp.where(u < 0, config.vocabulary, u.astype(int))  # not from the end
         return params["encoder"]["embedding"].at[outside].get(mode="fill", fill_value=jnp.nan)
     if u.ndim < 1 or u.shape[-1] != config.inputs or jnp.iscomplexobj(u):
         got = f"{u.dtype} {u.shape}"

@@ -222,6 +222,18 @@ def test_lengths_of_small_types_are_counted_beyond_their_range(module, kind):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.sample(3)
+@pytest.mark.parametrize("name", MIXERS)
+def test_what_does_not_count_may_be_no_number(name):
+    layer, lengths = MIXERS[name], np.array([3])
+    params, u = layer.init(jax.random.key(0)), jnp.ones((1, 6, H))
+    prefill = jax.jit(layer.prefill)
+    start = layer.init_state(1, 0)
+    expected, y = prefill(params, u, start, lengths)
+    found, z = prefill(params, u.at[:, 3:].set(jnp.nan), start, lengths)
+    jax.tree.map(np.testing.assert_array_equal, (found, z[:, :3]), (expected, y[:, :3]))
+
+
 @pytest.mark.sample(7)
 @pytest.mark.parametrize("name", MIXERS)
 def test_bad_prefixes_are_refused_by_name(name):
@@ -258,9 +270,25 @@ def test_bad_steps_are_refused_by_name(name):
 @pytest.mark.parametrize("module", [s4d, s5])
 def test_a_bilinear_step_that_does_not_exist_is_refused(module):
     one = (np.ones((1, 1)), np.ones((1, 1)), np.zeros(1), [0.1], "bilinear")
-    Lambda = np.full((1, 1) if module is s4d else 1, 20.0)
+    shape = (1, 1) if module is s4d else 1
     with pytest.raises(ValueError, match="Lambda: a bilinear step divides by"):
-        module.from_diagonal(Lambda, *one)
+        module.from_diagonal(np.full(shape, 20.0), *one)
+    rounded = (*one[:3], [0.3], "bilinear")  # a product of 2 in single precision, not in double
+    assert np.float32(6.6666667) * np.float32(0.3) == 2 != 6.6666667 * 0.3
+    with pytest.raises(ValueError, match="Lambda: a bilinear step divides by"):
+        module.from_diagonal(np.full(shape, 6.6666667), *rounded)
+
+
+def test_values_are_checked_as_they_are_stored():
+    one = (np.ones((1, 1)), np.ones((1, 1)), np.zeros(1))
+    with pytest.raises(ValueError, match="Lambda: expected finite values"):
+        s4d.from_diagonal([[-1e39]], *one, [0.1])
+    with pytest.raises(ValueError, match=r"dt: expected positive steps, got 0\.0"):
+        s4d.from_diagonal([[-1.0]], *one, [1e-50])
+    with pytest.raises(ValueError, match="numerator: expected finite values"):
+        rtf.from_coefficients([[1e39]], [[0.5]], [0.0])
+    with pytest.raises(ValueError, match="softmax has no pole at zero"):
+        dss.from_weights([[-1e-50]], [[1.0]], [0.0], [0.1], length=8)
 
 
 @pytest.mark.sample(1)

@@ -288,6 +288,10 @@ def test_bad_signals_are_refused_by_name():
         with pytest.raises(ValueError, match=f"u: expected 0 to 4, got {wrong} to {wrong}"):
             words.apply(weights, tokens)
         assert np.isnan(jax.jit(words.apply)(weights, tokens)).all()
+    many = stack.model(stack.Config(D, 3, inputs=None, vocabulary=200), MIXER)
+    weights, tokens = many.init(jax.random.key(0)), np.array([[1, 2, 3]])
+    expected = many.apply(weights, tokens)
+    np.testing.assert_array_equal(many.apply(weights, tokens.astype(np.int8)), expected)
     with pytest.raises(ValueError, match="u: expected tokens, whole numbers, got float32"):
         words.apply(words.init(jax.random.key(0)), np.zeros((B, T), np.float32))
     with pytest.raises(ValueError, match="state: expected shape"):

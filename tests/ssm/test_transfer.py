@@ -244,6 +244,8 @@ def test_the_hankel_reduction_finds_the_order_of_what_has_one():
             np.testing.assert_array_equal((b_, a_), alone)
     above, below = transfer.reduce(np.zeros(9), 2)
     assert not above.any() and not below.any()
+    with pytest.raises(ValueError, match="method: expected one of hankel, pade, got 'foo'"):
+        transfer.reduce(K, 4, "foo")
     with pytest.raises(ValueError, match="size: expected 1 to 9"):
         transfer.to_rtf(next(systems())[1], 10, length=20)
 
