@@ -38,7 +38,7 @@ def save_pretrained(
     Args:
         directory: made if it is not there.
         params: float64, float32, float16 or bfloat16.
-        shard_bytes: largest size of a file.
+        shard_bytes: largest size of a file, unless one tensor alone is larger.
         settings: further entries of config.json: max_position_embeddings, bos_token_id, ...
 
     Raises:
@@ -66,9 +66,11 @@ def save_pretrained(
             )
     written |= {"dtype": str(params["embedding"].dtype), **settings}
     try:
-        hf_config.read(written)  # what is written can be read
+        again = hf_config.read(written)  # what is written can be read
     except ValueError as error:
         raise ValueError(str(error).partition("; if")[0]) from None
+    if again.ffn_bias != config.ffn_bias:
+        raise ValueError("mlp_bias: expected no such setting, the decoder's is written")
     folder = Path(directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(config.mixer, grouped.GroupedConfig):

@@ -232,7 +232,8 @@ def redraw(root: Path, files: list[Path]) -> None:
         )
     for record in found:
         present(catalog.get(record.data["experiment"]), record)
-        print(record.directory / "figure.png")
+        figure = record.directory / "figure.png"
+        print(figure if figure.exists() else f"{record.directory}: no figure, it has no `draw`")
 
 
 def report(root: Path, files: list[Path], as_json: bool, brief: bool = False) -> None:

@@ -21,7 +21,7 @@ def check_values(coefficients: Any, floor: Any) -> None:
         coefficients: [..., N+1].
         floor: weights that broadcast against [...].
     """
-    values, weight = stored(coefficients), stored(floor)
+    values, weight = concrete(coefficients), stored(floor)  # the former are rescaled
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError("coefficients: expected finite values, got NaN or infinity")
     if values is not None and values.size and not np.all(np.any(values != 0, axis=-1)):

@@ -4,6 +4,8 @@
     data = coding.compress(values, table)           # bytes
     values = coding.decompress(data, table)         # within half a step, the same everywhere
 
+Values beyond 2^52 steps come back within a unit of their last place.
+
 A stream is framed: what it holds is checked before a value is decoded. Little-endian,
 
     magic "FBDM", version u8, dimensions u8, 2 bytes zero
@@ -85,6 +87,8 @@ def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
     symbols = np.asarray(symbols)
     if symbols.size and not np.issubdtype(symbols.dtype, np.integer):
         raise ValueError(f"symbols: expected whole numbers, got {symbols.dtype}")
+    if symbols.size and int(symbols.max()) >= 2**63:
+        raise ValueError(f"symbols: expected less than 2^63, got {symbols.max()}")
     symbols = symbols.astype(np.int64)
     encoder = Encoder()
     for column, table in _columns(symbols, tables):

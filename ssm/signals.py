@@ -93,7 +93,7 @@ def at_rest(*shape: int, dtype: Any = None) -> Pair:
 def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
     """Check signals [B, L, H] and how many steps of each count; all of them for None.
 
-    The others are read as zeros, also where they are no numbers.
+    The others are read as zeros where they are no numbers.
     """
     u = signal(u, channels)
     if u.ndim != 3:
@@ -102,8 +102,8 @@ def prefix(u: Any, channels: int, lengths: Any) -> tuple[Array, Array]:
     if lengths is None:
         return u, jnp.full(batch, length)
     lengths = counted(lengths, batch, length)
-    live = jnp.arange(length) < lengths[:, None]
-    return jnp.where(live[..., None], u, jnp.zeros((), u.dtype)), lengths
+    live = (jnp.arange(length) < lengths[:, None])[..., None]
+    return jnp.where(live | jnp.isfinite(u), u, jnp.zeros((), u.dtype)), lengths
 
 
 def counted(lengths: Any, batch: int, length: int, least: int = 0) -> Array:

@@ -166,7 +166,8 @@ def test_corrections_of_experts_keep_their_precision(tmp_path):
 
 def test_settings_do_not_contradict_the_decoder(tmp_path):
     model = load_pretrained(GOLDEN / "mistral_window")
-    for name, value in (("sliding_window", 3), ("rope_scaling", {}), ("hidden_act", "gelu")):
+    decided = {"sliding_window": 3, "rope_scaling": {}, "hidden_act": "gelu", "mlp_bias": True}
+    for name, value in decided.items():
         with pytest.raises(ValueError, match=f"{name}: expected no such setting"):
             save_pretrained(tmp_path / "no", model.params, model.config, **{name: value})
     with pytest.raises(ValueError, match=r"eos_tokenid: not known for mistral, got 3$"):

@@ -211,6 +211,10 @@ def test_what_cannot_be_coded_is_named(table):
         coding.compress([0.0, 1e4], strict)
     with pytest.raises(ValueError, match="whole numbers"):
         coding.encode([0.5], table)
+    with pytest.raises(
+        ValueError, match=r"symbols: expected less than 2\^63, got 9223372036854775813"
+    ):
+        coding.encode(np.array([2**63 + 5], np.uint64), table)
     with pytest.raises(ValueError, match="at most 8 axes"):
         coding.encode(np.zeros((1,) * 9, int), table)
     data = coding.compress([0.0], table)
