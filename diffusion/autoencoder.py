@@ -126,8 +126,8 @@ class Autoencoder(nn.Module):
                 "channels, multipliers, latent, image: expected at least 1 and one level, got "
                 f"{self.channels}, {self.multipliers}, {self.latent}, {self.image}"
             )
-        if self.blocks < 1:
-            raise ValueError(f"blocks: expected at least 1, got {self.blocks}")
+        if self.blocks < 0:
+            raise ValueError(f"blocks: expected at least 0, got {self.blocks}")
         sizes = self.channels, self.multipliers, self.blocks
         self.encoder = Encoder(*sizes, 2 * self.latent)
         self.decoder = Decoder(*sizes, self.image)

@@ -108,7 +108,7 @@ def test_half_precision_is_widened():
         (lambda: loss(jnp.zeros((2, 4)), 2, jnp.zeros((2, 1))), "beta: expected a number or"),
         (lambda: loss(jnp.zeros((2, 4)), 2, -1.0), "beta: expected no negative weight"),
         (lambda: started(channels=0), "channels, multipliers, latent, image: expected"),
-        (lambda: started(blocks=0), "blocks: expected at least 1, got 0"),
+        (lambda: started(blocks=-1), "blocks: expected at least 0, got -1"),
         (lambda: started(multipliers=()), "channels, multipliers, latent, image: expected"),
         (lambda: latent.normalisation(jnp.ones((5, 2))), "z: expected finite latents"),
         (lambda: latent.normalisation(jnp.full((5, 2), jnp.nan)), "z: expected finite latents"),
