@@ -244,9 +244,10 @@ def score_text(checkpoint: Checkpoint, text: str, prompt: str | None = None) -> 
     model = checkpoint.model
     scores = generation.score(model.params, model.config, np.array([whole]))[0]
     each = np.asarray(scores, np.float64)[first - 1 :]
-    size = len(checkpoint.decode(whole[first:], whole[:first]).encode())
     if isinstance(checkpoint.tokenizer, Bytes):  # a character may be cut, no byte is
         size = len(each)
+    else:
+        size = len(checkpoint.decode(whole[first:], whole[:first]).encode())
     total = float(each.sum())
     found = {
         "tokens": len(each),

@@ -155,3 +155,12 @@ def test_ends_of_ranges_are_met_but_for_rounding():
     found = jax.jit(lambda t: schedule.within("t", t, 0.0, 1.0))(jnp.array([0.5, 1.5, jnp.nan]))
     np.testing.assert_array_equal(np.isnan(found), [False, True, True])
     assert schedule.within("t", 1, 0, 1).dtype == jnp.result_type(float)
+
+
+def test_classes_that_a_network_does_not_know_are_no_numbers():
+    network = layers.MLP(width=4, depth=1, classes=3)
+    z, logsnr, classes = jnp.ones((4, 2)), jnp.zeros(4), jnp.array([0, 3, 4, -1])  # 3 is none
+    params = network.init(jax.random.key(0), z, logsnr, classes)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the last layer starts at zero
+    bad = np.isnan(network.apply(params, z, logsnr, classes)).any(axis=1)
+    assert bad.tolist() == [False, False, True, True]

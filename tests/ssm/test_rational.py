@@ -137,4 +137,4 @@ def test_stability_is_told_without_roots():
     assert 0 < inside.sum() < 200
     np.testing.assert_array_equal(stability.stable(rows), inside)
     equal = np.stack([np.poly(np.full(6, radius))[1:] for radius in (0.99, 1.01)])
-    np.testing.assert_array_equal(stability.stable(equal), [True, False])  # roots: 0.99 to 1e-3
+    np.testing.assert_array_equal(stability.stable(equal), [True, False])

@@ -230,7 +230,7 @@ def test_bad_selective_arguments_are_refused(change, message):
         ({"A": np.ones(3)}, r"A: expected shape \(4,\), got \(3,\)"),
         ({"B": np.ones((1, 5, 3, 3))}, "B, C: expected shape"),
         ({"start": np.ones((1, 4, 2, 2))}, "start: expected shape"),
-        ({"C": np.ones((1, 5, 2, 3)) + 1j}, "expected real numbers, got complex|B, C: expected"),
+        ({"A": -np.ones(4) + 1j}, "expected real numbers, got complex"),
         ({"D": np.ones(1)}, r"D: expected shape \(4,\), got \(1,\)"),
         ({"chunk": 0}, "chunk: expected at least 1, got 0"),
     ],
