@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Never
 
 from experiments.dispatch import dispatch
-from experiments.harness.errors import ExperimentError, place
+from experiments.harness.errors import ExperimentError, in_line, place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ExperimentError as error:
         if debug:
             traceback.print_exc()
-        print(f"kexue-jax: {error}", file=sys.stderr)
+        print(f"kexue-jax: {in_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("kexue-jax: interrupted", file=sys.stderr)
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = in_line(f"{type(error).__name__}: {error}")
         print(f"kexue-jax: {reason}{place(error)} (--debug shows where)", file=sys.stderr)
         return 1
     return 0
@@ -58,7 +58,7 @@ def quieten() -> None:
 
     def note(message: Warning | str, *_: Any, **__: Any) -> str:
         """Once each: places in the code, by which Python tells warnings apart, are not shown."""
-        line = f"note: {message}\n"
+        line = f"note: {in_line(message)}\n"
         new = line not in told
         told.add(line)
         return line * new
@@ -67,7 +67,7 @@ def quieten() -> None:
 
     def tell(error: BaseException | None, *_: Any) -> None:
         if error is not None and "Event loop is closed" not in str(error):
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = in_line(f"{type(error).__name__}: {error}")
             print(f"note: in the background, {reason}", file=sys.stderr, flush=True)
 
     sys.excepthook = lambda kind, error, trace: tell(error)

@@ -23,7 +23,16 @@ from experiments import (
 )
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import datasets, figures, hosts, ledger, machine, manifest, weights
+from experiments.harness import (
+    datasets,
+    figures,
+    hosts,
+    ledger,
+    machine,
+    manifest,
+    recorded,
+    weights,
+)
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
 from experiments.harness.run import Record, Run
@@ -102,8 +111,8 @@ def run(
 
 
 def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[str, Any]:
-    if (data := _data(config)) is not None:
-        current.pin("its data", data)
+    if (data := planning.data_of(config)) is not None:
+        current.pin(planning.DATA, data)
     try:
         return experiment.module.main(config, current)
     except SystemExit as error:  # of a user's file
@@ -112,19 +121,10 @@ def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[s
         ) from None
 
 
-def _data(config: Any) -> str | None:
-    """What the data that a configuration names are known by."""
-    data: Any = getattr(config, "data", None)
-    if hasattr(data, "fingerprint"):
-        return data.fingerprint()
-    path = getattr(data, "path", None)
-    return manifest.listed(Path(path).expanduser()) if isinstance(path, str) else None
-
-
 def _note_other_data(config: Any, finished: Run) -> None:
     """Of a run that is not begun again: it does not need its data any more, but may get others."""
     with contextlib.suppress(ExperimentError, OSError):
-        known, now = finished.data.get("pinned", {}).get("its data"), _data(config)
+        known, now = finished.data.get("pinned", {}).get(planning.DATA), planning.data_of(config)
         if known is not None and now != known and hosts.first():
             print("note: its data have changed since", file=sys.stderr)
 
@@ -135,7 +135,7 @@ def default_directory(name: str, preset: str, config: Any, default: Any) -> Path
     So does the preset itself where that folder holds a run of what it was before.
     """
     folder, digest = RUNS / runs.slug(name), configs.digest(config)
-    if config == default and runs.belongs(folder / preset, digest):
+    if config == default and recorded.begun(folder / preset).get("config_hash", digest) == digest:
         return folder / preset
     return folder / f"{preset}-{digest[:6]}"
 
@@ -223,7 +223,7 @@ def redraw(root: Path, files: list[Path]) -> None:
     Raises:
         ExperimentError: there are none.
     """
-    done = [record for record in runs.find(root) if record.data.get("status") == "done"]
+    done = [record for record in recorded.find(root) if record.data.get("status") == "done"]
     found = reports.known(done, files)
     if not found:
         raise ExperimentError(
@@ -261,18 +261,19 @@ def new(path: Path, training: bool = False) -> None:
     """Write a small working experiment to start from, or one that trains a network.
 
     Raises:
-        ExperimentError: the file exists or cannot be written, or its name hides a package.
+        UsageError: a name that is not one of a module, or hides a package.
+        ExperimentError: the file exists or cannot be written.
     """
     first = path.parts[0] if len(path.parts) > 1 else ""
     if first in PACKAGES and not Path(first, "__init__.py").exists():
-        raise ExperimentError(
+        raise UsageError(
             f"{path}: expected another folder: Python would find {first}/ here in place of the "
             "package of that name"
         )
     if path.suffix not in ("", ".py") or not path.stem:
-        raise ExperimentError(f"{path}: expected a name that ends in .py")
+        raise UsageError(f"{path}: expected a name that ends in .py")
     if not path.stem.isidentifier() or keyword.iskeyword(path.stem):
-        raise ExperimentError(f"{path}: expected the name of a module, such as my/experiment")
+        raise UsageError(f"{path}: expected the name of a module, such as my/experiment")
     path = path.with_suffix(".py")
     if path.exists():
         raise ExperimentError(f"{path}: expected a new file, but it exists")

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import config as configs
-from experiments.harness import figures
-from experiments.harness import run as runs
+from experiments.harness import figures, recorded
 from experiments.harness.errors import UsageError
 from experiments.harness.run import Record
 
@@ -62,8 +61,8 @@ def _fields(record: Record) -> dict[str, Any]:
 
 
 def _records(directory: Path) -> list[Record]:
-    below = [] if (directory / "run.json").exists() else runs.find(directory)
-    return below or [runs.load(directory)]
+    below = [] if (directory / "run.json").exists() else recorded.find(directory)
+    return below or [recorded.load(directory)]
 
 
 def _series(records: list[Record]) -> list[str]:

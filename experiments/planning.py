@@ -11,10 +11,11 @@ import jax
 
 from experiments import catalog, costs
 from experiments.harness import config as configs
-from experiments.harness import estimate, machine
-from experiments.harness import run as runs
+from experiments.harness import estimate, machine, manifest, recorded
 from experiments.harness.errors import ExperimentError
 from experiments.harness.sharding import DEFAULT, Layout
+
+DATA = "its data"  # how a run's record calls what it was begun with
 
 
 def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout: Layout) -> None:
@@ -29,16 +30,19 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
     for name, text in (describe(config) if describe else {}).items():
         print(f"{name}: {text}")
     refused: list[ExperimentError] = []
-    state = runs.state(directory)
+    known, state = {}, "refused"
     try:
-        if state != "new":
-            runs.check_same(directory, runs.load(directory).data, experiment.name, config)
+        recorded.check_free(directory)
+        if known := recorded.begun(directory):
+            recorded.check_same(directory, known, experiment.name, config)
+        state = recorded.state(directory)
     except ExperimentError as error:
-        state = "refused"
         refused.append(error)
     try:
         if found := _look(experiment, config):
             print(f"found: {found}")
+        if state == "resumes" and (data := data_of(config)) is not None:
+            recorded.check_pinned(directory, known, DATA, data)
     except ExperimentError as error:
         refused.append(error)
     free = machine.free_disk(directory) / 2**30
@@ -52,6 +56,15 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
         print(f"kexue-jax: {error}", file=sys.stderr)
     if refused:
         raise refused[-1]
+
+
+def data_of(config: Any) -> str | None:
+    """What the data that a configuration names are known by; None if it names none."""
+    data: Any = getattr(config, "data", None)
+    if hasattr(data, "fingerprint"):
+        return data.fingerprint()
+    path = getattr(data, "path", None)
+    return manifest.listed(Path(path).expanduser()) if isinstance(path, str) else None
 
 
 def _look(experiment: catalog.Experiment, config: Any) -> str | None:

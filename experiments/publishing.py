@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments import catalog, private, sweeps
 from experiments import report as reports
 from experiments.harness import config as configs
+from experiments.harness import recorded
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
@@ -23,7 +24,7 @@ def publish(directory: Path, results: Path) -> None:
     """
     if (directory / sweeps.RECORD).exists():
         raise ExperimentError(f"{directory}: a sweep; publish one of its cells")
-    record = runs.load(directory)
+    record = recorded.load(directory)
     if record.data.get("status") != "done":
         raise ExperimentError(
             f"{directory}: expected a finished run, got status {record.data.get('status')!r}"
@@ -67,7 +68,7 @@ def _refuse_another(target: Path, record: Record) -> None:
     """Publish no run over one of other settings; over one of the same, it is the newer."""
     if not (target / "run.json").exists():
         return
-    there = runs.load(target)
+    there = recorded.load(target)
     if differing := configs.difference(there.config, record.config):
         raise ExperimentError(
             f"{target}: expected a run of the same settings, there are others: "

@@ -10,9 +10,9 @@ from typing import Any
 
 from experiments import catalog
 from experiments.harness import config as configs
-from experiments.harness import ledger
+from experiments.harness import ledger, recorded
 from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError, place
+from experiments.harness.errors import ExperimentError, UsageError, place
 from experiments.harness.run import Record
 from experiments.names import RESULTS, RUNS
 
@@ -23,14 +23,14 @@ def records(root: Path) -> list[Record]:
     """Runs below `root`, then the published ones.
 
     Raises:
-        ExperimentError: `root` is a file, or none at all and not the folder that runs go to.
+        UsageError: `root` is a file, or none at all and not the folder that runs go to.
     """
     if root.exists() and not root.is_dir():
-        raise ExperimentError(f"--workdir {root}: expected a directory, got a file")
+        raise UsageError(f"--workdir {root}: expected a directory, got a file")
     if not root.exists() and root != RUNS:
-        raise ExperimentError(f"--workdir {root}: expected a directory, found none")
-    mine = runs.find(root)
-    return mine if root.resolve() == RESULTS.resolve() else mine + runs.find(RESULTS)
+        raise UsageError(f"--workdir {root}: expected a directory, found none")
+    mine = recorded.find(root)
+    return mine if root.resolve() == RESULTS.resolve() else mine + recorded.find(RESULTS)
 
 
 def finished(root: Path) -> list[Record]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments import catalog, processes
 from experiments.board import Board
 from experiments.harness import config as configs
-from experiments.harness import run as runs
+from experiments.harness import recorded
 from experiments.harness.errors import ExperimentError, UsageError, nearest
 from experiments.names import RESULTS
 from experiments.processes import Task
@@ -72,7 +72,7 @@ def of_scale(found: str, preset: str) -> bool:
     return found == preset or found.startswith(f"{preset}_")
 
 
-def made(record: runs.Record, root: Path, preset: str) -> bool:
+def made(record: recorded.Record, root: Path, preset: str) -> bool:
     """Whether a run below `root` is one that `reproduce` makes at a scale."""
     name, found = record.data["experiment"], record.data["preset"]
     return of_scale(found, preset) and record.directory == root / name / found
@@ -87,7 +87,7 @@ def reproduce(jobs: Sequence[Job], root: Path, at_once: int) -> None:
         Interrupted: a signal.
     """
     processes.check_jobs(at_once)
-    left = [job for job in jobs if not runs.done(root / job.name / job.preset, job.digest)]
+    left = [job for job in jobs if not recorded.done(root / job.name / job.preset, job.digest)]
     (root / "logs").mkdir(parents=True, exist_ok=True)
     board = Board({job.label: job.expected for job in left}, len(jobs) - len(left), at_once)
     print(f"{len(jobs)} runs, {board.done} of them finished; {root}", file=sys.stderr, flush=True)

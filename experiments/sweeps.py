@@ -4,7 +4,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 
 from experiments import catalog, processes
 from experiments.harness import config as configs
-from experiments.harness import manifest, paired
-from experiments.harness import run as runs
-from experiments.harness.errors import ExperimentError, UsageError
+from experiments.harness import manifest, paired, recorded
+from experiments.harness.errors import ExperimentError, UsageError, in_line
 
 RECORD = "sweep.json"
 
@@ -156,7 +155,7 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
 
     def finished(cell: Cell) -> bool:  # not with another default: the run says what differs then
         config = configs.parse(default, [*sweep.fixed, *cell.arguments])
-        return runs.done(root / cell.directory, configs.digest(config))
+        return recorded.done(root / cell.directory, configs.digest(config))
 
     left = [cell for cell in sweep.cells if not finished(cell)]
     _note_code(sweep, root, [cell for cell in sweep.cells if cell not in left])
@@ -176,8 +175,9 @@ def run(sweep: Sweep, root: Path, jobs: int, cluster: str | None, options: Seque
 
 def show(sweep: Sweep, root: Path) -> None:
     """Print the cells and what has become of them; nothing is run or written."""
+    _continued(sweep, root)
     for cell in sweep.cells:
-        print(f"{cell.directory}  ({runs.state(root / cell.directory)})")
+        print(f"{cell.directory}  ({recorded.state(root / cell.directory)})")
     print(f"{len(sweep.cells)} cells below {root}; nothing was run or written")
 
 
@@ -185,30 +185,33 @@ def _words(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else " ".join(value) or "nothing"
 
 
-def _remember(sweep: Sweep, root: Path) -> None:
-    path = root / RECORD
-    known = _recorded(root) if path.exists() else None
-    for name in ("experiment", "preset", "fixed") if known is not None else ():
+def _continued(sweep: Sweep, root: Path) -> Sweep:
+    """The sweep of a directory with the values of another one added; refused if they differ."""
+    known = _recorded(root) if (root / RECORD).exists() else None
+    if known is None:
+        recorded.check_free(root)
+        return sweep
+    for name in ("experiment", "preset", "fixed"):
         there, now = getattr(known, name), getattr(sweep, name)
         if there != now:
             raise ExperimentError(
                 f"{root}: holds another sweep, {name}: {_words(there)} -> {_words(now)}; give "
                 "another --workdir"
             )
-    if known is None and root.exists() and any(root.iterdir()):
-        raise ExperimentError(f"{root}: expected a new directory or a sweep's, got other files")
-    axes = dict(sweep.axes)
-    if known is not None:
-        if [*known.axes] != [*axes]:
-            fields = ", ".join(known.axes)
-            raise ExperimentError(f"{root}: holds a sweep over {fields}; give another --workdir")
-        axes = {f: list(dict.fromkeys([*known.axes[f], *axes[f]])) for f in axes}
+    if [*known.axes] != [*sweep.axes]:
+        fields = ", ".join(known.axes)
+        raise ExperimentError(f"{root}: holds a sweep over {fields}; give another --workdir")
+    axes = {f: list(dict.fromkeys([*known.axes[f], *sweep.axes[f]])) for f in sweep.axes}
+    return replace(sweep, axes=axes)
+
+
+def _remember(sweep: Sweep, root: Path) -> None:
+    data = asdict(_continued(sweep, root))
     try:
         root.mkdir(parents=True, exist_ok=True)
-        data = {**asdict(sweep), "axes": axes}
-        manifest.replace(path, (json.dumps(data, indent=1) + "\n").encode())
+        manifest.replace(root / RECORD, (json.dumps(data, indent=1) + "\n").encode())
     except OSError as error:
-        raise ExperimentError(f"{root}: expected a writable directory: {error.strerror}") from None
+        raise recorded.not_writable(root, error) from None
 
 
 def _recorded(root: Path) -> Sweep:
@@ -266,7 +269,7 @@ def _submitted(
                 for cell in cells
             ]
     except (ValueError, TypeError, NameError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_line(error)[:200]
         raise UsageError(f"--cluster {cluster}, --submit: {reason}") from None
     failed = []
     for cell, job in zip(cells, submitted, strict=True):
@@ -291,7 +294,7 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
 def _note_code(sweep: Sweep, root: Path, done: Sequence[Cell]) -> None:
     """Say so where finished cells are of another code than the file has now."""
     code = catalog.get(sweep.experiment).code
-    begun = [runs.load(root / cell.directory).data.get("begun", {}) for cell in done]
+    begun = [recorded.load(root / cell.directory).data.get("begun", {}) for cell in done]
     old = sum(facts.get("code", code) != code for facts in begun)
     if old:
         print(
@@ -307,9 +310,9 @@ def table(root: Path) -> str:
     shown = [field for field in sweep.axes if field.rpartition(".")[2] != "seed"]
     groups: dict[tuple[str, ...], list[dict[str, float]]] = {}
     for cell in sweep.cells:
-        if runs.done(root / cell.directory):
+        if recorded.done(root / cell.directory):
             key = tuple(cell.values[field] for field in shown)
-            groups.setdefault(key, []).append(_numbers(runs.load(root / cell.directory).result))
+            groups.setdefault(key, []).append(_numbers(recorded.load(root / cell.directory).result))
     done = sum(len(group) for group in groups.values())
     settings = (sweep.experiment, sweep.preset, " ".join(sweep.fixed))
     lines = [

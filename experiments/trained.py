@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import catalog
-from experiments.harness import run as runs
-from experiments.harness import weights
+from experiments.harness import recorded, weights
 from experiments.harness.errors import ExperimentError
 
 
@@ -49,19 +48,19 @@ def load(
             version of its configuration, no such network, or damaged weights.
     """
     folder = Path(directory)
-    recorded = str(runs.load(folder).data.get("experiment"))
-    if file is None and recorded not in catalog.names():
+    known = str(recorded.load(folder).data.get("experiment"))
+    if file is None and known not in catalog.names():
         raise ExperimentError(
-            f"{folder}: a run of {recorded!r}, which is none of this package; give its file, which "
+            f"{folder}: a run of {known!r}, which is none of this package; give its file, which "
             "is then executed: trained.load(folder, file=...)"
         )
-    experiment = catalog.get(recorded if file is None else str(file))
+    experiment = catalog.get(known if file is None else str(file))
     networks = experiment.optional("trained_networks")
     if networks is None:
         own = "experiments." + experiment.name.replace("/", ".") + ".load"
         hint = f"; open it by {own}" if experiment.optional("load") else ""
         raise ExperimentError(f"{folder}: {experiment.name} keeps no networks here{hint}")
-    _, config = weights.configured(folder, recorded, experiment.module.Config)
+    _, config = weights.configured(folder, known, experiment.module.Config)
     made, written = networks(config), weights.saved(folder)
     if name is None:
         if len(written) > 1:

@@ -6,14 +6,15 @@ from typing import Any
 
 from docs.pages.sources import ROOT
 from experiments import report
-from experiments.harness.run import Record
+from experiments.harness import recorded
+from experiments.harness.recorded import Record
 from experiments.names import RESULTS
 
 
 @cache
 def records() -> tuple[Record, ...]:
     """All published runs."""
-    found = report.runs.find(ROOT / RESULTS)
+    found = recorded.find(ROOT / RESULTS)
     return tuple(record for record in found if record.data["experiment"] in report.catalog.names())
 
 

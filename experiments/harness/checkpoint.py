@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.harness import hosts, manifest
-from experiments.harness.errors import CheckpointError, NonFiniteError
+from experiments.harness.errors import CheckpointError, NonFiniteError, in_line
 
 TRIES = 3
 PAUSE = 1.0  # seconds before a second try, doubled for a third
@@ -295,7 +295,7 @@ def _remove(folder: Path) -> None:
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return in_line(f"{type(error).__name__}: {error}")[:200]
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments.harness import array_cache
-from experiments.harness.errors import DataError, nearest
+from experiments.harness.errors import DataError, in_line, nearest
 
 TEXTS = ("pydoc", "tiny_shakespeare")
 
@@ -347,7 +347,7 @@ def _read_file(path: Path) -> bytes:
 
 def _damaged(where: str, reason: Any) -> DataError:
     if isinstance(reason, Exception):
-        reason = " ".join(f"{type(reason).__name__}: {reason}".split())[:200]
+        reason = in_line(f"{type(reason).__name__}: {reason}")[:200]
     return DataError(
         f"{where}: expected readable ArrayRecord files, got {reason}; prepare the set again"
     )

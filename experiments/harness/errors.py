@@ -70,6 +70,11 @@ def nearest(given: str, known: Iterable[str], prefix: str = "") -> str:
     return "" if best is None or likeness(best) < 0.6 else f"; nearest: {prefix}{best}"
 
 
+def in_line(error: object) -> str:
+    """What an error says, in one line."""
+    return " ".join(line.strip() for line in str(error).splitlines())
+
+
 def place(error: BaseException) -> str:
     """Where in a file outside the package an error arose, ` (mine.py, line 12)`, or nothing."""
     own = [

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.harness.errors import ExperimentError, HostError, UsageError
+from experiments.harness.errors import ExperimentError, HostError, UsageError, in_line
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def join(how: Hosts) -> None:
         )
         jax.devices()
     except Exception as error:  # of several kinds
-        reason = " ".join(str(error).split())[:200]
+        reason = in_line(error)[:200]
         raise HostError(f"{missing}, got {type(error).__name__}: {reason}") from None
     finally:
         timer.cancel()
@@ -188,7 +188,7 @@ def watch() -> Iterator[Callable[[int], None]]:
     try:
         yield beat
     except jax.errors.JaxRuntimeError as error:
-        leave(lost(int(state["step"]), " ".join(str(error).split())[:120]))
+        leave(lost(int(state["step"]), in_line(error)[:120]))
     finally:
         over.set()
 

@@ -1,4 +1,4 @@
-"""One run: its directory, its record, its signals."""
+"""One run: its directory while it goes on, its signals."""
 
 import contextlib
 import json
@@ -11,112 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
-import msgspec
 
 from experiments.harness import config as configs
-from experiments.harness import hosts, machine, manifest
+from experiments.harness import hosts, machine, manifest, recorded
 from experiments.harness.errors import ExperimentError, Interrupted, UsageError
+from experiments.harness.recorded import LOCK, Record
 from experiments.harness.sharding import DEFAULT, Layout
-from experiments.harness.tracking import Tracker, read_rows
-
-LOCK = "run.lock"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run wrote, as figures, tables and claims read it.
-
-    Attributes:
-        directory: where it lies.
-        data: the contents of run.json: experiment, preset, config, result, status, ...
-        rows: the rows of metrics.jsonl.
-    """
-
-    directory: Path
-    data: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What `main` returned."""
-        return self.data.get("result") or {}
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The configuration as plain types."""
-        return self.data["config"]
-
-
-class Contents(msgspec.Struct):
-    """What has to stand in run.json, among other things."""
-
-    experiment: str
-    preset: str
-    config: dict[str, Any]
-    status: str
-    result: dict[str, Any] | None = None
-
-
-def load(directory: Path) -> Record:
-    """Read a run's directory.
-
-    Raises:
-        ExperimentError: there is no readable run.json.
-    """
-    path = directory / "run.json"
-    try:
-        data = json.loads(path.read_text())
-        msgspec.convert(data, Contents)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ExperimentError(
-            f"{directory}: expected a run directory with run.json, found none"
-        ) from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise ExperimentError(f"{path}: expected readable JSON of a run, got: {error}") from None
-    return Record(directory, data, read_rows(directory / "metrics.jsonl"))
-
-
-def done(directory: Path, digest: str | None = None) -> bool:
-    """Whether it holds a run that came to its end, of this configuration if a digest is given."""
-    if not (directory / "run.json").exists():
-        return False
-    data = load(directory).data
-    return data["status"] == "done" and digest in (None, data.get("config_hash"))
-
-
-def state(directory: Path) -> str:
-    """What a run there would do, in a word or two."""
-    if not (directory / "run.json").exists():
-        return "new"
-    return "complete" if done(directory) else "resumes"
-
-
-def belongs(directory: Path, digest: str) -> bool:
-    """Whether a run of a configuration can be kept there: it holds none of another."""
-    if not (directory / "run.json").exists():
-        return True
-    return load(directory).data.get("config_hash") == digest
-
-
-def check_same(directory: Path, data: dict[str, Any], experiment: str, config: Any) -> None:
-    """Refuse to go on with what a directory holds, if that is another run.
-
-    Raises:
-        ExperimentError: naming what differs.
-    """
-    lines = configs.difference(data.get("config", {}), configs.to_dict(config))
-    if data.get("experiment") != experiment:
-        lines.insert(0, f"experiment: {data.get('experiment')} -> {experiment}")
-    if lines:
-        raise ExperimentError(
-            f"{directory}: holds a run of another configuration ({'; '.join(lines)}); "
-            "give another --workdir"
-        )
+from experiments.harness.tracking import Tracker
 
 
 class Part:
@@ -185,7 +90,7 @@ class Run:
         self._overrides, self._handlers = overrides, {}
         self.experiment, self.preset, self.config = experiment, preset, config
         self.directory, self._layout = directory, layout
-        self.stop_requested = self.divided = self._made = False
+        self.stop_requested = self.divided = False
         self._lock = filelock.FileLock(directory / LOCK, timeout=0)
         if hosts.several():
             digest = configs.digest(config)
@@ -234,12 +139,8 @@ class Run:
         Raises:
             ExperimentError: another value was pinned when the run began.
         """
-        pinned = self.data.get("pinned", {})
-        if pinned.get(name, value) != value:
-            raise ExperimentError(
-                f"{self.directory}: {name} has changed since the run began; give another --workdir"
-            )
-        self._write(pinned={**pinned, name: value})
+        recorded.check_pinned(self.directory, self.data, name, value)
+        self._write(pinned={**self.data.get("pinned", {}), name: value})
 
     def as_begun(self, name: str, value: str) -> bool:
         """Whether something is as it was when the run began; unlike `pin` this refuses nothing."""
@@ -301,8 +202,10 @@ class Run:
             shutil.rmtree(self.directory / "tensorboard", ignore_errors=True)
             (self.directory / LOCK).unlink()
             self._lock.release()
-            if self._made:
-                self.directory.rmdir()
+            for path in (self.directory, *self.directory.absolute().parents):
+                if path == self._found or any(path.iterdir()):
+                    break
+                path.rmdir()
 
     def _handle(self, number: int, _: Any) -> None:
         if hosts.several():
@@ -315,26 +218,17 @@ class Run:
 
     def _open(self) -> dict[str, Any]:
         """Make or check the directory: foreign contents and other configurations are refused."""
-        path = self.directory / "run.json"
         try:
-            self._made = not self.directory.exists()
+            recorded.check_free(self.directory)
+            self._found = recorded.nearest(self.directory)
             self.directory.mkdir(parents=True, exist_ok=True)
-            found = {entry.name for entry in self.directory.iterdir()}
-            if path.name not in found and found - {LOCK, f"{path.name}.tmp"}:
-                raise ExperimentError(
-                    f"{self.directory}: expected an empty directory or a run's, got one with "
-                    "other files; give another --workdir"
-                )
             self._take_lock()
         except OSError as error:
-            raise ExperimentError(
-                f"{self.directory}: expected a writable directory: {error.strerror}; "
-                "give another --workdir"
-            ) from None
+            raise recorded.not_writable(self.directory, error) from None
         try:
-            data = load(self.directory).data if path.exists() else {}
+            data = recorded.begun(self.directory)
             if data:
-                check_same(self.directory, data, self.experiment, self.config)
+                recorded.check_same(self.directory, data, self.experiment, self.config)
         except ExperimentError:
             self._lock.release()
             raise
@@ -387,14 +281,3 @@ def slug(name: str) -> Path:
     """A relative path for an experiment's name, or for its file wherever that lies."""
     parts = [part for part in Path(name).with_suffix("").parts if part not in ("..", "/")]
     return Path(*parts)
-
-
-def find(root: Path) -> list[Record]:
-    """All runs below a directory, sorted by path; what cannot be read is told and left out."""
-    found = []
-    for path in sorted(root.rglob("run.json")):
-        try:
-            found.append(load(path.parent))
-        except ExperimentError as error:
-            print(f"note: left out: {error}", file=sys.stderr)
-    return found

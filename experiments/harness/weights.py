@@ -11,8 +11,7 @@ import jax
 import numpy as np
 
 from experiments.harness import config as configs
-from experiments.harness import hosts
-from experiments.harness import run as runs
+from experiments.harness import hosts, recorded
 from experiments.harness.checkpoint import arrays
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
@@ -100,7 +99,7 @@ def configured(directory: str | Path, experiment: str, kind: type[C]) -> tuple[R
         ExperimentError: no run, one of another experiment, or of another version of its
             configuration.
     """
-    record = runs.load(Path(directory))
+    record = recorded.load(Path(directory))
     if record.data.get("experiment") != experiment:
         raise ExperimentError(
             f"{directory}: expected a run of {experiment}, got one of "

@@ -13,8 +13,7 @@ from experiments import catalog, commands
 from experiments.attention import ablation, arms, recall, verdicts, what_makes_mla_good
 from experiments.attention.arms import Arm
 from experiments.attention.recall import TaskConfig
-from experiments.harness import by_arm, comparison, ledger, seeds, training
-from experiments.harness import run as runs
+from experiments.harness import by_arm, comparison, ledger, recorded, seeds, training
 from experiments.harness.comparison import Comparison
 from experiments.harness.corpora import CorpusConfig
 from experiments.harness.errors import ExperimentError, Interrupted, NonFiniteError
@@ -128,7 +127,7 @@ def test_learning_rates_are_chosen_arm_by_arm_on_other_seeds(tmp_path, monkeypat
     monkeypatch.setattr(seeds, "train", counted)
     with Run("test/compare", "quick", Config(), tmp_path / "run") as run:
         rows = compare(run, GRID)
-        record = runs.Record(run.directory, run.data, rows)
+        record = recorded.Record(run.directory, run.data, rows)
     tried = [row for row in rows if "tuned" in row]
     assert [(row["tuned"], row["tried"]) for row in tried] == [
         (arm, rate) for arm in ("two", "one") for rate in (1e-3, 1e-1, 1e30)
@@ -264,7 +263,7 @@ def record_of(values, post=None):
         for place, (arm, losses) in enumerate(values.items())
         for seed, loss in enumerate(losses)
     ]
-    return runs.Record(None, {"config": {}}, rows)
+    return recorded.Record(None, {"config": {}}, rows)
 
 
 def test_orderings_are_counted_with_intervals():

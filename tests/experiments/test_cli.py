@@ -11,7 +11,7 @@ import pytest
 from experiments import catalog
 from experiments.__main__ import main
 from experiments.arguments import build
-from experiments.harness.run import load
+from experiments.harness.recorded import load
 
 QUICK = ["--orders", "2", "3", "--samples", "200", "--nodes", "1024"]
 
@@ -150,7 +150,7 @@ def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
         ("my/class", "expected the name of a module"),
     ):
         code, _, err = cli("new", name)
-        assert code == 1 and message in err, name
+        assert code == 2 and message in err, name
     assert not (tmp_path / "attention").exists()
     assert "kexue-jax new my/none" in cli("run", "my/none.py")[2]
 
@@ -344,8 +344,8 @@ def test_files_that_are_named_are_in_the_report(cli, tmp_path):
         (row,) = json.loads(cli("report", file, "--json")[1])
         assert row["id"] == "mine.pi" and row["experiment"] == "mine.py" and row["ours"] > 0
     assert "no experiment file none.py" in cli("report", "none.py")[2]
-    message = cli("report", "--workdir", "none")[2]
-    assert "--workdir none: expected a directory, found none" in message
+    code, _, message = cli("report", "--workdir", "none")
+    assert code == 2 and "--workdir none: expected a directory, found none" in message
     code, out, _ = cli("figures", "mine.py")
     assert code == 0 and out.startswith("runs/mine/")
     file = tmp_path / "mine.py"  # another program now, of other fields

@@ -13,7 +13,7 @@ from tiny_model import TINY_LM
 
 from experiments.attention import language_model, next_token
 from experiments.harness import datasets
-from experiments.harness.run import load
+from experiments.harness.recorded import load
 
 
 @pytest.fixture(scope="module")

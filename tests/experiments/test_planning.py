@@ -95,6 +95,34 @@ def test_a_plan_says_what_has_become_of_the_run(cli, counts, tmp_path):
     assert "another configuration" in err and "empty: expected image files" in err
 
 
+def test_a_plan_refuses_what_the_run_would_refuse(cli, counts, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "note.txt").write_text("mine")
+    file = other / "note.txt" / "run"
+    for command in (("run", counts), ("sweep", counts, "--seed", "0:2")):
+        for folder, words in ((other, "got one with other files"), (file, "writable directory")):
+            code, out, planned = cli(*command, "--workdir", folder, "--dry-run")
+            assert code == 1 and words in planned and "(new)" not in out
+            assert cli(*command, "--workdir", folder)[2] == planned
+    assert [entry.name for entry in other.iterdir()] == ["note.txt"]
+
+
+def test_a_plan_sees_data_that_changed_since_the_run_began(cli, counts, tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        Image.new("L", (8, 8)).save(tmp_path / "images" / f"{number}.png")
+    options = (counts, "--data.path", tmp_path / "images", "--workdir", tmp_path / "run")
+    assert cli("run", *options)[0] == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
+    assert dry(cli, *options)[0] == 0
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "new.png")
+    code, _, planned = dry(cli, *options)
+    assert code == 1 and "its data has changed since the run began" in planned
+    assert cli("run", *options)[2] == planned
+
+
 @pytest.mark.parametrize("name", ["sequential_images", "listops", "documents", "speech"])
 def test_experiments_with_data_of_their_own_look_at_them(name):
     from experiments import catalog, planning
@@ -117,3 +145,18 @@ def test_a_result_that_is_not_finite_is_told(cli, counts):
     code, out, err = cli("run", counts)
     assert code == 0 and "loss nan" in out and err.count("is not finite") == 1
     assert "loss of the result is not finite" in err
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "KeyError", "ExperimentError", "UserWarning"])
+def test_what_a_file_says_in_many_lines_is_told_in_one(cli, counts, kind):
+    head = "from experiments.harness.errors import ExperimentError\n\n\ndef main"
+    text = EXPERIMENT.replace("def main", head)
+    text = text.replace(
+        "    return", f'    raise {kind}("first\\n  second\\n\\nthird")\n    return'
+    )
+    Path(counts).write_text(text)
+    code, _, err = cli("run", counts)
+    assert code == 1 and err.count("\n") == 1 and "first" in err and "third" in err
+    Path(counts).write_text(f'raise {kind}("first\\nsecond")' if kind[0] != "E" else "1 +\n")
+    code, _, err = cli("run", counts)
+    assert code == 2 and err.count("\n") == 1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments import catalog, commands
-from experiments.harness import run as runs
+from experiments.harness import recorded
 
 RESULTS = Path(__file__).parents[2] / "results"
 RUNS = sorted(
@@ -29,7 +29,7 @@ def test_table_and_figure_follow_from_the_published_numbers(name, tmp_path):
     for part in ("run.json", "metrics.jsonl"):
         if (RESULTS / name / part).exists():
             shutil.copy(RESULTS / name / part, folder)
-    record = runs.load(folder)
+    record = recorded.load(folder)
     commands.present(catalog.get(record.data["experiment"]), record)
     assert (folder / "table.md").read_text() == (RESULTS / name / "table.md").read_text()
     pictures = [np.asarray(Image.open(f / "figure.png"), float) for f in (folder, RESULTS / name)]

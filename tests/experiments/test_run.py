@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness import manifest, tracking
+from experiments.harness import manifest, recorded, tracking
 from experiments.harness import run as runs
 from experiments.harness.errors import DataError, ExperimentError, UsageError
 from experiments.harness.run import Run
@@ -85,25 +85,27 @@ def test_a_refused_run_keeps_no_lock(tmp_path):
 @pytest.mark.parametrize("kind", [DataError, ExperimentError, UsageError, ValueError])
 def test_a_run_refused_at_its_start_leaves_nothing(tmp_path, kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(kind), start(tmp_path / "run"):
-        raise kind("no such data")
-    assert not (tmp_path / "run").exists()
-    with pytest.raises(UsageError, match="wandb is not installed"):
-        Run("test", "quick", Config(), tmp_path / "run", wandb=True)
-    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    for folder in (tmp_path / "mine" / "new" / "run", Path("runs/test/quick")):
+        with pytest.raises(kind), start(folder):
+            raise kind("no such data")
+        assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
+        with pytest.raises(UsageError, match="wandb is not installed"):
+            Run("test", "quick", Config(), folder, wandb=True)
+        assert [*tmp_path.rglob("*")] == [tmp_path / "mine"]
 
 
 def test_a_run_that_has_something_to_show_is_kept_when_it_is_refused(tmp_path):
     with pytest.raises(DataError), start(tmp_path / "run") as current:
         current.tracker.log(1, loss=1.0)
         raise DataError("gone")
-    assert runs.load(tmp_path / "run").data["status"] == "failed"
+    assert recorded.load(tmp_path / "run").data["status"] == "failed"
     with pytest.raises(DataError), start(tmp_path / "run"):
         raise DataError("still gone")
     with pytest.raises(BrokenPipeError), start(tmp_path / "run"):
         raise BrokenPipeError
-    assert runs.load(tmp_path / "run").data["status"] == "interrupted"
-    assert len(runs.load(tmp_path / "run").rows) == 1
+    assert recorded.load(tmp_path / "run").data["status"] == "interrupted"
+    assert len(recorded.load(tmp_path / "run").rows) == 1
 
 
 @pytest.mark.parametrize("left", [[], [runs.LOCK], [runs.LOCK, "run.json.tmp"]])
@@ -112,7 +114,7 @@ def test_what_a_kill_at_the_start_leaves_is_no_foreign_file(tmp_path, left):
         (tmp_path / name).write_text("")
     with start(tmp_path) as current:
         assert not current.resumed
-    assert runs.load(tmp_path).data["status"] == "running"
+    assert recorded.load(tmp_path).data["status"] == "running"
 
 
 def test_a_kill_loses_no_more_than_a_minute_of_the_time_that_is_recorded(tmp_path):
@@ -148,7 +150,7 @@ def test_a_board_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsy
         current.tracker.log(1, value=2.0)
         current.tracker.log(2, value=3.0)
         current.finish({})
-    assert [row["value"] for row in runs.load(tmp_path / "run").rows] == [1.0, 2.0, 3.0]
+    assert [row["value"] for row in recorded.load(tmp_path / "run").rows] == [1.0, 2.0, 3.0]
     assert capsys.readouterr().err.count("tensorboard: No space left on device") == 1
 
 
@@ -165,7 +167,7 @@ def test_what_cannot_be_read_is_told_and_left_out(tmp_path, capsys):
         (tmp_path / name / "run.json").write_text(text)
     with start(tmp_path / "good") as run:
         run.finish({})
-    assert [record.directory.name for record in runs.find(tmp_path)] == ["good"]
+    assert [record.directory.name for record in recorded.find(tmp_path)] == ["good"]
     assert capsys.readouterr().err.count("left out") == 3
 
 
@@ -184,13 +186,13 @@ def test_handlers_are_given_back_and_other_threads_need_none(tmp_path):
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(work).result()
-    assert runs.load(tmp_path / "second").result == {"x": 1}
+    assert recorded.load(tmp_path / "second").result == {"x": 1}
 
 
 def test_the_record_has_the_command_with_what_was_changed_and_the_seed(cli, tmp_path):
     changed = ["--orders", "2", "3", "--samples", "200", "--nodes", "1024", "--seed", "4"]
     cli("run", "fourier_density/mixtures", "--workdir", tmp_path / "run", *changed)
-    data = runs.load(tmp_path / "run").data
+    data = recorded.load(tmp_path / "run").data
     assert data["seed"] == 4
     assert data["command"] == (
         f"python -m experiments run fourier_density/mixtures --preset quick {' '.join(changed)}"

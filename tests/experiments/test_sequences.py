@@ -11,7 +11,7 @@ import pytest
 
 from experiments import catalog, commands
 from experiments import report as reports
-from experiments.harness import training
+from experiments.harness import recorded, training
 from experiments.harness.comparison import Comparison
 from experiments.ssm import (
     copying,
@@ -86,7 +86,7 @@ def test_the_report_takes_the_largest_run_that_covers_a_claim(tmp_path, capsys):
     commands.run("ssm/delay", "cpu", [*few, "--sizes", "2"], tmp_path / "large")
     commands.run("ssm/delay", "quick", [*few, "--sizes", "2", "6"], tmp_path / "small")
     capsys.readouterr()
-    rows = {row["id"]: row for row in reports.rows(reports.runs.find(tmp_path))}
+    rows = {row["id"]: row for row in reports.rows(recorded.find(tmp_path))}
     assert (
         rows["delay.exact"]["scale"] == "quick, changed"
     )  # the larger run has no size of the delay

@@ -13,8 +13,7 @@ from tiny_model import TINY_LM
 from experiments import catalog, commands, trained
 from experiments.attention import language_model, next_token
 from experiments.diffusion import distill
-from experiments.harness import datasets, weights
-from experiments.harness import run as runs
+from experiments.harness import datasets, recorded, weights
 from experiments.harness.errors import ExperimentError
 from experiments.ssm import learning, listops
 
@@ -51,7 +50,7 @@ def test_a_language_model_is_the_one_that_was_measured(decoder, capsys):
 
     found = trained.load(decoder)
     assert isinstance(found.config, language_model.Config) and found.name == "decoder"
-    record, text = runs.load(decoder), datasets.load_text(found.config.data)
+    record, text = recorded.load(decoder), datasets.load_text(found.config.data)
     problem = next_token.make_problem(
         found.settings,
         found.config.model.context,
@@ -174,7 +173,7 @@ def test_an_experiment_of_ones_own_that_trains(cli):
     assert code == 0 and "error" in out, err
     (folder,) = Path("runs/own/forecast").iterdir()
     found = trained.load(folder, file="own/forecast.py")
-    module, record = catalog.get("own/forecast.py").module, runs.load(folder)
+    module, record = catalog.get("own/forecast.py").module, recorded.load(folder)
     held_out = module.batch(found.config, module.HELD_OUT)
     error = np.mean((found.apply(found.params, held_out["x"]) - held_out["y"]) ** 2)
     np.testing.assert_allclose(record.result["error"], error, rtol=1e-5)

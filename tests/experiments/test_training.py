@@ -18,7 +18,8 @@ from diffusion.unet import UNet
 from diffusion.uvit import UViT
 from experiments.harness import checkpoint, datasets, optimizers, training
 from experiments.harness.errors import Interrupted, NonFiniteError
-from experiments.harness.run import Run, load
+from experiments.harness.recorded import load
+from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
 
 

@@ -166,7 +166,7 @@ def not_finite(folder: Path, steps: list[int]) -> Outcome:
 
 
 def _hash(directory: Path) -> str:
-    from experiments.harness.run import load
+    from experiments.harness.recorded import load
 
     return load(directory).data["config_hash"]
 

@@ -100,7 +100,7 @@ def arrays(directory: Path) -> list[bytes]:
 
 def rows(directory: Path) -> list[dict[str, Any]]:
     """What was recorded, without timings."""
-    from experiments.harness.run import load
+    from experiments.harness.recorded import load
 
     return [{k: v for k, v in r.items() if k != "steps_per_second"} for r in load(directory).rows]
 
