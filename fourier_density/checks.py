@@ -64,8 +64,10 @@ def _places(tree: Any) -> list[str]:
 def check_place(loc: Any, scale: Any) -> None:
     """Refuse concrete locations that are not finite and scales that are not positive."""
     values = stored(scale)
-    if values is not None and not ((values > 0) & np.isfinite(values)).all():
-        raise ValueError(f"scale: expected positive values, got {scale}")
+    if values is not None:
+        kept = values.dtype if np.issubdtype(values.dtype, np.floating) else np.dtype(np.float32)
+        if not ((values >= np.finfo(kept).tiny) & np.isfinite(values)).all():
+            raise ValueError(f"scale: expected positive values that {kept} holds, got {scale}")
     values = stored(loc)
     if values is not None and not np.isfinite(values).all():
         raise ValueError(f"loc: expected finite values, got {loc}")

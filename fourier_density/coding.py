@@ -46,12 +46,12 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
     """A stream of quantised values.
 
     Args:
-        values: finite numbers of any shape, or [..., C] with C tables.
+        values: finite numbers [...] of up to eight axes, or [..., C] with C tables.
         tables: one for all, or one for each place of the last axis.
 
     Raises:
         ValueError: values that are not finite, or outside a table without escape; no tables, or
-            another number than places.
+            another number than places; more axes.
     """
     _check_tables(tables)
     values = np.asarray(values, np.float64)
@@ -78,10 +78,11 @@ def decompress(
 
 
 def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
-    """A stream of symbols, int64 of any shape, or [..., C] with C tables.
+    """A stream of symbols, int64 [...] of up to eight axes, or [..., C] with C tables.
 
     Raises:
-        ValueError: symbols outside a table without escape, no tables, another number than places.
+        ValueError: symbols outside a table without escape, no tables, another number than places,
+            more axes.
     """
     _check_tables(tables)
     symbols = np.asarray(symbols)

@@ -1,11 +1,14 @@
 """What all densities share: they do not change, and some methods follow from others."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
+from fourier_density import quadrature
 from fourier_density.checks import Seed, Shape
 
 
@@ -32,9 +35,40 @@ class Density:
 
     def stddev(self) -> Array:
         """The root of the variance, of the batch shape."""
-        return jax.numpy.sqrt(self.variance())
+        return jnp.sqrt(self.variance())
 
     def sample_and_log_prob(self, *, seed: Seed, sample_shape: Shape = ()) -> tuple[Array, Array]:
         """Samples and their log-density."""
         x = self.sample(seed=seed, sample_shape=sample_shape)
         return x, self.log_prob(x)
+
+
+class Bounded(Density):
+    """Of a point in [-1, 1]."""
+
+    batch_shape: Any
+    order: Any
+    prob: Any
+    mean: Any
+
+    def expectation(self, function: Callable[[Array], Array]) -> Array:
+        """E[function(X)] by quadrature on [-1, 1]: no digits are lost, all weights are positive.
+
+        Args:
+            function: elementwise, of points [K, *batch_shape]; smooth between -1 and 1.
+
+        Returns:
+            [*batch_shape].
+        """
+        points, weights = quadrature.interval(self.order, self.mean().dtype)
+        x = points.reshape(-1, *(1,) * len(self.batch_shape))
+        return jnp.tensordot(weights, self.prob(x) * function(x), axes=1, precision="highest")
+
+    @jax.jit
+    def variance(self) -> Array:
+        """E[(X - E[X])^2], however narrow the density is.
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14.
+        """
+        mean = self.mean()
+        return self.expectation(lambda x: (x - mean) ** 2)

@@ -26,11 +26,11 @@ from fourier_density import (
     series,
 )
 from fourier_density.checks import Seed, Shape
-from fourier_density.common import Density
+from fourier_density.common import Bounded
 
 
 @register_pytree_with_keys_class
-class PeriodicDensity(Density):
+class PeriodicDensity(Bounded):
     """p(x) = |A(x)|^2 / (2 sum_k |a_k|^2) with A(x) = sum_k a_k exp(i pi k x).
 
     A batch of densities is a batch of coefficients: every method broadcasts its argument
@@ -348,16 +348,6 @@ class PeriodicDensity(Density):
         return _weighted(self.moments().imag, 2.0 * _sign(n) / (n * jnp.pi))
 
     @jax.jit
-    def variance(self) -> Float[Array, "..."]:
-        """E[X^2] - E[X]^2, with E[X^2] = 1/3 + sum_n 4 (-1)^n / (n pi)^2 Re gamma_n.
-
-        Source: derived from https://kexue.fm/archives/10007, equation 14.
-        """
-        n = jnp.arange(1, self.order + 1)
-        series_sum = _weighted(self.moments().real, 4.0 * _sign(n) / (n * jnp.pi) ** 2)
-        return 1.0 / 3.0 + series_sum - self.mean() ** 2
-
-    @jax.jit
     def regulariser(self) -> Float[Array, "..."]:
         """Roughness of the normalised density: integral of p'(x)^2 = pi^2 sum_n n^2 |gamma_n|^2.
 
@@ -374,8 +364,10 @@ class PeriodicDensity(Density):
 def _quantile(density: PeriodicDensity, u: Array) -> Array:
     cells = sampling.cells(density.order)
     if density.batch_shape == () and u.size >= cells // 4:
-        return sampling.invert(u, density.cdf, density.prob, cells)
-    return sampling.solve(u, density.cdf, density.prob)
+        x = sampling.invert(u, density.cdf, density.prob, cells)
+    else:
+        x = sampling.solve(u, density.cdf, density.prob)
+    return jnp.where(u <= 0, -1.0, jnp.where(u >= 1, 1.0, x))
 
 
 @_quantile.defjvp

@@ -18,9 +18,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
+from fourier_density import quadrature
 from fourier_density.angles import sinpi, unit
 from fourier_density.series import Pair
 
@@ -39,14 +39,13 @@ def average(moments: Pair, middle: Array, half: Array, prob: Callable[[Array], A
     size = 1.0 + 2.0 * jnp.sum(jnp.hypot(re, im), axis=-1)
     # Below this the rounding errors of the series exceed 1e-5 of its value (single precision).
     cancels = by_series < 1e5 * jnp.finfo(re.dtype).eps * size
-    nodes, weights = np.polynomial.legendre.leggauss(int(np.ceil(0.5 * np.pi * order)) + 8)
 
     def by_quadrature() -> Array:
         def body(total: Array, node: Pair) -> tuple[Array, None]:
             return total + node[1] * prob(middle + half * node[0]), None
 
-        points = tuple(jnp.asarray(part, re.dtype) for part in (nodes, weights))
-        total, _ = jax.lax.scan(jax.checkpoint(body), jnp.zeros_like(by_series), points)
+        nodes = quadrature.interval(order, re.dtype)
+        total, _ = jax.lax.scan(jax.checkpoint(body), jnp.zeros_like(by_series), nodes)
         return total
 
     return jax.lax.cond(

@@ -1,4 +1,4 @@
-"""Quadrature over the probability of a base distribution, with care for both tails.
+"""Gauss-Legendre quadrature: over [-1, 1], and over the probability of a base distribution.
 
 Notation
     delta  probability beyond a point, counted from the nearer tail: in (0, 1/2]
@@ -15,6 +15,22 @@ from jaxtyping import Array
 
 NODES = 16  # in a panel
 NEAR = 8.0  # up to here panels follow the waves of the density; beyond there are none left
+
+PHASE = 88.0  # radians of the fastest wave in a panel of 64 nodes: errors below 1e-9
+
+
+def interval(order: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Nodes and weights [K] on [-1, 1] for a trigonometric polynomial times a smooth function.
+
+    Args:
+        order: of the polynomial; K is about 2 order + 32.
+    """
+    waves = np.pi * order + 32.0
+    count = int(np.ceil(waves / PHASE))
+    points, weights = np.polynomial.legendre.leggauss(64 if count > 1 else int(0.5 * waves) + 8)
+    middles = (2.0 * np.arange(count) + 1.0) / count - 1.0
+    x = (middles[:, None] + points / count).ravel()
+    return jnp.asarray(x, dtype), jnp.asarray(np.tile(weights / count, count), dtype)
 
 
 def halves(order: int, dtype: jnp.dtype) -> tuple[Array, Array, int]:

@@ -48,7 +48,7 @@ class RealLineDensity(Density):
             `boundary="reflect"`.
         loc, scale: location and positive scale, of the batch shape or broadcast against it.
         base: "tanh", "normal", "laplace", "student_t" (three degrees of freedom) or an object
-            with the functions of `transforms.Base`.
+            with the functions of `transforms.Base`; under `jax.vmap` its arrays have the batch too.
         floor: weight in [0, 1) of the base itself in the mixture (1 - floor) q + floor b.
         boundary: "periodic", where both tails are the base's times the same factor, or
             "reflect", where the factors are free: p is then a `ReflectedDensity`.

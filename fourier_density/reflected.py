@@ -19,12 +19,12 @@ from jaxtyping import Array
 
 from fourier_density import angles, checks, plotting
 from fourier_density.checks import Seed, Shape
-from fourier_density.common import Density
+from fourier_density.common import Bounded
 from fourier_density.density import PeriodicDensity
 
 
 @register_pytree_with_keys_class
-class ReflectedDensity(Density):
+class ReflectedDensity(Bounded):
     """p(x) = P((x + 1) / 2) on [-1, 1], with P(t) = |A(t)|^2 / (2 sum_k a_k^2) and real a.
 
     The N degrees of freedom are those of all non-negative polynomials of degree N in
@@ -158,12 +158,6 @@ class ReflectedDensity(Density):
         n = jnp.arange(1, self.order + 1)
         weights = jnp.where(n % 2, -2.0, 0.0) / (jnp.pi * n) ** 2
         return 4.0 * jnp.sum(weights * self.moments(), axis=-1)
-
-    @jax.jit
-    def variance(self) -> Array:
-        """4 Var |T|, from E[T^2] on the circle."""
-        square = self.even.variance() + self.even.mean() ** 2
-        return 4.0 * square - (self.mean() + 1.0) ** 2
 
     @jax.jit
     def entropy(self) -> Array:

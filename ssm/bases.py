@@ -90,7 +90,7 @@ def evaluate(
         level, drop = (2 * k + 1 + alpha) / (k + 1), (k + alpha) / (k + 1)
         total = run(coefficients / jnp.asarray(norm, dtype), -1.0 / (k + 1), level, drop, age)
         weight = jnp.exp(-0.5 * (1.0 - beta) * age)
-        return total * weight * (age**alpha if alpha else 1.0)
+        return total * weight * (jnp.maximum(age, 0.0) ** alpha if alpha else 1.0)
     return _fourier(coefficients, points if measure == "fous" else age)
 
 

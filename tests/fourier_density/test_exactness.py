@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourier_density import PeriodicDensity
+from fourier_density import PeriodicDensity, ReflectedDensity
 
 POINTS = 350
 BATCH = 1000  # densities of each order: 1000 x 350 values
@@ -65,3 +65,43 @@ def test_a_million_values(order, scale, precision):
         assert np.max(np.abs(p - exact) / largest) < 1e-13
         assert np.max(np.abs(cdf - exact_cdf)) < 1e-13
     assert np.max(np.abs(log_p - np.log(exact))[seen]) < (1e-3 if precision == "float32" else 1e-9)
+
+
+@pytest.mark.parametrize("order", [60, 900])
+def test_the_spread_of_narrow_densities_keeps_its_digits(order):
+    k = np.arange(order + 1)
+    even = np.exp(-(((k - 0.5 * order) / (0.17 * order)) ** 2))
+    a = even * np.exp(-0.3j * np.pi * k)
+    x, weights = np.polynomial.legendre.leggauss(2 * order)
+    for density, waves in (
+        (PeriodicDensity(a), a @ np.exp(1j * np.pi * np.outer(k, x))),
+        (ReflectedDensity(even), even @ np.exp(0.5j * np.pi * np.outer(k, x + 1.0))),
+    ):
+        p = weights * np.abs(waves) ** 2
+        mean = np.sum(p * x) / np.sum(p)
+        expected = np.sqrt(np.sum(p * (x - mean) ** 2) / np.sum(p))
+        assert expected < 4.0 / order
+        np.testing.assert_allclose(density.stddev(), expected, rtol=2e-5)
+        ratio = density.expectation(lambda x, mean=mean: (x - mean) ** 4) / expected**4
+        fourth = np.sum(p * (x - mean) ** 4) / np.sum(p) / expected**4
+        # Rounding errors of A, squared, times distances to the fourth: order^4 eps^2 of the ratio.
+        np.testing.assert_allclose(ratio, fourth, rtol=2e-4 if order < 100 else 4e-3)
+
+
+def test_expectations_of_a_batch_are_those_of_its_densities():
+    rng = np.random.default_rng(3)
+    batch = PeriodicDensity(rng.normal(size=(2, 3, 6)), jnp.full((3,), 0.1))
+    together = batch.expectation(lambda x: jnp.exp(x))
+    assert together.shape == (2, 3)
+    for index in np.ndindex(2, 3):
+        one = PeriodicDensity(batch.re[index], 0.1)
+        x, weights = np.polynomial.legendre.leggauss(60)
+        expected = np.sum(weights * np.exp(x) * np.asarray(one.prob(x), np.float64))
+        np.testing.assert_allclose(together[index], expected, rtol=1e-6)
+
+
+def test_quantiles_of_no_and_all_probability_are_the_ends_at_a_root_too():
+    density = PeriodicDensity([1.0, 1.0])  # p(-1) = p(1) = 0
+    for count in (3, 5001):
+        found = np.asarray(density.quantile(jnp.linspace(0.0, 1.0, count)))
+        assert found[0] == -1.0 and found[-1] == 1.0 and (np.diff(found) > 0).all()

@@ -26,6 +26,14 @@ def test_sums_equal_products_with_the_basis(measure, n, precision):
     np.testing.assert_allclose(got, expected, atol=atol * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("measure", hippo.MEASURES)
+def test_points_that_rounding_moves_past_the_newest_are_the_newest(measure):
+    c = np.random.default_rng(0).normal(size=5).astype("float32")
+    options = {"laguerre": (0.5, 0.3)} if measure == "glagt" else {}
+    at, past = online.reconstruct(c, measure, np.array([1.0, 1.0 + 5e-7]), **options)
+    np.testing.assert_allclose(past, at, atol=1e-4)
+
+
 @pytest.mark.parametrize("measure", ["legs", "lagt", "fout"])
 def test_points_of_any_shape_inside_transformations(measure, x64):
     c = jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)))
