@@ -1,12 +1,11 @@
 """The small outcome of a finished run, copied to where it is committed."""
 
-import shutil
 from pathlib import Path
 
 from experiments import catalog, private, sweeps
 from experiments import report as reports
 from experiments.harness import config as configs
-from experiments.harness import recorded
+from experiments.harness import manifest, recorded
 from experiments.harness import run as runs
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
@@ -52,15 +51,16 @@ def publish(directory: Path, results: Path) -> None:
                 f"{source}: expected at most 1 MiB to publish, got {size:.1f}; pictures and curves "
                 "that are recorded are large: run with fewer or smaller ones"
             )
-    texts = {one: private.redacted(one) for one in sources if one.suffix != ".png"}
+    contents = {
+        one.name: one.read_bytes() if one.suffix == ".png" else private.redacted(one).encode()
+        for one in sources
+    }
     target.mkdir(parents=True, exist_ok=True)
+    for part, data in reversed(contents.items()):  # the record, which vouches for the others, last
+        manifest.replace(target / part, data)
     for part in PUBLISHED:  # of a run published before
-        (target / part).unlink(missing_ok=True)
-    for source in sources:
-        if source in texts:
-            (target / source.name).write_text(texts[source])
-        else:
-            shutil.copyfile(source, target / source.name)
+        if part not in contents:
+            (target / part).unlink(missing_ok=True)
     print(f"published {target}")
 
 

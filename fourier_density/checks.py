@@ -30,6 +30,13 @@ def check_values(coefficients: Any, floor: Any) -> None:
         raise ValueError(f"floor: expected a weight in [0, 1), got {floor}")
 
 
+def real(value: Any, dtype: Any, name: str = "x") -> Array:
+    """Points or levels as an array of a dtype; complex numbers are refused."""
+    if jnp.iscomplexobj(value):
+        raise ValueError(f"{name}: expected real numbers, got {jnp.result_type(value)}")
+    return jnp.asarray(value, dtype)
+
+
 def kind(name: str, value: Any, wanted: type) -> None:
     """Refuse what is of another class."""
     if not isinstance(value, wanted):

@@ -50,10 +50,12 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
         tables: one for all, or one for each place of the last axis.
 
     Raises:
-        ValueError: values that are not finite, or outside a table without escape; no tables, or
-            another number than places; more axes.
+        ValueError: values that are not real, not finite, or outside a table without escape; no
+            tables, or another number than places; more axes.
     """
     _check_tables(tables)
+    if np.iscomplexobj(values):
+        raise ValueError("values: expected real numbers, got complex ones")
     values = np.asarray(values, np.float64)
     columns = [table.quantise(column) for column, table in _columns(values, tables)]
     return encode(_joined(columns, tables, values.shape), tables)

@@ -149,7 +149,7 @@ class PeriodicDensity(Bounded):
 
         Source: https://kexue.fm/archives/10007, equation 14, evaluated as |A|^2 / (2 c_0).
         """
-        u, v = series.evaluate(*self._unit_coefficients(), jnp.asarray(x, self.re.dtype))
+        u, v = series.evaluate(*self._unit_coefficients(), checks.real(x, self.re.dtype))
         return (1.0 - self.floor) * 0.5 * (u**2 + v**2) + 0.5 * self.floor
 
     @jax.jit
@@ -163,7 +163,7 @@ class PeriodicDensity(Bounded):
 
         Source: https://kexue.fm/archives/10007, equation 17, with two slips corrected.
         """
-        x = angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0)
+        x = angles.limit(checks.real(x, self.re.dtype), -1.0, 1.0)
         gamma = self.moments()
         # gamma_n / (i pi n) = (Im gamma_n - i Re gamma_n) / (pi n)
         n = jnp.pi * jnp.arange(1, self.order + 1)
@@ -177,17 +177,17 @@ class PeriodicDensity(Bounded):
     @jax.jit
     def survival_function(self, x: Any) -> Array:
         """P(X > x), summed from the upper end by way of the mirrored density."""
-        return self.mirror().cdf(-jnp.asarray(x, self.re.dtype))
+        return self.mirror().cdf(-checks.real(x, self.re.dtype))
 
     @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
-        return self.log_interval_prob(-1.0, angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0))
+        return self.log_interval_prob(-1.0, angles.limit(checks.real(x, self.re.dtype), -1.0, 1.0))
 
     @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
-        return self.log_interval_prob(angles.limit(jnp.asarray(x, self.re.dtype), -1.0, 1.0), 1.0)
+        return self.log_interval_prob(angles.limit(checks.real(x, self.re.dtype), -1.0, 1.0), 1.0)
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
@@ -199,7 +199,10 @@ class PeriodicDensity(Bounded):
 
         Source: derived from https://kexue.fm/archives/10007, equation 14, integrated over a bin.
         """
-        lower, upper = jnp.asarray(lower, self.re.dtype), jnp.asarray(upper, self.re.dtype)
+        lower, upper = (
+            checks.real(lower, self.re.dtype, "lower"),
+            checks.real(upper, self.re.dtype, "upper"),
+        )
         half = 0.5 * (upper - lower)
         inside = angles.limit(half, 0.0, 1.0)
         re, im = self.moment_parts()
@@ -220,7 +223,7 @@ class PeriodicDensity(Bounded):
 
         Source: derived from https://kexue.fm/archives/10007, equation 14.
         """
-        t = jnp.asarray(t, self.re.dtype)[..., None]
+        t = checks.real(t, self.re.dtype, "t")[..., None]
         re, im = self.moment_parts()
         n = jnp.arange(1, self.order + 1)
         ahead, behind = jnp.sinc(t / jnp.pi + n), jnp.sinc(t / jnp.pi - n)
@@ -251,7 +254,7 @@ class PeriodicDensity(Bounded):
     def rotate(self, shift: Any) -> "PeriodicDensity":
         """The density of X + shift on the circle; `shift` has the batch shape."""
         cos, sin = angles.unit(
-            -jnp.asarray(shift, self.re.dtype)[..., None], jnp.arange(self.order + 1)
+            -checks.real(shift, self.re.dtype, "shift")[..., None], jnp.arange(self.order + 1)
         )
         re, im = self.re * cos - self.im * sin, self.re * sin + self.im * cos
         floor = jnp.broadcast_to(self.floor, re.shape[:-1])
@@ -319,7 +322,7 @@ class PeriodicDensity(Bounded):
 
         Source: https://kexue.fm/archives/10007, below equation 17.
         """
-        u = jnp.asarray(probability, self.re.dtype)
+        u = checks.real(probability, self.re.dtype, "probability")
         u = jnp.broadcast_to(u, jnp.broadcast_shapes(u.shape, self.batch_shape))
         x = _quantile(self, angles.limit(u, 0.0, 1.0))
         return jnp.where((u >= 0) & (u <= 1), x, jnp.nan)

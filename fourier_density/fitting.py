@@ -97,10 +97,10 @@ def fit(
         max_iterations: bound on L-BFGS iterations.
 
     Raises:
-        ValueError: empty or non-finite samples, samples outside the support, equal samples on
-            the line, order < 1, weights of another shape, negative or with zero sum, unknown
-            names, floor outside [0, 1), scale not positive,
-            loc not finite, an argument of the line for the circle.
+        ValueError: empty, masked or non-finite samples, samples outside the support, equal samples
+            on the line, order < 1, weights of another shape, negative or with zero sum, unknown
+            names, floor outside [0, 1), scale not positive, loc not finite, an
+            argument of the line for the circle.
 
     Warns:
         UserWarning: fewer than five samples for each degree of freedom, and no floor; samples far
@@ -247,6 +247,8 @@ def _points(samples: Any, support: str) -> np.ndarray:
         x = np.asarray(samples, np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"samples: expected a vector of real numbers, got {kind}") from None
+    if np.ma.is_masked(samples):
+        raise ValueError("samples: some are masked; leave them out: samples.compressed()")
     if x.ndim != 1 or x.size == 0:
         raise ValueError(f"samples: expected a non-empty vector, got shape {x.shape}")
     if not np.all(np.isfinite(x)):

@@ -157,7 +157,7 @@ class RealLineDensity(Density):
         return function(self.turned, jnp.where(low, distance, -distance), *rest)
 
     def _standardise(self, y: Any) -> Array:
-        y = jnp.asarray(y, self.loc.dtype)
+        y = checks.real(y, self.loc.dtype, "y")
         checks.joint_shape(self.batch_shape, y=y)
         infinite = jnp.isinf(y)  # infinite for every loc and scale: they have no slope there
         u = (jnp.where(infinite, 0.0, y) - self.loc) / self._positive_scale()
@@ -202,7 +202,7 @@ class RealLineDensity(Density):
 
     def _width(self, lower: Any, upper: Any) -> Array:
         """Of an interval, in scales, with all its digits; of one without end, those of length 1."""
-        lower, upper = (jnp.asarray(end, self.loc.dtype) for end in (lower, upper))
+        lower, upper = (checks.real(end, self.loc.dtype) for end in (lower, upper))
         infinite = jnp.isinf(lower) | jnp.isinf(upper)
         return jnp.where(infinite, 1.0, upper - lower) / self._positive_scale()
 
@@ -250,7 +250,7 @@ class RealLineDensity(Density):
         Levels within 1e-3 of 0 or 1 are solved for on the line (see `transforms.solve`): any
         small level has its own quantile, as far as 1e17 scales (1e43 in double precision).
         """
-        level = jnp.asarray(probability, self.loc.dtype)
+        level = checks.real(probability, self.loc.dtype, "probability")
         level = jnp.broadcast_to(level, jnp.broadcast_shapes(level.shape, self.batch_shape))
         middle = self._quantile_by_circle(level)
         tail = jnp.minimum(level, 1.0 - level) < 1e-3
@@ -306,8 +306,13 @@ class RealLineDensity(Density):
     @jax.jit
     def variance(self) -> Array:
         """E[(Y - E[Y])^2]; NaN where the base has no variance."""
+        return self.stddev() ** 2
+
+    @jax.jit
+    def stddev(self) -> Array:
+        """The root of the variance, also where its square is no number of the format."""
         mean = self._expectation(lambda u: u)
-        return self._positive_scale() ** 2 * self._expectation(lambda u: (u - mean) ** 2)
+        return self._positive_scale() * jnp.sqrt(self._expectation(lambda u: (u - mean) ** 2))
 
     @jax.jit
     def entropy(self) -> Array:
@@ -389,12 +394,4 @@ def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:
 
 def _log_prob(density: PeriodicDensity, x: Array) -> Array:
     """Log p(x), also where |A(x)|^2 underflows near a root at 0 (the ends of the line)."""
-    u, v = series.evaluate(*density._unit_coefficients(), x)
-    power = u**2 + v**2
-    p = (1.0 - density.floor) * 0.5 * power + 0.5 * density.floor
-    small = (p < 1e3 * jnp.finfo(x.dtype).tiny) & ((u != 0) | (v != 0))
-    # The value does not depend on `size`, nor may the gradient: its cube underflows.
-    size = jax.lax.stop_gradient(jnp.where(small, jnp.maximum(jnp.abs(u), jnp.abs(v)), 1.0))
-    scaled = (u / size) ** 2 + (v / size) ** 2
-    by_parts = jnp.log(0.5 * (1.0 - density.floor)) + 2.0 * jnp.log(size) + jnp.log(scaled)
-    return jnp.where(small, by_parts, jnp.log(jnp.where(small, 1.0, p)))
+    return series.log_mixture(*series.evaluate(*density._unit_coefficients(), x), density.floor)

@@ -83,7 +83,7 @@ class ReflectedDensity(Bounded):
         return self.even.re
 
     def _t(self, x: Any) -> Array:
-        return 0.5 * (jnp.asarray(x, self.even.re.dtype) + 1.0)
+        return 0.5 * (checks.real(x, self.even.re.dtype) + 1.0)
 
     @jax.jit
     def log_prob(self, x: Any) -> Array:
@@ -112,12 +112,12 @@ class ReflectedDensity(Bounded):
     @jax.jit
     def log_cdf(self, x: Any) -> Array:
         """Log P(X <= x), accurate in the lower tail too."""
-        return self.log_interval_prob(-1.0, angles.limit(jnp.asarray(x), -1.0, jnp.inf))
+        return self.log_interval_prob(-1.0, angles.limit(checks.real(x, None), -1.0, jnp.inf))
 
     @jax.jit
     def log_survival_function(self, x: Any) -> Array:
         """Log P(X > x), accurate in the upper tail too."""
-        return self.log_interval_prob(angles.limit(jnp.asarray(x), -jnp.inf, 1.0), 1.0)
+        return self.log_interval_prob(angles.limit(checks.real(x, None), -jnp.inf, 1.0), 1.0)
 
     @jax.jit
     def cdf(self, x: Any) -> Array:
@@ -134,7 +134,7 @@ class ReflectedDensity(Bounded):
     @jax.jit
     def quantile(self, probability: Any) -> Array:
         """The point x with cdf(x) = probability; NaN outside [0, 1]. Implicit gradients."""
-        u = jnp.asarray(probability, self.even.re.dtype)
+        u = checks.real(probability, self.even.re.dtype, "probability")
         x = angles.rounded(2.0 * self.even.quantile(0.5 * (u + 1.0)) - 1.0, -1.0, 1.0)
         ends = jnp.where(u == 0, -1.0, jnp.where(u == 1, 1.0, x))  # also where p has a root at one
         x = x + jax.lax.stop_gradient(ends - x)
@@ -180,7 +180,7 @@ class ReflectedDensity(Bounded):
 
         Source: derived from https://kexue.fm/archives/10007, equation 14.
         """
-        s = jnp.asarray(s, self.even.re.dtype)[..., None]
+        s = checks.real(s, self.even.re.dtype, "s")[..., None]
         n = jnp.arange(1, self.order + 1)
         turn = jax.lax.complex(*(jnp.asarray(p, s.dtype) for p in _quarter_turns(self.order)))
         ahead, behind = (jnp.sinc(s / jnp.pi + sign * 0.5 * n) for sign in (1, -1))

@@ -75,6 +75,17 @@ def _evaluate_jvp(primals: tuple[Array, ...], tangents: Any) -> tuple[Pair, Pair
     return value, change
 
 
+def log_mixture(u: Array, v: Array, floor: Array) -> Array:
+    """log((1 - floor) (u^2 + v^2) / 2 + floor / 2), also where the squares underflow."""
+    p = (1.0 - floor) * 0.5 * (u**2 + v**2) + 0.5 * floor
+    small = (p < 1e3 * jnp.finfo(u.dtype).tiny) & ((u != 0) | (v != 0))
+    # The value does not depend on `size`, nor may the gradient: its cube underflows.
+    size = jax.lax.stop_gradient(jnp.where(small, jnp.maximum(jnp.abs(u), jnp.abs(v)), 1.0))
+    scaled = (u / size) ** 2 + (v / size) ** 2
+    by_parts = jnp.log(0.5 * (1.0 - floor)) + 2.0 * jnp.log(size) + jnp.log(scaled)
+    return jnp.where(small, by_parts, jnp.log(jnp.where(small, 1.0, p)))
+
+
 def _linear(re: Array, im: Array, x: Array) -> Pair:
     """A(x) for coefficients shared by all points or of their own at every point."""
     size = re.shape[-1]

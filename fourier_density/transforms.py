@@ -14,20 +14,18 @@ Every base is a pytree with the four functions of `Base`. A user's own needs no 
 Source: arXiv 2402.15345, section 2; https://kexue.fm/archives/10007.
 """
 
-import functools
 import math
+import numbers
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betainc, gammaln, log_ndtr, logsumexp, ndtri
+from jax.scipy.special import log_ndtr, logsumexp, ndtri
 from jaxtyping import Array
 
-from fourier_density import pytrees
+from fourier_density import checks, pytrees, student
 from fourier_density.quantiles import solve
-
-SERIES_UP_TO = 8.0  # degrees of freedom
 
 
 @runtime_checkable
@@ -128,19 +126,24 @@ class StudentT:
 
     Attributes:
         df: degrees of freedom, positive; a fixed number, not a parameter to train.
+
+    Raises:
+        ValueError: another number, or none.
     """
 
     df: float = pytrees.static(default=3.0)
 
+    def __post_init__(self):
+        if not (isinstance(self.df, numbers.Real) and 0 < self.df < math.inf):
+            raise ValueError(f"df: expected a positive number, got {self.df!r}")
+
     def log_prob(self, u: Array) -> Array:
         """The density's logarithm, by log1p in the tails."""
-        half = 0.5 * self.df
-        constant = gammaln(half + 0.5) - gammaln(half) - 0.5 * jnp.log(jnp.pi * self.df)
-        return constant + (half + 0.5) * _student_shares(self.df, u)[2]
+        return student.log_prob(self.df, u)
 
     def log_cdf(self, u: Array) -> Array:
         """Half an incomplete beta function of df / (df + u^2), which is small in the tails."""
-        return _student_log_cdf(self.df, u)
+        return student.log_cdf(self.df, u)
 
     def log_survival_function(self, u: Array) -> Array:
         """By symmetry."""
@@ -151,68 +154,6 @@ class StudentT:
         return solve(self, probability)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _student_log_cdf(df: float, u: Array) -> Array:
-    """Log of I_x(df / 2, 1 / 2) / 2 in the lower tail, with x = df / (df + u^2).
-
-    By series with positive terms in the tails and in the middle; for many degrees of freedom
-    by continued fractions in between.
-    """
-    half = 0.5 * df
-    x, y, log_x = _student_shares(df, u)
-    far = x <= 0.5
-    log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
-    scale = half * log_x - log_beta  # log of x^a / B(a, 1/2)
-    log_tail = scale + 0.5 * jnp.log(jnp.where(far, y, 1.0))
-    log_tail += jnp.log(0.5 / half * _beta_series(half, 0.5, jnp.where(far, x, 0.0)))
-    # Probability between 0 and u: by its series, as far as that leaves digits to the rest.
-    largest = 0.5 if df <= SERIES_UP_TO else 1.0 / (df + 1.0)
-    inner = y <= largest
-    middle = jnp.exp(scale) * jnp.sqrt(y)
-    middle = middle * _beta_series(0.5, half, jnp.where(inner, y, 0.0), largest)
-    middle = jnp.where(inner, middle, 0.0)
-    lower, upper = jnp.log(0.5 - middle), jnp.log(0.5 + middle)
-    if df > SERIES_UP_TO:
-        tail = jnp.where(inner, 1.0, x)
-        tail = 0.5 * betainc(jnp.asarray(half, u.dtype), jnp.asarray(0.5, u.dtype), tail)
-        lower = jnp.where(inner, lower, jnp.log(tail))
-        upper = jnp.where(inner, upper, jnp.log1p(-tail))
-    lower = jnp.where(far, log_tail, lower)
-    upper = jnp.where(far, jnp.log1p(-jnp.exp(log_tail)), upper)
-    return jnp.where(u < 0, lower, upper)
-
-
-def _student_shares(df: float, u: Array) -> tuple[Array, Array, Array]:
-    """X = df / (df + u^2), 1 - x and log x, where u^2 overflows as well."""
-    t = u / math.sqrt(df)
-    far = jnp.abs(t) > 1
-    inside, outside = jnp.where(far, 1.0, t), jnp.where(far, t, 1.0)
-    square = jnp.where(far, 1.0 / outside, inside) ** 2
-    less, more = square / (1.0 + square), 1.0 / (1.0 + square)
-    log_x = -2.0 * jnp.log(jnp.abs(outside)) - jnp.log1p(square)
-    return jnp.where(far, less, more), jnp.where(far, more, less), log_x
-
-
-def _beta_series(a: float, b: float, x: Array, largest: float = 0.5) -> Array:
-    """sum_n x^n (a + b)_n / (a + 1)_n = a B(a, b) I_x(a, b) / (x^a (1 - x)^b), x <= largest."""
-    ratios, size = [], 1.0
-    while size > 0.1 * jnp.finfo(x.dtype).eps:
-        ratios.append((a + b + len(ratios)) / (a + 1.0 + len(ratios)))
-        size *= largest * ratios[-1]
-    value = jnp.ones_like(x)
-    for ratio in reversed(ratios):
-        value = 1.0 + ratio * x * value
-    return value
-
-
-@_student_log_cdf.defjvp
-def _student_log_cdf_jvp(df: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """B / B: the derivative of the incomplete beta function is infinite at u = 0."""
-    (u,), (change,) = primals, tangents
-    value = _student_log_cdf(df, u)
-    return value, change * jnp.exp(StudentT(df).log_prob(u) - value)
-
-
 @pytrees.dataclass
 class GaussianMixture:
     """A mixture of normal distributions.
@@ -221,12 +162,26 @@ class GaussianMixture:
         weights: [..., K], positive; they need not sum to one.
         means, scales: [..., K], scales positive.
 
+    Raises:
+        ValueError: other shapes, values that are not finite or not positive, unless traced.
+
     Source: https://kexue.fm/archives/10007, equation 3, with weights in place of 1 / K.
     """
 
     weights: Any
     means: Any
     scales: Any
+
+    def __post_init__(self):
+        sizes = [np.shape(part)[-1:] for part in (self.weights, self.means, self.scales)]
+        if sizes[0] == () or sizes != sizes[:1] * 3:
+            raise ValueError(f"weights, means, scales: expected [..., K] each, got {sizes} as K")
+        for name in ("weights", "means", "scales"):
+            known = checks.stored(getattr(self, name))
+            good = known is None or np.isfinite(known).all()
+            if not good or (known is not None and name != "means" and not (known > 0).all()):
+                which = "finite" if name == "means" else "positive"
+                raise ValueError(f"{name}: expected {which} numbers, got {known}")
 
     def _log_sum(self, terms: Array) -> Array:
         weights = jnp.asarray(self.weights, terms.dtype)

@@ -79,7 +79,7 @@ def test_paths_with_spaces_are_paths_as_a_whole(tmp_path):
     assert found["command"] == "run --data.path '.../text.txt'" and found["path"] == ".../text.txt"
 
 
-def test_a_published_run_is_not_published_over_itself(cli, tmp_path):
+def test_a_published_run_is_not_published_over_itself(cli, tmp_path, monkeypatch):
     cli("new", "mine")
     cli("run", "mine.py", "--darts", "50")
     (folder,) = Path("runs/mine").iterdir()
@@ -95,6 +95,14 @@ def test_a_published_run_is_not_published_over_itself(cli, tmp_path):
     assert [json.loads(line) for line in lines] == tracking.read_rows(folder / "metrics.jsonl")
     code, _, err = cli("publish", target, "--results", results)
     assert code == 1 and "this is what is published" in err
+    assert {file: file.read_bytes() for file in target.iterdir()} == before
+
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(manifest, "replace", full)
+    code, _, err = cli("publish", folder, "--results", results)
+    assert code == 1 and "No space left on device" in err
     assert {file: file.read_bytes() for file in target.iterdir()} == before
 
 

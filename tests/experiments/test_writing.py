@@ -77,6 +77,25 @@ def test_a_text_is_scored_behind_a_prompt(capsys):
     assert whole.startswith("tokens: 8")
 
 
+def test_double_precision_reaches_the_score(capsys):
+    wide = jax.config.values["jax_enable_x64"]
+    try:
+        given = ("--checkpoint", LLAMA, "--dtype", "float64")
+        status, out, err = command(capsys, *given, "--score", "the man.")
+        assert command(capsys, *given, "--prompt", "the man")[0] == status == 0, err
+        model = load_pretrained(LLAMA, dtype=jnp.float64)
+        tokens = jnp.array([writing.Checkpoint(LLAMA).encode("the man.")])
+        logits = transformer.apply(model.params, tokens, model.config)
+        assert logits.dtype == jnp.float64
+    finally:
+        jax.config.update("jax_enable_x64", wide)
+    logits = np.asarray(logits)[0, :-1]
+    log = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+    expected = log[np.arange(len(log)), np.asarray(tokens)[0, 1:]].sum()
+    found = float(dict(line.split(": ") for line in out.splitlines())["log likelihood"])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

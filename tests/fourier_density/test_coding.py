@@ -207,6 +207,8 @@ def test_what_cannot_be_coded_is_named(table):
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(ValueError, match="finite"):
             coding.compress([0.0, bad], table)
+    with pytest.raises(ValueError, match="values: expected real numbers, got complex"):
+        coding.compress(np.array([1 + 2j]), table)
     with pytest.raises(ValueError, match="no escape"):
         coding.compress([0.0, 1e4], strict)
     with pytest.raises(ValueError, match="whole numbers"):

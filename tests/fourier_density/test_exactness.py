@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fourier_density import PeriodicDensity, ReflectedDensity
+from fourier_density import PeriodicDensity, RealLineDensity, ReflectedDensity
 
 POINTS = 350
 BATCH = 1000  # densities of each order: 1000 x 350 values
@@ -105,3 +105,22 @@ def test_quantiles_of_no_and_all_probability_are_the_ends_at_a_root_too():
     for count in (3, 5001):
         found = np.asarray(density.quantile(jnp.linspace(0.0, 1.0, count)))
         assert found[0] == -1.0 and found[-1] == 1.0 and (np.diff(found) > 0).all()
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e-19, 1.0, 1e20, 1e30])
+def test_spreads_on_the_line_in_any_unit(unit):
+    density = RealLineDensity([1.0, 0.3], 0.0, unit, base="normal")
+    plain = RealLineDensity([1.0, 0.3], 0.0, 1.0, base="normal")
+    np.testing.assert_allclose(density.stddev(), unit * float(plain.stddev()), rtol=1e-6)
+    np.testing.assert_allclose(plain.variance(), plain.stddev() ** 2, rtol=1e-6)
+
+
+def test_complex_points_are_refused():
+    for density in (
+        PeriodicDensity([1.0, 0.3]),
+        ReflectedDensity([1.0, 0.3]),
+        RealLineDensity([1.0, 0.3], 0.0, 1.0),
+    ):
+        for name in ("prob", "log_prob", "cdf", "log_survival_function", "quantile"):
+            with pytest.raises(ValueError, match="expected real numbers, got complex64"):
+                getattr(density, name)(0.1 + 0.2j)

@@ -181,6 +181,7 @@ def test_start_of_a_minimum_phase_polynomial_is_itself():
         ((["a"], 2), {}, "samples: expected a vector of real numbers, got list"),
         ((np.ones(3) + 1j, 2), {}, "samples: expected a vector of real numbers, got complex128"),
         (([[0.1, 0.2]], 2), {}, r"samples: expected a non-empty vector, got shape \(1, 2\)"),
+        ((np.ma.masked_greater([0.1, 0.2], 0.15), 2), {}, "samples: some are masked; leave them"),
         (([0.1, np.nan], 2), {}, "samples: expected finite values"),
         (([0.1, 1.5], 2), {}, r"samples: expected values in \[-1, 1\], got \[0.1, 1.5\]"),
         (([0.1, 0.2], 0), {}, "order: expected an integer >= 1, got 0"),

@@ -53,9 +53,35 @@ def test_students_t_of_any_degrees_of_freedom(df, precision):
         tail = mpmath.betainc(mpmath.mpf(df) / 2, 0.5, 0, df / (df + u**2), regularized=True) / 2
         return tail if u < 0 else 1 - tail
 
-    # Beyond eight, JAX's betainc, which is good to 1e-5 in single precision.
-    rtol = 1e-5 if df > 8 and precision == "float32" else RTOL[precision]
-    check(transforms.StudentT(df), pdf, cdf, precision, rtol)
+    check(transforms.StudentT(df), pdf, cdf, precision, RTOL[precision])
+
+
+@pytest.mark.parametrize("df", [8.1, 60.0, 3e3, 1e6, 1e12])
+def test_students_t_is_as_exact_for_many_degrees_of_freedom(df, precision):
+    """Against the incomplete beta function in 30 digits, or integrals of the density."""
+    half, u = mpmath.mpf(df) / 2, np.array([-0.01, -0.7, -1.01, -2.0, -3.5, -7.0]).astype(precision)
+    with mpmath.workdps(30):
+        constant = mpmath.loggamma(half + 0.5) - mpmath.loggamma(half)
+        constant -= mpmath.log(mpmath.pi * df) / 2
+
+        def form(x):
+            return mpmath.exp(constant - (half + 0.5) * mpmath.log1p(x * x / df))
+
+        def below(x):
+            if df < 1e3:
+                return mpmath.betainc(half, 0.5, 0, df / (df + x * x), regularized=True) / 2
+            return mpmath.quad(form, list(x - np.arange(40.0, -1.0, -2.0)))
+
+        points = [mpmath.mpf(float(x)) for x in u]
+        exact = [[float(mpmath.log(form(x))) for x in points]]
+        exact += [[float(mpmath.log(below(x))) for x in points]]
+        exact += [[float(mpmath.log1p(-below(x))) for x in points]]
+    base = transforms.StudentT(df)
+    rtol = RTOL[precision] if df > 20 or precision == "float32" else 1e-10
+    for value, expected in zip(functions(base, u), exact, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol)
+    level = jnp.exp(base.log_cdf(jnp.asarray(u)))
+    np.testing.assert_allclose(base.quantile(level), u, rtol=max(20 * rtol, 1e-9), atol=1e-7)
 
 
 @pytest.mark.sample(2)
@@ -76,3 +102,15 @@ def test_names_and_objects_are_checked():
         transforms.named("tan")
     with pytest.raises(ValueError, match=r"base: .*an object with the functions.*got 3"):
         transforms.named(3)
+    for df in (-1.0, 0.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="df: expected a positive number, got"):
+            transforms.StudentT(df)
+    for parts, message in (
+        (([1.0], [0.0, 1.0], [1.0, 1.0]), "weights, means, scales: expected"),
+        ((0.5, 0.0, 1.0), "weights, means, scales: expected"),
+        (([0.5, 0.5], [0.0, 1.0], [1.0, -1.0]), "scales: expected positive numbers"),
+        (([-0.5, 1.5], [0.0, 1.0], [1.0, 1.0]), "weights: expected positive numbers"),
+        (([0.5, 0.5], [0.0, np.nan], [1.0, 1.0]), "means: expected finite numbers"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transforms.GaussianMixture(*parts)
