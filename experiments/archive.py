@@ -7,6 +7,7 @@ this is last: an archive that was cut or changed is refused.
 
 import hashlib
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,7 +77,12 @@ class Report:
     error: float
 
 
-def compress(source: Path, target: Path, step: float | None = None) -> Report:
+def compress(
+    source: Path,
+    target: Path,
+    step: float | None = None,
+    begins: Callable[[], None] | None = None,
+) -> Report:
     """Write an archive of a file of floats.
 
     Args:
@@ -84,6 +90,7 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
         target: of the archive.
         step: values are restored within half of it, and half a unit in the last place of the
             file's type; by default 1/256 of the interquartile range.
+        begins: called when all is checked, before the fit, which takes a while.
 
     Raises:
         DataError: a file that is none of floats, has none or not finite ones.
@@ -102,6 +109,8 @@ def compress(source: Path, target: Path, step: float | None = None) -> Report:
     if step * tables.MOST_SYMBOLS < high - low:  # before the fit, which takes a while
         raise _too_small(step, 3.0 * (high - low) / tables.MOST_SYMBOLS)  # heavy tails are wider
     standard = (y - centre) / spread
+    if begins is not None:
+        begins()
     try:
         archive = _fitted(standard.ravel(), kind, values.dtype.name, centre, spread, step)
         table = _widest(archive)
@@ -270,3 +279,5 @@ def _table(archive: Archive) -> Table:
 def _refuse_existing(target: Path) -> None:
     if target.exists():
         raise UsageError(f"{target}: exists; name another file by --output")
+    if not target.absolute().parent.is_dir():
+        raise UsageError(f"{target}: expected a folder {target.parent} to write to, found none")

@@ -336,8 +336,8 @@ def generate(options: Any) -> None:
 def compress(source: Path, target: Path | None, step: float | None) -> None:
     """Compress a file of floats, and say what became of it."""
     target = target or Path(f"{source}{archive.SUFFIX}")
-    print(f"{source}: a density is fitted to it, some seconds", file=sys.stderr, flush=True)
-    found = archive.compress(source, target, step)
+    note = f"{source}: a density is fitted to it, some seconds"
+    found = archive.compress(source, target, step, lambda: print(note, file=sys.stderr, flush=True))
     print(
         f"{source}: {found.values} values, {found.before} bytes -> {target}: {found.after} bytes, "
         f"{8 * found.after / found.values:.3f} bits a value (the model's rate is "

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments import catalog, private, sweeps
+from experiments import catalog, private
 from experiments import report as reports
 from experiments.harness import config as configs
 from experiments.harness import manifest, recorded
@@ -21,7 +21,7 @@ def publish(directory: Path, results: Path) -> None:
         ExperimentError: the run is not finished, or would replace what is published of other
             settings, or of the preset as it is; a file is too large to commit.
     """
-    if (directory / sweeps.RECORD).exists():
+    if (directory / recorded.SWEEP).exists():
         raise ExperimentError(f"{directory}: a sweep; publish one of its cells")
     record = recorded.load(directory)
     if record.data.get("status") != "done":

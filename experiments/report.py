@@ -74,7 +74,7 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
 
     The run is one of the largest preset; of those rather one of a user's file as it is than of
     what it was before; of those rather one of the preset as it is than of a changed one; of those
-    rather one's own than a published one.
+    rather one on its own than a cell of a sweep, and rather one's own than a published one.
     """
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)
@@ -93,6 +93,8 @@ def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[d
                 row["scale"] = f"{row['scale']}, changed"
             if best is not None and older(experiment, best):
                 row["scale"] = f"{row['scale']}, older code"
+            if best is not None and recorded.of_sweep(best.directory):
+                row["scale"] = f"{row['scale']}, one of a sweep"
             table.append({**row, "run": best and best.directory.as_posix()})
     return table
 
@@ -112,10 +114,11 @@ def _named(experiment: catalog.Experiment, claim: ledger.Claim) -> ledger.Claim:
     return replace(claim, measure=measure)
 
 
-def _order(experiment: catalog.Experiment, record: Record) -> tuple[int, bool, bool, bool]:
-    published = record.directory.resolve().is_relative_to(RESULTS.resolve())
+def _order(experiment: catalog.Experiment, record: Record) -> tuple[int | bool, ...]:
     scale = -_scale(record.data["preset"])
-    return scale, older(experiment, record), changed(experiment, record), published
+    published = record.directory.resolve().is_relative_to(RESULTS.resolve())
+    of_sweep = recorded.of_sweep(record.directory)
+    return scale, older(experiment, record), changed(experiment, record), of_sweep, published
 
 
 def older(experiment: catalog.Experiment, record: Record) -> bool:

@@ -14,8 +14,7 @@ from experiments import catalog, processes
 from experiments.harness import config as configs
 from experiments.harness import manifest, paired, recorded
 from experiments.harness.errors import ExperimentError, UsageError, in_line
-
-RECORD = "sweep.json"
+from experiments.harness.recorded import SWEEP
 
 
 @dataclass(frozen=True)
@@ -187,9 +186,9 @@ def _words(value: str | tuple[str, ...]) -> str:
 
 def _continued(sweep: Sweep, root: Path) -> Sweep:
     """The sweep of a directory with the values of another one added; refused if they differ."""
-    known = _recorded(root) if (root / RECORD).exists() else None
+    known = _recorded(root) if (root / SWEEP).exists() else None
     if known is None:
-        recorded.check_free(root)
+        recorded.check_free(root, SWEEP)
         return sweep
     for name in ("experiment", "preset", "fixed"):
         there, now = getattr(known, name), getattr(sweep, name)
@@ -209,7 +208,7 @@ def _remember(sweep: Sweep, root: Path) -> None:
     data = asdict(_continued(sweep, root))
     try:
         root.mkdir(parents=True, exist_ok=True)
-        manifest.replace(root / RECORD, (json.dumps(data, indent=1) + "\n").encode())
+        manifest.replace(root / SWEEP, (json.dumps(data, indent=1) + "\n").encode())
     except OSError as error:
         raise recorded.not_writable(root, error) from None
 
@@ -217,13 +216,13 @@ def _remember(sweep: Sweep, root: Path) -> None:
 def _recorded(root: Path) -> Sweep:
     """The sweep that a directory holds."""
     try:
-        known = json.loads((root / RECORD).read_text())
+        known = json.loads((root / SWEEP).read_text())
         return Sweep(
             known["experiment"], known["preset"], tuple(known["fixed"]), dict(known["axes"])
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ExperimentError(
-            f"{root / RECORD}: expected the record of a sweep ({error!r}); give another --workdir"
+            f"{root / SWEEP}: expected the record of a sweep ({error!r}); give another --workdir"
         ) from None
 
 
@@ -345,7 +344,7 @@ def _numbers(result: dict[str, Any]) -> dict[str, float]:
 def found(root: Path, files: Sequence[Path] = ()) -> list[Path]:
     """Directories of sweeps below one; of all experiments, or of some files."""
     mine, folders = {_file(file) for file in files}, []
-    for path in sorted(root.rglob(RECORD)):
+    for path in sorted(root.rglob(SWEEP)):
         try:
             if _file(_recorded(path.parent).experiment) in mine or not mine:
                 folders.append(path.parent)

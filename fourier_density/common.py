@@ -33,6 +33,7 @@ class Density:
         """The quantile of 1/2, of the batch shape."""
         return self.quantile(0.5)
 
+    @jax.jit
     def stddev(self) -> Array:
         """The root of the variance, of the batch shape."""
         return jnp.sqrt(self.variance())

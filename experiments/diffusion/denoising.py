@@ -16,6 +16,8 @@ from experiments.harness import compiling, image_sets, training
 from experiments.harness.errors import UsageError
 from experiments.harness.estimate import Program
 from experiments.harness.image_sets import ImageConfig, Images
+from experiments.harness.recorded import Record
+from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
 
 
@@ -39,6 +41,7 @@ class LossConfig:
             raise ValueError("loss.scales: expected no weighting or space of its own with scales")
 
 
+SHAPE = "the shape of its images"
 PLAIN = LossConfig()
 QUICK = TrainingConfig(
     steps=300, batch_size=64, learning_rate=2e-3, weight_decay=0.0, ema=0.98, eval_every=100
@@ -202,6 +205,23 @@ def make_evaluate(
         }
 
     return evaluate
+
+
+def note_shape(run: Run, images: Images) -> None:
+    """Keep the shape of a run's images with it, so that its network is opened without them."""
+    run.as_begun(SHAPE, " x ".join(map(str, images.train.shape[1:])))
+
+
+def noted_shape(record: Record, data: ImageConfig) -> tuple[int, ...]:
+    """The shape that a run has kept; of runs that have none, that of its images.
+
+    Raises:
+        ExperimentError: as `image_sets.shape`.
+    """
+    kept = record.data.get("begun", {}).get(SHAPE)
+    if kept is None:
+        return image_sets.shape(data)
+    return tuple(int(size) for size in kept.split(" x "))
 
 
 def programs(

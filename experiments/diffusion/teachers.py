@@ -11,7 +11,7 @@ from experiments.diffusion import denoising, distilling, train
 from experiments.diffusion.arms import Arm, Trainer
 from experiments.diffusion.distilling import Model
 from experiments.harness import config as configs
-from experiments.harness import image_sets, placing, sharding
+from experiments.harness import placing, sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.errors import UsageError
 from experiments.harness.image_sets import Images
@@ -47,8 +47,7 @@ def read(folder: str | Path, images: Images) -> Model:
     folder, shape = Path(folder).expanduser(), images.train.shape[1:]
     if (folder / "run.json").exists():
         model = train.load(folder)
-        trained = image_sets.shape(model.config.data)
-        made = model.config.network
+        trained, made = model.shape, model.config.network
         found = Model(distilling.network_of(made), model.params, made.classes, made)
     elif any(path.exists() for path in (folder / "config.json", folder / "unet" / "config.json")):
         try:

@@ -118,6 +118,7 @@ PRESETS = {
 def main(config: Config, run: Run) -> dict[str, Any]:
     """Train, or go on, then sample and measure."""
     images = image_sets.load(config.data)
+    denoising.note_shape(run, images)
     schedule = config.noise.schedule(images.train.shape[1])
     problem = denoising.make_problem(config.network, images, schedule, config.training, config.loss)
     params = training.averaged(training.train(problem, config.training, run))
@@ -140,30 +141,32 @@ class Trained(NamedTuple):
         params: averaged weights.
         schedule: t -> log-SNR.
         denoiser: (z [B, H, W, C], logsnr [B][, label [B]]) -> v.
+        shape: (H, W, C) of the images it was trained on.
     """
 
     config: Config
     params: Any
     schedule: Schedule
     denoiser: Callable[..., jax.Array]
+    shape: tuple[int, ...]
 
     def __repr__(self) -> str:
         return f"Trained({NAME}, {self.config.network})"
 
 
 def load(directory: str | Path) -> Trained:
-    """What a run of this experiment has trained so far.
+    """What a run of this experiment has trained so far; its images need not be there.
 
     Raises:
         ExperimentError: no run, one of another experiment, or one without a readable checkpoint.
     """
     record, config = weights.configured(directory, NAME, Config)
-    shape = image_sets.shape(config.data)
+    shape = denoising.noted_shape(record, config.data)
     schedule = config.noise.schedule(shape[0])
     problem = denoising.shaped_problem(config.network, shape, schedule, config.loss)
     params = training.averaged(training.restore(problem, config.training, record))
     network = functools.partial(denoising.denoiser(config.network), params)
-    return Trained(config, params, schedule, network)
+    return Trained(config, params, schedule, network, shape)
 
 
 def sample(

@@ -194,7 +194,12 @@ def shape(config: ImageConfig) -> tuple[int, int, int]:
     if config.size is not None:
         return config.size, config.size, known[2] if known else 3
     if known is None or min(known) < 1:
-        raise DataError(f"data.size: expected the pixels a side of the images of {config.name!r}")
+        text = f"data.size: expected the pixels a side of the images of {config.name!r}"
+        try:
+            datasets.set_folder(config.name, config.data_dir)
+        except DataError as error:  # a name may be misspelt
+            text = f"{text}; {error}"
+        raise DataError(text)
     return known
 
 

@@ -15,6 +15,7 @@ from experiments.harness.errors import ExperimentError
 from experiments.harness.tracking import read_rows
 
 LOCK = "run.lock"
+SWEEP = "sweep.json"  # in a folder whose sub-folders are the runs of a sweep
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,16 @@ def state(directory: Path) -> str:
     return {"new": "new", "done": "complete"}.get(status, "resumes")
 
 
-def check_free(directory: Path) -> None:
+def of_sweep(directory: Path) -> bool:
+    """Whether a run is one of a sweep's."""
+    return (directory.absolute().parent / SWEEP).exists()
+
+
+def check_free(directory: Path, record: str = "run.json") -> None:
     """Refuse a directory that holds other things than a run, or cannot be written.
+
+    Args:
+        record: the file that a run has there, or a sweep.
 
     Raises:
         ExperimentError: naming the directory.
@@ -102,9 +111,10 @@ def check_free(directory: Path) -> None:
             raise OSError(code, os.strerror(code))
     except OSError as error:
         raise not_writable(directory, error) from None
-    if "run.json" not in found and found - {LOCK, "run.json.tmp"}:
+    if record not in found and found - {LOCK, f"{record}.tmp"}:
+        owner = "a sweep's" if record == SWEEP else "a run's"
         raise ExperimentError(
-            f"{directory}: expected an empty directory or a run's, got one with other files; give "
+            f"{directory}: expected an empty directory or {owner}, got one with other files; give "
             "another --workdir"
         )
 

@@ -123,9 +123,13 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
         (".", "Is a directory"),
     ):
         assert run("compress", tmp_path / name) == 1
-        assert said in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1
     assert run("compress", tmp_path / "good.npy", "--step", 0) == 2
-    assert "--step" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "--step" in err and err.count("\n") == 1
+    assert run("compress", tmp_path / "good.npy", "--output", tmp_path / "no" / "x") == 2
+    assert f"expected a folder {tmp_path / 'no'} to write to" in capsys.readouterr().err
     assert run("compress", tmp_path / "good.npy", "--step", 1e-12) == 2
     said = capsys.readouterr().err
     assert (

@@ -165,8 +165,11 @@ def test_missing_folders_sets_and_sizes_are_named(tmp_path, monkeypatch):
         image_sets.load(ImageConfig(path=str(tmp_path / "nowhere")))
     with pytest.raises(DataError, match=r"'imagenet2012' not found .no folder given"):
         image_sets.load(ImageConfig("imagenet2012"))
-    with pytest.raises(DataError, match=r"data.size: expected the pixels a side"):
+    with pytest.raises(DataError, match=r"data.size: expected the pixels a side.*not found"):
         image_sets.shape(ImageConfig("imagenet2012"))
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(DataError, match=r"data.size: .*'mnits' not found .*nearest: mnist"):
+        image_sets.shape(ImageConfig("mnits", data_dir=str(tmp_path)))
     for options, message in (
         ({"size": 0}, "data.size: expected at least 1"),
         ({"validation": 1.0}, "data.validation: expected a fraction"),

@@ -209,6 +209,12 @@ def test_training_on_a_folder_takes_one_flag(shapes, tmp_path):
         commands.run(
             "diffusion/train", "quick", [*path, *tiny, "--network.classes", "4"], tmp_path / "bad"
         )
+    shapes.rename(tmp_path / "elsewhere")  # as on another machine
+    model = train.load(tmp_path / "run")
+    assert model.shape == (8, 8, 1)
+    z = jnp.ones((2, *model.shape))
+    expected = model.config.network.network().apply(model.params, z, jnp.zeros(2))
+    np.testing.assert_allclose(model.denoiser(z, jnp.zeros(2)), expected, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import processes, sweeps
+from experiments import commands, processes, sweeps
+from experiments import report as reports
+from experiments.harness import recorded
 from experiments.harness.errors import ExperimentError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,7 +136,7 @@ def test_other_sweeps_and_files_are_refused(cli, adds, tmp_path):
     code, _, err = cli("publish", tmp_path / "sweep")
     assert code == 1 and "a sweep; publish one of its cells" in err
     code, _, err = cli("sweep", adds, "--workdir", tmp_path, "--number", "1,2")
-    assert code == 1 and "expected a new directory or a sweep's" in err
+    assert code == 1 and "expected an empty directory or a sweep's" in err
     assert cli("sweep", adds, "--number", "1,2", "--jobs", "0")[0] == 2
     code, _, err = cli("sweep", adds, "--number", "1,2", "--submit", "a=1")
     assert code == 2 and "expected --cluster beside it" in err
@@ -211,7 +213,7 @@ def test_more_values_join_a_sweep_and_other_fields_do_not(adds, tmp_path):
     root = tmp_path / "sweep"
     for values in ("1,2", "2,3"):
         sweeps._remember(sweeps.parse(adds, "quick", ["--number", values]), root)
-    assert json.loads((root / sweeps.RECORD).read_text())["axes"] == {"number": ["1", "2", "3"]}
+    assert json.loads((root / recorded.SWEEP).read_text())["axes"] == {"number": ["1", "2", "3"]}
     with pytest.raises(ExperimentError, match="holds a sweep over number; give another --workdir"):
         sweeps._remember(sweeps.parse(adds, "quick", ["--scale", "1,2"]), root)
 
@@ -219,12 +221,29 @@ def test_more_values_join_a_sweep_and_other_fields_do_not(adds, tmp_path):
 def test_a_damaged_record_of_a_sweep_is_named_and_stops_no_report(adds, tmp_path, capsys):
     sweep = sweeps.parse(adds, "quick", ["--number", "1,2"])
     sweeps._remember(sweep, tmp_path / "good")
-    whole = (tmp_path / "good" / sweeps.RECORD).read_text()
+    whole = (tmp_path / "good" / recorded.SWEEP).read_text()
     for name, text in (("empty", ""), ("torn", whole[:-9]), ("other", "{}"), ("list", "[1]")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / sweeps.RECORD).write_text(text)
+        (tmp_path / name / recorded.SWEEP).write_text(text)
         with pytest.raises(ExperimentError, match=f"{name}/sweep.json: expected the record of a"):
             sweeps._remember(sweep, tmp_path / name)
     assert sweeps.found(tmp_path) == sweeps.found(tmp_path, [Path(adds)]) == [tmp_path / "good"]
     assert not sweeps.found(tmp_path, [Path("other.py")])
     assert capsys.readouterr().err.count("note: left out: ") == 12
+
+
+def test_a_claim_is_held_against_a_run_of_its_own_before_a_cell_of_a_sweep(adds, tmp_path):
+    claims = """
+from experiments.harness import ledger
+CLAIMS = (ledger.Claim("adds.value", "a sum", "nowhere", lambda r: r.result["value"], 9.0),)
+"""
+    Path(adds).write_text(MINE + claims)
+    root = tmp_path / "sweep"
+    sweeps._remember(sweeps.parse(adds, "quick", ["--number", "3,5"]), root)
+    for number in (3, 5):
+        commands.run(adds, "quick", ["--number", str(number)], root / f"number={number}")
+    (row,) = reports.rows(recorded.find(root), [adds])
+    assert row["scale"] == "quick, changed, one of a sweep" and row["ours"] == 3
+    commands.run(adds, "quick", ["--number", "7"], tmp_path / "z")  # behind the cells by name
+    (row,) = reports.rows(recorded.find(tmp_path), [adds])
+    assert row["scale"] == "quick, changed" and row["run"].endswith("/z") and row["ours"] == 7
