@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,8 @@ from experiments.harness import config as configs
 from experiments.harness import manifest, paired, recorded
 from experiments.harness.errors import ExperimentError, UsageError, in_line
 from experiments.harness.recorded import SWEEP
+
+MOST = 10_000  # runs of a sweep
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
     go by its last name where only one has it.
 
     Raises:
-        UsageError: unknown fields, impossible values, nothing to vary.
+        UsageError: unknown fields, impossible values, nothing to vary, too many runs.
     """
     experiment = catalog.get(name)
     default = experiment.preset(preset)
@@ -95,6 +98,7 @@ def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
             "sweep: expected a field with several values, such as --model.mixer mla,gqa or "
             "--seed 0:5"
         )
+    _check_count(math.prod(map(len, axes.values())))
     sweep = Sweep(experiment.name, preset, tuple(fixed), axes)
     for cell in sweep.cells:
         configs.parse(default, [*fixed, *cell.arguments])
@@ -124,12 +128,18 @@ def _field(flag: str, fields: Sequence[str]) -> str:
     return ending[0]
 
 
+def _check_count(count: int) -> None:
+    if count > MOST:
+        raise UsageError(f"sweep: expected at most {MOST} runs, got {count}")
+
+
 def _choices(text: str) -> list[str]:
     first, colon, last = text.partition(":")
     if colon and first.lstrip("-").isdigit() and last.lstrip("-").isdigit():
         numbers = range(int(first), int(last))
         if not numbers:
             raise UsageError(f"sweep: expected a:b with a < b, got {text}")
+        _check_count(len(numbers))
         return [str(number) for number in numbers]
     return [part for part in text.split(",") if part]
 

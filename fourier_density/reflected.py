@@ -82,6 +82,11 @@ class ReflectedDensity(Bounded):
         """a_0..a_N, real [..., N+1]."""
         return self.even.re
 
+    @property
+    def floor(self) -> Array:
+        """Weight of the uniform component, of the batch shape."""
+        return self.even.floor
+
     def _t(self, x: Any) -> Array:
         return 0.5 * (checks.real(x, self.even.re.dtype) + 1.0)
 

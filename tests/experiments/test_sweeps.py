@@ -74,6 +74,8 @@ def test_fields_with_several_values_make_a_grid(adds):
         ([], "expected a field with several values"),
         (["--scale", "2"], "expected a field with several values"),
         (["--sed", "0:3"], "--sed: no such field; nearest"),
+        (["--seed", "0:99999999999"], "sweep: expected at most 10000 runs, got 99999999999"),
+        (["--seed", "0:999", "--number", "0:999"], "expected at most 10000 runs, got 998001"),
         (["--number", "1,x"], "number"),
         (["--number", "3:3"], "expected a:b with a < b, got 3:3"),
         (["--number", "1,2", "--number", "3"], "--number: expected once"),

@@ -115,6 +115,11 @@ def test_spreads_on_the_line_in_any_unit(unit):
     np.testing.assert_allclose(plain.variance(), plain.stddev() ** 2, rtol=1e-6)
 
 
+def test_densities_say_their_floor():
+    for kind in (PeriodicDensity, ReflectedDensity):
+        np.testing.assert_allclose(kind(np.ones((2, 3)), [0.1, 0.2]).floor, [0.1, 0.2], rtol=1e-6)
+
+
 def test_complex_points_are_refused():
     for density in (
         PeriodicDensity([1.0, 0.3]),
