@@ -101,8 +101,10 @@ def sample(
     ddim; Karras et al. (2206.00364), algorithm 1, for euler and heun; Lu et al. (2211.01095),
     algorithm 2, for dpmpp_2m.
     """
+    if not callable(denoiser):
+        raise ValueError(f"denoiser: expected a function, got {type(denoiser).__name__}")
     z = jnp.asarray(z)
-    _check(denoiser, z, method, prediction, logsnrs, key, variance, clip)
+    _check(z, method, prediction, logsnrs, key, variance, clip)
     values = jnp.asarray(logsnrs, jnp.promote_types(z.dtype, jnp.float32))
     bounds = None if clip is None else (float(clip[0]), float(clip[1]))
     options = Options(method, prediction, float(variance), bounds, trajectory, sigma_data)
@@ -113,7 +115,6 @@ def sample(
 
 
 def _check(
-    denoiser: Any,
     z: Any,
     method: str,
     prediction: str,
@@ -122,8 +123,6 @@ def _check(
     variance: float,
     clip: Any,
 ) -> None:
-    if not callable(denoiser):
-        raise ValueError(f"denoiser: expected a function, got {type(denoiser).__name__}")
     if np.ndim(z) < 1 or not np.size(z) or not jnp.issubdtype(z.dtype, jnp.floating):
         raise ValueError(f"z: expected noise [B, ...] of floats, got {z.dtype} {np.shape(z)}")
     if method not in get_args(Method):

@@ -25,8 +25,9 @@ def low_discrepancy(key: Array, batch: int) -> Float[Array, "B"]:
 
     Source: Kingma et al. (arXiv 2107.00630), appendix I.1; the permutation is this library's.
     """
+    batch = _positive(batch)
     first, second = jax.random.split(key)
-    even = (jax.random.uniform(first) + jnp.arange(_positive(batch)) / batch) % 1.0
+    even = (jax.random.uniform(first) + jnp.arange(batch) / batch) % 1.0
     return jax.random.permutation(second, even)
 
 
@@ -38,9 +39,9 @@ def antithetic(key: Array, batch: int) -> Float[Array, "B"]:
 
     Source: antithetic variates, a standard method.
     """
-    if batch % 2:
+    if _positive(batch) % 2:
         raise ValueError(f"batch: expected an even number for pairs, got {batch}")
-    u = jax.random.uniform(key, (_positive(batch) // 2,))
+    u = jax.random.uniform(key, (batch // 2,))
     tiny = jnp.finfo(u.dtype).epsneg
     return jnp.concatenate([u, jnp.minimum(1.0 - u, 1.0 - tiny)])
 

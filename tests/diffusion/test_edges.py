@@ -227,6 +227,15 @@ def test_preconditioning_keeps_precision_and_dtype():
             "batch: expected a whole number",
         ),
         (
+            lambda x: plain(times.low_discrepancy)(4, jax.random.key(0)),  # in the wrong order
+            "batch: expected a whole number",
+        ),
+        (lambda x: plain(times.antithetic)(jax.random.key(0), 3), "batch: expected an even number"),
+        (
+            lambda x: plain(samplers.sample)(x, exact.denoiser(exact.ring(4)), [0.0, 1.0]),
+            "denoiser: expected a function",
+        ),
+        (
             lambda x: plain(schedules.edm_sigmas)(2.5),
             "steps: expected a whole number of at least 2",
         ),
