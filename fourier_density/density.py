@@ -205,9 +205,17 @@ class PeriodicDensity(Bounded):
         )
         half = 0.5 * (upper - lower)
         inside = angles.limit(half, 0.0, 1.0)
-        re, im = self.moment_parts()
-        mean = masses.average((re, im), lower + half, inside, self.prob)
-        return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + jnp.log(mean)
+        mean = self.log_average(lower + half, inside)
+        return jnp.log(jnp.where(half >= 0, inside, jnp.nan)) + mean
+
+    def log_average(self, middle: Array, half: Array) -> Array:
+        """Log of the mean of 2 p over [middle - half, middle + half], half in [0, 1]."""
+        return masses.log_average(self.moment_parts(), middle, half, self.log_prob_near_0)
+
+    def log_prob_near_0(self, x: Array) -> Array:
+        """As `log_prob`, also where |A(x)|^2 underflows, as it does beside a root at 0."""
+        parts = series.evaluate(*self._unit_coefficients(), x)
+        return series.log_mixture(*parts, self.floor)
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:

@@ -10,8 +10,9 @@ nearly empty interval. Two formulas that do not:
     integral of p = h (1 + 2 sum_n sinc(n h) Re(gamma_n exp(i pi n m)))
                   = h sum_j w_j p(m + h t_j)        (Gauss-Legendre; all terms positive)
 
-The first costs one pass and is used where its terms do not cancel, the second elsewhere. Where p
-itself is below the square of a rounding error of its largest value, there are no digits to keep.
+The first costs one pass and is used where its terms do not cancel, the second elsewhere, by
+logarithms: next to a root of p its mean may be no number of the format. Where p is below the square
+of a rounding error of its largest value, and no root is at 0, there are no digits to keep.
 """
 
 from collections.abc import Callable
@@ -25,13 +26,15 @@ from fourier_density.angles import sinpi, unit
 from fourier_density.series import Pair
 
 
-def average(moments: Pair, middle: Array, half: Array, prob: Callable[[Array], Array]) -> Array:
-    """Mean of 2 p over [m - h, m + h]: the interval's probability is h times that.
+def log_average(
+    moments: Pair, middle: Array, half: Array, log_prob: Callable[[Array], Array]
+) -> Array:
+    """Log of the mean of 2 p over [m - h, m + h]: the interval's probability is h times the mean.
 
     Args:
         moments: gamma_1..gamma_N, parts [..., N].
         middle, half: m and h in [0, 1], broadcast against the leading axes of the moments.
-        prob: the density p itself.
+        log_prob: log p, also where p itself underflows, as it does next to a root.
     """
     re, im = moments
     order = re.shape[-1]
@@ -39,19 +42,25 @@ def average(moments: Pair, middle: Array, half: Array, prob: Callable[[Array], A
     size = 1.0 + 2.0 * jnp.sum(jnp.hypot(re, im), axis=-1)
     # Below this the rounding errors of the series exceed 1e-5 of its value (single precision).
     cancels = by_series < 1e5 * jnp.finfo(re.dtype).eps * size
+    log_series = jnp.log(jnp.where(cancels, 1.0, by_series))
 
     def by_quadrature() -> Array:
-        def body(total: Array, node: Pair) -> tuple[Array, None]:
-            return total + node[1] * prob(middle + half * node[0]), None
+        def body(sums: Pair, node: Pair) -> tuple[Pair, None]:
+            largest, total = sums
+            value = log_prob(middle + half * node[0])
+            top = jax.lax.stop_gradient(jnp.maximum(largest, value))
+            total = total * jnp.exp(largest - top) + node[1] * jnp.exp(value - top)
+            return (top, total), None
 
         nodes = quadrature.interval(order, re.dtype)
-        total, _ = jax.lax.scan(jax.checkpoint(body), jnp.zeros_like(by_series), nodes)
-        return total
+        start = (jnp.full_like(by_series, -1e30), jnp.zeros_like(by_series))
+        (largest, total), _ = jax.lax.scan(jax.checkpoint(body), start, nodes)
+        return largest + jnp.log(total)
 
     return jax.lax.cond(
         jnp.any(cancels),
-        lambda: jnp.where(cancels, by_quadrature(), by_series),
-        lambda: by_series,
+        lambda: jnp.where(cancels, by_quadrature(), log_series),
+        lambda: log_series,
     )
 
 

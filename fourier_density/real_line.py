@@ -24,7 +24,6 @@ from fourier_density import (
     masses,
     plotting,
     quadrature,
-    series,
     transforms,
 )
 from fourier_density.checks import Seed, Shape
@@ -181,7 +180,7 @@ class RealLineDensity(Density):
 
     def _log_ratio(self, low: Array, mass: Array) -> Array:
         """Log 2 p(v) at the point with this probability of the base beyond it."""
-        return jnp.log(2.0) + self._from_ends(_log_prob, low, 2.0 * mass)
+        return jnp.log(2.0) + self._from_ends(PeriodicDensity.log_prob_near_0, low, 2.0 * mass)
 
     @jax.jit
     def prob(self, y: Any) -> Array:
@@ -210,8 +209,8 @@ class RealLineDensity(Density):
         """Log mass beyond u on the lower (side 1) or upper (-1) side."""
         log_mass = transforms.log_tails(self.base, u)[0 if side > 0 else 1]
         mass = jnp.exp(log_mass)
-        mean = self._from_ends(_average, jnp.asarray(side > 0), mass, mass)
-        return log_mass + jnp.log(mean)
+        average = PeriodicDensity.log_average
+        return log_mass + self._from_ends(average, jnp.asarray(side > 0), mass, mass)
 
     @jax.jit
     def cdf(self, y: Any) -> Array:
@@ -235,8 +234,9 @@ class RealLineDensity(Density):
         )
         left = from_left < from_right
         middle = jnp.where(left, from_left, from_right)
-        mean = self._from_ends(_average, left, middle, angles.limit(jnp.exp(log_mass), 0.0, 1.0))
-        return jnp.where(w >= u, log_mass + jnp.log(mean), jnp.nan)
+        half = angles.limit(jnp.exp(log_mass), 0.0, 1.0)
+        mean = self._from_ends(PeriodicDensity.log_average, left, middle, half)
+        return jnp.where(w >= u, log_mass + mean, jnp.nan)
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:
@@ -385,13 +385,3 @@ class RealLineDensity(Density):
         tiny = jnp.finfo(self.loc.dtype).eps
         levels = jax.random.uniform(seed, shape, self.loc.dtype, tiny, 1.0 - tiny)
         return self._quantile_by_circle(levels)
-
-
-def _average(density: PeriodicDensity, middle: Array, half: Array) -> Array:
-    """Mean of 2 p over an interval of the circle."""
-    return masses.average(density.moment_parts(), middle, half, density.prob)
-
-
-def _log_prob(density: PeriodicDensity, x: Array) -> Array:
-    """Log p(x), also where |A(x)|^2 underflows near a root at 0 (the ends of the line)."""
-    return series.log_mixture(*series.evaluate(*density._unit_coefficients(), x), density.floor)

@@ -83,7 +83,9 @@ def log_mixture(u: Array, v: Array, floor: Array) -> Array:
     size = jax.lax.stop_gradient(jnp.where(small, jnp.maximum(jnp.abs(u), jnp.abs(v)), 1.0))
     scaled = (u / size) ** 2 + (v / size) ** 2
     by_parts = jnp.log(0.5 * (1.0 - floor)) + 2.0 * jnp.log(size) + jnp.log(scaled)
-    return jnp.where(small, by_parts, jnp.log(jnp.where(small, 1.0, p)))
+    dead = (p == 0) & ~small
+    direct = jnp.where(dead, -jnp.inf, jnp.log(jnp.where(small | dead, 1.0, p)))
+    return jnp.where(small, by_parts, direct)
 
 
 def _linear(re: Array, im: Array, x: Array) -> Pair:

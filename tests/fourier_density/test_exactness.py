@@ -115,6 +115,31 @@ def test_spreads_on_the_line_in_any_unit(unit):
     np.testing.assert_allclose(plain.variance(), plain.stddev() ** 2, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("base", "points"), [("tanh", (5, 21, 39)), ("laplace", (9, 44, 80))])
+def test_tails_of_a_density_with_a_root_at_its_end(base, points):
+    """p(1 - e) = (1 - cos(pi e)) / 2: the mass beyond is e / 2 - sin(pi e) / (2 pi) ~ e^3."""
+    density = RealLineDensity([1.0, 1.0], 0.0, 1.0, base)
+    reflected = RealLineDensity([1.0, 1.0], 0.0, 1.0, base, boundary="reflect")
+    y = np.array(points, float)
+    slope = 6.0 if base == "tanh" else 3.0  # of the cube of the base's tail
+    tail = np.log(2.0 / (1.0 + np.exp(2.0 * y))) if base == "tanh" else -y  # log e, twice the mass
+    exact = np.log(np.pi**2 / 12.0) + 3.0 * tail
+    np.testing.assert_allclose(density.log_survival_function(y), exact, rtol=1e-5, atol=2e-3)
+    np.testing.assert_allclose(density.log_cdf(-y), exact, rtol=1e-5, atol=2e-3)
+    bins = density.log_interval_prob(y, y + 0.5)
+    np.testing.assert_allclose(bins, exact + np.log1p(-np.exp(-0.5 * slope)), rtol=1e-5, atol=2e-3)
+    slopes = jax.vmap(jax.grad(density.log_survival_function))(jnp.asarray(y[1:]))
+    np.testing.assert_allclose(slopes, -slope, rtol=1e-5)
+    exact = np.log(np.pi**2 / 48.0) + 3.0 * tail  # A(x) = 1 + exp(i pi (1 + x) / 2): half as steep
+    np.testing.assert_allclose(reflected.log_survival_function(y), exact, rtol=1e-5, atol=2e-3)
+
+
+def test_bins_beside_a_root_have_their_masses():
+    width = np.array([1e-3, 1e-10, 1e-20, 1e-30])
+    found = PeriodicDensity([1.0, -1.0]).log_interval_prob(0.0, width)
+    np.testing.assert_allclose(found, np.log(np.pi**2 / 12.0 * width**3), rtol=1e-5)
+
+
 def test_densities_say_their_floor():
     for kind in (PeriodicDensity, ReflectedDensity):
         np.testing.assert_allclose(kind(np.ones((2, 3)), [0.1, 0.2]).floor, [0.1, 0.2], rtol=1e-6)
