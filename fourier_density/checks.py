@@ -31,7 +31,11 @@ def check_values(coefficients: Any, floor: Any) -> None:
 
 
 def real(value: Any, dtype: Any, name: str = "x") -> Array:
-    """Points or levels as an array of a dtype; complex numbers are refused."""
+    """Points or levels as an array of a dtype.
+
+    Raises:
+        ValueError: complex numbers.
+    """
     if jnp.iscomplexobj(value):
         raise ValueError(f"{name}: expected real numbers, got {jnp.result_type(value)}")
     return jnp.asarray(value, dtype)

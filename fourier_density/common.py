@@ -60,6 +60,8 @@ class Bounded(Density):
 
         Returns:
             [*batch_shape].
+
+        Source: derived from https://kexue.fm/archives/10007, equation 14, times the function.
         """
         points, weights = quadrature.interval(self.order, self.mean().dtype)
         x = points.reshape(-1, *(1,) * len(self.batch_shape))

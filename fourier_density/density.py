@@ -199,10 +199,8 @@ class PeriodicDensity(Bounded):
 
         Source: derived from https://kexue.fm/archives/10007, equation 14, integrated over a bin.
         """
-        lower, upper = (
-            checks.real(lower, self.re.dtype, "lower"),
-            checks.real(upper, self.re.dtype, "upper"),
-        )
+        dtype = self.re.dtype
+        lower, upper = checks.real(lower, dtype, "lower"), checks.real(upper, dtype, "upper")
         half = 0.5 * (upper - lower)
         inside = angles.limit(half, 0.0, 1.0)
         mean = self.log_average(lower + half, inside)

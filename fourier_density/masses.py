@@ -35,6 +35,8 @@ def log_average(
         moments: gamma_1..gamma_N, parts [..., N].
         middle, half: m and h in [0, 1], broadcast against the leading axes of the moments.
         log_prob: log p, also where p itself underflows, as it does next to a root.
+
+    Source: derived from https://kexue.fm/archives/10007, equation 14, integrated over an interval.
     """
     re, im = moments
     order = re.shape[-1]

@@ -24,6 +24,8 @@ def interval(order: int, dtype: jnp.dtype) -> tuple[Array, Array]:
 
     Args:
         order: of the polynomial; K is about 2 order + 32.
+
+    Source: Gauss and Legendre's rule, a standard method, panel by panel.
     """
     waves = np.pi * order + 32.0
     count = int(np.ceil(waves / PHASE))
