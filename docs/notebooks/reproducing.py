@@ -25,11 +25,11 @@ from IPython.display import Image, Markdown
 
 import experiments
 from experiments import sheet, catalog, report
-from experiments.harness import figures, ledger, run
+from experiments.harness import figures, ledger, recorded
 
 work = Path(tempfile.mkdtemp())
 root = Path(experiments.__file__).parents[1]
-published = run.find(root / "results")
+published = recorded.find(root / "results")
 print(len(published), "published runs")
 
 # %% [markdown]
@@ -38,7 +38,7 @@ print(len(published), "published runs")
 # `draw` takes the record alone, so the figure can be made again, byte by byte, or changed.
 
 # %%
-record = run.load(root / "results/ssm/memory/cpu")
+record = recorded.load(root / "results/ssm/memory/cpu")
 draw = catalog.get("ssm/memory").module.draw
 Image(figures.render(lambda: draw(record), work / "memory.png"), width=700)
 
@@ -48,7 +48,7 @@ Image(figures.render(lambda: draw(record), work / "memory.png"), width=700)
 # The rows of `metrics.jsonl` are plain dictionaries; here `step` is the order.
 
 # %%
-record = run.load(root / "results/fourier_density/mixtures/cpu")
+record = recorded.load(root / "results/fourier_density/mixtures/cpu")
 print(record.config)
 print([*record.rows[0]])
 

@@ -85,14 +85,14 @@ def config(data: bytes) -> None:
     """A configuration as JSON, and run.json."""
     from experiments.attention.language_model import Config
     from experiments.harness import config as configs
-    from experiments.harness import run
+    from experiments.harness import recorded
     from experiments.harness.errors import ExperimentError
 
     folder = _folder() / "run"
     folder.mkdir(exist_ok=True)
     (folder / "run.json").write_bytes(data)
     try:
-        run.load(folder)
+        recorded.load(folder)
         configs.from_dict(Config, json.loads(data))
     except (ExperimentError, ValueError, RecursionError):
         return
