@@ -44,7 +44,7 @@ class Board:
                 return
             del self._running[name]
             del self._expected[name]
-            self.done += 1
+            self.done += event.code == 0  # not what failed, or was stopped
             line = f"{name}: {event.outcome} after {_duration(event.seconds)}"
             if self._live is not None:
                 self._live.console.print(line, markup=False)

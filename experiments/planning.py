@@ -35,7 +35,7 @@ def dry_run(experiment: catalog.Experiment, config: Any, directory: Path, layout
         recorded.check_free(directory)
         if known := recorded.begun(directory):
             recorded.check_same(directory, known, experiment.name, config)
-        state = recorded.state(directory)
+        state = recorded.state(known)
     except ExperimentError as error:
         refused.append(error)
     try:

@@ -186,7 +186,8 @@ def show(sweep: Sweep, root: Path) -> None:
     """Print the cells and what has become of them; nothing is run or written."""
     _continued(sweep, root)
     for cell in sweep.cells:
-        print(f"{cell.directory}  ({recorded.state(root / cell.directory)})")
+        state = recorded.state(recorded.begun(root / cell.directory))
+        print(f"{cell.directory}  ({state})")
     print(f"{len(sweep.cells)} cells below {root}; nothing was run or written")
 
 

@@ -64,7 +64,7 @@ def log_cdf(df: float, u: Array) -> Array:
 
 @log_cdf.defjvp
 def _log_cdf_jvp(df: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """B / B: the derivative of the incomplete beta function is infinite at u = 0."""
+    """Slope b / B: the derivative of the incomplete beta function is infinite at u = 0."""
     (u,), (change,) = primals, tangents
     value = log_cdf(df, u)
     return value, change * jnp.exp(log_prob(df, u) - value)

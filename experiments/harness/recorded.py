@@ -83,10 +83,9 @@ def done(directory: Path, digest: str | None = None) -> bool:
     return data.get("status") == "done" and digest in (None, data.get("config_hash"))
 
 
-def state(directory: Path) -> str:
-    """What a run there would do, in a word or two."""
-    status = begun(directory).get("status", "new")
-    return {"new": "new", "done": "complete"}.get(status, "resumes")
+def state(data: dict[str, Any]) -> str:
+    """What a run would do where that is `begun`, in a word or two."""
+    return {None: "new", "done": "complete"}.get(data.get("status"), "resumes")
 
 
 def of_sweep(directory: Path) -> bool:

@@ -105,6 +105,10 @@ def test_time_left_counts_what_runs_and_what_waits(tmp_path):
     assert board._view().row_count == 1
     board.told(processes.Event(task, 0, 60.0))
     assert board.state() == "2 of 3 runs finished, about 0 min 50 s left"
+    other = processes.Task("a/c [cpu]", [], tmp_path / "log")
+    board.told(processes.Event(other))
+    board.told(processes.Event(other, 75, 10.0))
+    assert board.state() == "2 of 3 runs finished"  # what was stopped is not
 
 
 @pytest.mark.skipif(len(processes._shares(2)[0]) == 0, reason="one core, or none to choose")

@@ -134,6 +134,16 @@ def test_quadrature_over_a_tail_is_exact_for_logarithms_and_powers(order, x64):
         np.testing.assert_allclose(weights @ np.cos(2 * np.pi * wave * delta), exact, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [0, 1, 17, 18, 30, 100, 1000])
+def test_nodes_of_the_interval_integrate_waves_times_smooth_functions(order, x64):
+    x, weights = quadrature.interval(order, jnp.dtype("float64"))
+    assert len(x) <= 2.3 * order + 90 and float(jnp.abs(x).max()) < 1.0
+    for k in {order, max(order - 1, 0), order // 2}:
+        found = weights @ (x**2 * jnp.exp(1j * jnp.pi * k * x))
+        exact = 4.0 * (-1) ** k / (k * np.pi) ** 2 if k else 2.0 / 3.0  # by parts
+        np.testing.assert_allclose(found, exact, atol=1e-13)
+
+
 @pytest.mark.parametrize("half", [1e-9, 1e-3, 0.2, 1.0])
 def test_averages_of_intervals_are_those_of_quadrature(half, x64):
     a = np.convolve([1.0, 1.0], fourier.random_coefficients(1, 3))  # empty at 1
