@@ -1,4 +1,4 @@
-"""Networks of finished runs, opened by the folder of the run."""
+"""Networks of runs, opened by the folder of the run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 def load(
     directory: str | Path, name: str | None = None, *, file: str | Path | None = None
 ) -> Trained:
-    """A network that a finished training of a run has written.
+    """A network that a run trains: as it was written at the end, or at the newest checkpoint.
 
     Args:
         directory: of the run.

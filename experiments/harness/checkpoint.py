@@ -106,28 +106,44 @@ class Checkpoints:
             CheckpointError: it belongs to another configuration, holds other arrays, or cannot be
                 read for reasons that are not its contents.
         """
-        facts = hosts.told(self._newest)
+        facts = hosts.told(self.newest)
         if facts is None:
             return None
         step = facts["step"]
-        if facts["config_hash"] != self._hash:
+        self._compare(step, facts["arrays"], arrays(like))
+        how = ocp.checkpoint_utils.construct_restore_args(like)
+        state = self._read(step, like, how)
+        return state, step
+
+    def newest(self) -> dict[str, Any] | None:
+        """What the manifest of the newest sound checkpoint says: its `step`, the `config_hash`, the
+        names, types and shapes of `arrays`; None if there is none.
+
+        Raises:
+            CheckpointError: it belongs to another configuration, or cannot be read for reasons that
+                are not its contents.
+        """
+        facts = self._newest()
+        if facts is not None and facts["config_hash"] != self._hash:
             raise CheckpointError(
-                self._at(step),
+                self._at(facts["step"]),
                 f"expected configuration {self._hash}, got {facts['config_hash']}",
                 "give another --workdir",
             )
-        self._compare(step, facts["arrays"], arrays(like))
-        try:
-            how = ocp.checkpoint_utils.construct_restore_args(like)
-            args = ocp.args.PyTreeRestore(item=like, restore_args=how)
-            state = self._orbax.restore(self._at(step), args=args)
-        except Exception as error:  # of many kinds
-            raise CheckpointError(
-                self._at(step),
-                f"is as it was written, but cannot be read, {_said(error)}",
-                "mend the storage, or use the versions of jax and orbax that wrote it (run.json)",
-            ) from None
-        return state, step
+        return facts
+
+    def part(self, step: int, name: str, like: Any) -> Any:
+        """One field of the state of a sound step, as it was written, in host memory.
+
+        Args:
+            name: of the field, such as "params".
+            like: its tree.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), like)
+        return self._read(step, {name: like}, {name: how}, partial_restore=True)[name]
 
     def wait(self) -> None:
         """Return when everything is on disk that can be."""
@@ -139,6 +155,17 @@ class Checkpoints:
         self.wait()
         with contextlib.suppress(Exception):
             self._orbax.close()
+
+    def _read(self, step: int, like: Any, how: Any, **more: Any) -> Any:
+        args = ocp.args.PyTreeRestore(item=like, restore_args=how, **more)
+        try:
+            return self._orbax.restore(self._at(step), args=args)
+        except Exception as error:  # of many kinds
+            raise CheckpointError(
+                self._at(step),
+                f"is as it was written, but cannot be read, {_said(error)}",
+                "mend the storage, or use the versions of jax and orbax that wrote it (run.json)",
+            ) from None
 
     def _at(self, step: int, *more: str) -> Path:
         return self._folder.joinpath(str(step), *more)

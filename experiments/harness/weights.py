@@ -1,7 +1,8 @@
-"""Trained weights of a finished run: files of safetensors, one a network, read by any program."""
+"""Trained weights of a run: files of safetensors, one a network, read by any program."""
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import numpy as np
 
 from experiments.harness import config as configs
 from experiments.harness import hosts, recorded
-from experiments.harness.checkpoint import arrays
+from experiments.harness.checkpoint import Checkpoints, arrays
 from experiments.harness.errors import ExperimentError
 from experiments.harness.run import Record
 
@@ -59,19 +60,22 @@ def saved(directory: Path) -> list[str]:
 
 
 def load(directory: Path, name: str, network: Network) -> Any:
-    """Weights that `save` has written, in the shape that the network wants.
+    """Weights of a run, in the shape that the network wants: those that `save` has written at the
+    end of its training, or before it those of the newest checkpoint, averaged ones if it has any.
 
     Raises:
         ExperimentError: there are none, they cannot be read, are no longer what was written, or
             the network has others.
     """
+    path, like = _path(directory, name), jax.eval_shape(network.init, jax.random.key(0))
+    leaves = _written(path, like) if path.is_file() else _of_checkpoint(directory, name, like)
+    return jax.tree.unflatten(jax.tree.structure(like), map(jax.numpy.asarray, leaves))
+
+
+def _written(path: Path, like: Any) -> list[np.ndarray]:
+    """The leaves that a file of weights holds, in order."""
     from safetensors import safe_open
 
-    path = _path(directory, name)
-    if not path.is_file():
-        found = ", ".join(saved(directory))
-        found = found or "none; a training writes them at its end (removed ones: train again)"
-        raise ExperimentError(f"{directory}: expected weights of {name!r}, found {found}")
     try:
         with safe_open(path, "numpy") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no dict
@@ -82,14 +86,41 @@ def load(directory: Path, name: str, network: Network) -> Any:
         ) from None
     if digest not in (None, _digest(tensors)):
         raise ExperimentError(f"{path}: has been changed since it was written; train again")
-    like = jax.eval_shape(network.init, jax.random.key(0))
-    expected, got = arrays(like), {key: arrays(leaf)[""] for key, leaf in tensors.items()}
+    _compare(path, arrays(like), {key: arrays(leaf)[""] for key, leaf in tensors.items()})
+    return [tensors[jax.tree_util.keystr(at)] for at, _ in jax.tree.leaves_with_path(like)]
+
+
+def _of_checkpoint(directory: Path, name: str, like: Any) -> list[np.ndarray]:
+    """The leaves at the newest sound checkpoint of a training that has not ended."""
+    found = ", ".join(saved(directory)) or "none; a training writes them at its end"
+    lacking = ExperimentError(
+        f"{directory}: expected weights of {name!r}, found {found}, and no checkpoint of them"
+    )
+    if not (directory / "checkpoints").is_dir():
+        raise lacking
+    digest = recorded.load(directory).data["config_hash"]
+    checkpoints = Checkpoints(directory, 1, digest, read_only=True)
+    try:
+        facts = checkpoints.newest()
+        if facts is None:
+            raise lacking
+        step, known = facts["step"], facts["arrays"]
+        part = "ema" if any(key.startswith(".ema") for key in known) else "params"
+        within = {key[1 + len(part) :]: it for key, it in known.items() if key[1:].startswith(part)}
+        _compare(directory / "checkpoints" / str(step), arrays(like), within)
+        tree = checkpoints.part(step, part, like)
+    finally:
+        checkpoints.close()
+    print(f"{directory}: weights of step {step}, at its newest checkpoint", file=sys.stderr)
+    return jax.tree.leaves(tree)
+
+
+def _compare(path: Path, expected: dict[str, str], got: dict[str, str]) -> None:
+    """Names and shapes of arrays, of any precision."""
     for key in sorted(expected.keys() | got.keys()):
         one, other = expected.get(key, "no such array"), got.get(key, "no such array")
-        if one.partition("[")[1:] != other.partition("[")[1:]:  # of any precision
+        if one.partition("[")[1:] != other.partition("[")[1:]:
             raise ExperimentError(f"{path}: {key}: expected {one}, got {other}")
-    leaves = [tensors[jax.tree_util.keystr(at)] for at, _ in jax.tree.leaves_with_path(like)]
-    return jax.tree.unflatten(jax.tree.structure(like), map(jax.numpy.asarray, leaves))
 
 
 def configured(directory: str | Path, experiment: str, kind: type[C]) -> tuple[Record, C]:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 import types
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +51,9 @@ def test_a_run_with_classes_is_a_teacher(tmp_path):
     assert np.isfinite(record.result["frechet"])
     student = trained.load(tmp_path / "run")
     assert (student.settings.width, student.settings.classes) == (8, 10)
+    shutil.rmtree(tmp_path / "run" / "weights")  # those of the last checkpoint are averages too
+    again = trained.load(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, again.params, student.params)
     z, label = jnp.ones((2, 8, 8, 1)), jnp.array([1, 2])
     assert student.apply(student.params, z, label=label).shape == z.shape
     with pytest.raises(ValueError, match="key: expected one of JAX, got int32; classes"):

@@ -1,4 +1,4 @@
-"""Weights that runs keep, and the networks that are opened from them."""
+"""Weights that runs keep, and the networks that are opened from them and from checkpoints."""
 
 import json
 import shutil
@@ -13,8 +13,9 @@ from tiny_model import TINY_LM
 from experiments import catalog, commands, trained
 from experiments.attention import language_model, next_token
 from experiments.diffusion import distill
-from experiments.harness import datasets, recorded, weights
-from experiments.harness.errors import ExperimentError
+from experiments.harness import checkpoint, datasets, recorded, training, weights
+from experiments.harness import config as configs
+from experiments.harness.errors import ExperimentError, Interrupted
 from experiments.ssm import learning, listops
 
 LISTOPS = [
@@ -89,8 +90,10 @@ def test_what_cannot_be_opened_is_refused_by_name(decoder, tmp_path):
         with pytest.raises(ExperimentError, match="has been changed since it was"):
             trained.load(decoder)
         path.unlink()
+        (decoder / "checkpoints").rename(tmp_path / "kept")
         with pytest.raises(ExperimentError, match="found none; a training writes them"):
             trained.load(decoder)
+        (tmp_path / "kept").rename(decoder / "checkpoints")
         network = trained.catalog.get("attention/language_model").module.trained_networks(
             language_model.PRESETS["quick"]
         )["decoder"]
@@ -109,6 +112,51 @@ def test_what_cannot_be_opened_is_refused_by_name(decoder, tmp_path):
     finally:
         path.write_bytes(kept)
         (decoder / "run.json").write_text(record)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_training_is_opened_before_it_ends(tmp_path, capsys, monkeypatch, averaged):
+    """At its newest sound checkpoint, with the averages that it would be judged by."""
+    from experiments.__main__ import main
+
+    folder = tmp_path / "run"
+    command = ["run", *TINY_LM, "--workdir", str(folder)]
+    command += ["--training.ema", "0.5"] * averaged
+    states, save = {}, checkpoint.Checkpoints.save
+
+    def stopped(self, step, state):
+        states[step] = jax.tree.map(np.asarray, training.averaged(state))
+        save(self, step, state)
+        if step == 8:
+            raise Interrupted("stopped")
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", stopped)
+    assert main(command) == 75
+    record, sizes = (folder / "run.json").read_text(), _sizes(folder)
+    found = trained.load(folder)
+    assert "weights of step 8, at its newest checkpoint" in capsys.readouterr().err
+    _equal(found.params, states[8])
+    assert main(["generate", "--checkpoint", str(folder), "--prompt", "T"]) == 0
+    with next((folder / "checkpoints" / "8").rglob("d/*")).open("r+b") as file:
+        file.write(b"other")
+    _equal(trained.load(folder).params, states[4])
+    assert "an older one is taken" in capsys.readouterr().err
+    assert (folder / "run.json").read_text() == record and _sizes(folder) == sizes
+    other = json.loads(record)
+    other["config"]["new_bytes"] += 1
+    config = configs.from_dict(language_model.Config, other["config"])
+    other["config_hash"] = configs.digest(config)
+    (folder / "run.json").write_text(json.dumps(other))
+    with pytest.raises(ExperimentError, match=r"4: expected configuration"):
+        trained.load(folder)
+
+
+def _sizes(folder):
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+
+
+def _equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_an_arm_of_a_comparison_is_its_first_seed(tmp_path):
