@@ -58,7 +58,7 @@ bench: $(STAMP) ## all benchmarks into results/benchmarks; TORCH=path/to/python 
 	$(BIN)/python -m benchmarks $(if $(TORCH),--torch $(TORCH))
 	$(BIN)/python -m docs.pages
 
-reliability: $(STAMP) ## all campaigns of faults, some two hours; tables into results/reliability
+reliability: $(STAMP) ## all campaigns of faults, some ninety minutes; tables into results/reliability
 	$(BIN)/python -m tests.reliability --output results/reliability
 
 ci: lint test devices docs ## what continuous integration runs; test-all runs every night

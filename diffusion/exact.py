@@ -15,7 +15,7 @@ Source: conditional normal laws; Bishop, "Pattern Recognition and Machine Learni
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,7 @@ def denoiser(law: Any, prediction: str = "x", sigma_data: float = 0.5) -> Callab
     return predict
 
 
-@struct.dataclass
-class Gaussian:
+class Gaussian(NamedTuple):
     """N(mean, covariance), by the eigenvalues of the covariance.
 
     Attributes:
@@ -104,8 +103,7 @@ def gaussian(mean: Any, covariance: Any) -> Gaussian:
     return Gaussian(mean, basis, jnp.maximum(variances, 0.0))
 
 
-@struct.dataclass
-class Mixture:
+class Mixture(NamedTuple):
     """sum_k w_k N(mu_k, s_k^2 I).
 
     Attributes:

@@ -295,7 +295,7 @@ def doctor() -> None:
         print(f"{name:<18} {version}")
     folder = datasets.tfds_folder()
     print("data folder", folder or "none (set TFDS_DATA_DIR for the TFDS sets)")
-    for name in ("tiny_shakespeare", "mnist", "cifar10_jpeg"):
+    for name in ("tiny_shakespeare", "mnist", "cifar10"):
         found = folder is not None and (folder / name).is_dir()
         print(f"  {name:<18} {'found' if found else 'not found'}")
     print("  embedded: pydoc text, scikit-learn digits, synthetic densities")

@@ -138,7 +138,7 @@ class Config:
 
 
 PAPER = Config(
-    # 12 layers of 768 with 12 heads of 64: some 120M parameters with the embedding. MLA caches 288
+    # 12 layers of 768 with 12 heads of 64: some 110M parameters with the embedding. MLA caches 288
     # numbers, 2.25 groups, as DeepSeek-V2 does by its ratios.
     data=CorpusConfig("c4/en", vocabulary=32_000, tokens=2_600_000_000),
     sizes=SizesConfig(768, 12, 12, 1024, n_kv_heads=4, cache=256),

@@ -316,16 +316,13 @@ def table(record: Record) -> str:
                 cells.append(f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]{said}")
         lines.append("| " + " | ".join([str(cache), *cells]) + " |")
     parameters = {row["arm"]: row["parameters"] for row in record.rows if "arm" in row}
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{record.result['seeds']} paired seeds, intervals of 95 %; "
-            f"{min(parameters.values()):,} to {max(parameters.values()):,} parameters; chance "
-            f"{record.result['chance']:.3f}.",
-            "",
-        ]
+    ends = "; ".join(record.result["rates_at_an_end"]) or "none"
+    said = (
+        f"{record.result['seeds']} paired seeds, intervals of 95 %; "
+        f"{min(parameters.values()):,} to {max(parameters.values()):,} parameters; chance "
+        f"{record.result['chance']:.3f}. Learning rates at an end of their grid: {ends}."
     )
+    return "\n".join([*lines, "", said, ""])
 
 
 def describe(config: Config) -> dict[str, str]:

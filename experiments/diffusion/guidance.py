@@ -75,7 +75,7 @@ PRESETS = {
         samples=10_000,
         network=NetworkConfig("conv", 128, 8, classes=10),
         training=denoising.PAPER,
-        data=ImageConfig("cifar10_jpeg"),
+        data=ImageConfig("cifar10"),
     ),
 }
 SCHEDULE = schedules.cosine(-10.0, 10.0)

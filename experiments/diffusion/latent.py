@@ -96,7 +96,7 @@ PRESETS = {
         MNIST,
         samples=10_000,
         steps=250,
-        data=ImageConfig("cifar10_jpeg"),
+        data=ImageConfig("cifar10"),
         autoencoder=AutoencoderConfig(128, (1, 2), 2, 4),
         first=replace(denoising.PAPER, batch_size=128),
         network=NetworkConfig("conv", 128, 12),

@@ -85,7 +85,7 @@ PRESETS = {
             eval_every=10_000,
             checkpoint_every=10_000,
         ),
-        data=ImageConfig("cifar10_jpeg"),
+        data=ImageConfig("cifar10"),
     ),
 }
 

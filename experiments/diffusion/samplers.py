@@ -75,7 +75,7 @@ PRESETS = {
         exact_steps=4096,
         network=NetworkConfig("conv", 128, 8),
         training=denoising.PAPER,
-        data=ImageConfig("cifar10_jpeg"),
+        data=ImageConfig("cifar10"),
     ),
 }
 SCHEDULE = schedules.cosine(-10.0, 10.0)

@@ -58,7 +58,7 @@ PRESETS = {
     "quick": Config(),
     "cpu": Config(elements=2**24, factors=(1, 2, 4, 8, 16), images=8),
     "paper": Config(
-        elements=2**26, factors=(1, 2, 4, 8, 16), data=ImageConfig("cifar10_jpeg"), enlarged=2
+        elements=2**26, factors=(1, 2, 4, 8, 16), data=ImageConfig("cifar10"), enlarged=2
     ),
 }
 

@@ -81,7 +81,7 @@ PRESETS = {
         small=16,  # CIFAR-10 has no more than 32
         samples=10_000,
         steps=250,
-        data=ImageConfig("cifar10_jpeg"),
+        data=ImageConfig("cifar10"),
         network=NetworkConfig("conv", 128, 12),
         training=denoising.PAPER,
     ),

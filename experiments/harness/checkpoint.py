@@ -234,8 +234,8 @@ class Checkpoints:
 
     def _newest(self) -> dict[str, Any] | None:
         """The manifest of the newest step that agrees with it; newer ones are moved aside."""
-        facts = None
-        for step in _steps(self._folder):
+        facts, steps = None, _steps(self._folder)
+        for step in steps:
             if facts is not None:
                 if not self._read_only and not self._at(step, manifest.NAME).exists():
                     _remove(self._at(step))  # what a removal that was cut off has left
@@ -246,6 +246,8 @@ class Checkpoints:
                 self._set_aside(step, str(reason))
             except OSError as error:
                 raise CheckpointError(self._at(step), f"cannot be read, {_said(error)}") from None
+        if steps and facts is None and not self._read_only:
+            _say(f"checkpoint {self._folder}: none is sound; the training begins anew")
         return facts
 
     def _set_aside(self, step: int, reason: str) -> None:

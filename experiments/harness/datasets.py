@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.harness import array_cache
+from experiments.harness import array_cache, foreign_features
 from experiments.harness.errors import DataError, in_line, nearest
 
 TEXTS = ("pydoc", "tiny_shakespeare")
@@ -204,9 +204,10 @@ def open_tfds(
     """A TFDS set whose examples are read one by one.
 
     Raises:
-        DataError: the folder, the set or the split is missing.
+        DataError: the folder, the set or the split is missing; features of foreign classes.
     """
     folder = set_folder(name, data_dir)
+    foreign_features.check(folder)
     import tensorflow_datasets as tfds
 
     logging.getLogger("absl").addFilter(_is_no_advice)
@@ -369,7 +370,7 @@ def set_folder(name: str, data_dir: str | None) -> Path:
         raise DataError(
             f"data set {name!r} not found ({where}); give --data.data_dir or TFDS_DATA_DIR, "
             f"a folder in which tfds.builder({name!r}, file_format='array_record')"
-            ".download_and_prepare() has written it"
+            ".download_and_prepare() has written it (that needs TensorFlow, reading does not)"
         )
     return folder / name
 

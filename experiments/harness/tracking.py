@@ -46,9 +46,8 @@ class Tracker:
         if not hosts.first():
             return
         self._wandb = _start_wandb(directory, config) if wandb else None
-        from tensorboardX import SummaryWriter
-
-        self._board = SummaryWriter(str(directory / "tensorboard"), write_to_disk=True)
+        self._board = directory / "tensorboard"
+        self._on_board(self._open)
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows so far."""
@@ -87,6 +86,11 @@ class Tracker:
         self._on_board(lambda board: board.close())
         if self._wandb is not None:
             self._wandb.finish()
+
+    def _open(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._board = SummaryWriter(str(folder), write_to_disk=True)
 
     def _on_board(self, function: Callable[..., None], *arguments: Any) -> None:
         """The board shows what metrics.jsonl holds: a run goes on without it."""

@@ -9,6 +9,7 @@ of every topic, or two windows and more, is held out; topics that repeat others 
 
 import functools
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import comparison as comparisons
-from experiments.harness import datasets
+from experiments.harness import datasets, manifest
 from experiments.harness.comparison import Comparison
 from experiments.harness.errors import DataError
 from experiments.harness.estimate import Program
@@ -57,6 +58,12 @@ class DocumentsConfig:
                 "data.longest, classes, tests: expected at least 2, 2 and 1, got "
                 f"{self.longest}, {self.classes}, {self.tests}"
             )
+
+    def fingerprint(self) -> str | None:
+        """Digest of Python's documentation, or of what lies in the folder; None for TFDS."""
+        if self.path is not None:
+            return manifest.listed(Path(self.path).expanduser())
+        return topics.digest() if self.name == "pydoc" else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """The longest topics of Python's own documentation, as texts that differ in what they are about."""
 
+import hashlib
+
 from experiments.harness.errors import DataError
 
 HELD_OUT = 0.2
@@ -11,9 +13,7 @@ def split(count: int, longest: int) -> tuple[list[bytes], list[bytes]]:
     Raises:
         DataError: one of them is too short for a window.
     """
-    from pydoc_data.topics import topics
-
-    named = [text.encode() for _, text in sorted(topics.items())]
+    named = _texts()
     every: list[bytes] = []
     for text in sorted(named, key=len, reverse=True):
         if len(every) < count and not _repeats(text, every):
@@ -27,6 +27,17 @@ def split(count: int, longest: int) -> tuple[list[bytes], list[bytes]]:
         )
     train = [text[:cut] for text, cut in zip(every, cuts, strict=True)]
     return train, [text[cut:] for text, cut in zip(every, cuts, strict=True)]
+
+
+def digest() -> str:
+    """SHA-256 of them all: other versions of Python have others."""
+    return hashlib.sha256(b"\0".join(_texts())).hexdigest()
+
+
+def _texts() -> list[bytes]:
+    from pydoc_data.topics import topics
+
+    return [text.encode() for _, text in sorted(topics.items())]
 
 
 def _repeats(text: bytes, others: list[bytes], size: int = 64) -> bool:

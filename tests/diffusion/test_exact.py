@@ -117,6 +117,16 @@ def test_the_flow_of_a_normal_law(x64):
     np.testing.assert_allclose(slope, exact.denoiser(law, "eps")(z, lam), atol=1e-8)
 
 
+def test_a_program_for_one_law_never_serves_another():
+    """As many arrays of the same shapes, which `flax.struct` takes for one structure."""
+    one, other = exact.gaussian([0.3, 0.7], np.eye(2)), exact.mixture([0.3, 0.7], np.eye(2), [1, 1])
+    assert jax.tree.structure(one) != jax.tree.structure(other)
+    assert jax.tree.map(jnp.shape, [*one]) == jax.tree.map(jnp.shape, [*other])
+    z, compiled = draw(3, 2), jax.jit(lambda law: law.denoise(draw(3, 2), 0.1))
+    for law in (one, other, one):
+        np.testing.assert_allclose(compiled(law), law.denoise(z, 0.1), rtol=1e-6)
+
+
 def test_laws_are_pytrees():
     law = exact.ring(4)
     run = jax.jit(lambda law, z: law.denoise(z, 0.1))

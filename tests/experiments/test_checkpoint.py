@@ -94,10 +94,11 @@ def test_no_damaged_file_is_restored_and_an_older_step_is(saved, tmp_path_factor
         assert reason.strip() in capsys.readouterr().err
 
 
-def test_all_steps_damaged_leave_none(saved):
+def test_all_steps_damaged_leave_none(saved, capsys):
     for step in (1, 2, 3):
         (saved / "checkpoints" / str(step) / "_METADATA").unlink()
     assert restored(saved) is None
+    assert "checkpoints: none is sound; the training begins anew" in capsys.readouterr().err
     assert {path.name for path in (saved / "quarantine").glob("?")} == {"1", "2", "3"}
     manager = opened(saved)
     manager.save(3, values(3))

@@ -1,7 +1,9 @@
 """Data: embedded sets, files, TFDS sets written here, real ones where they lie."""
 
+import json
 import os
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -129,6 +131,25 @@ def test_real_tiny_shakespeare():
     text = datasets.load_text(TextConfig(name="tiny_shakespeare"))
     assert (len(text.train), len(text.validation)) == (1_003_854, 55_770)
     assert text.train[:14].tobytes() == b"First Citizen:"
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "type"])
+def test_no_module_is_imported_that_a_set_names(key, tmp_path, monkeypatch):
+    """TFDS would, before it says that it does not know the class."""
+    folder = tmp_path / "mine" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "mine-train.array_record-00000-of-00001").touch()
+    inner = {"featuresDict": {"features": {"x": {key: "evil_module.Thing"}}}}
+    kind = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+    (folder / "features.json").write_text(json.dumps({**inner, "pythonClassName": kind}))
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=r"features of TFDS itself, got 'evil_module\.Thing'"):
+        datasets.open_tfds("mine", "train", str(tmp_path))
+    assert "evil_module" not in sys.modules
+    (folder / "features.json").write_text("{")
+    with pytest.raises(DataError, match=r"features\.json: expected readable JSON"):
+        datasets.open_tfds("mine", "train", str(tmp_path))
 
 
 @pytest.mark.slow

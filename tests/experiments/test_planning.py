@@ -133,6 +133,23 @@ def test_experiments_with_data_of_their_own_look_at_them(name):
     assert expected.get(name, "500 held-out examples") in found
 
 
+def test_documents_are_known_by_their_contents(tmp_path, monkeypatch):
+    from pydoc_data import topics
+
+    from experiments import planning
+    from experiments.ssm import documents
+
+    config = documents.PRESETS["quick"]
+    known = planning.data_of(config)
+    assert known is not None and known == planning.data_of(documents.CPU)
+    monkeypatch.setitem(topics.topics, "assert", "another text")
+    assert planning.data_of(config) not in (None, known)
+    config = documents.Config("retrieval", documents.DocumentsConfig(path=str(tmp_path)))
+    known = planning.data_of(config)
+    (tmp_path / "new_aan_pairs.train.tsv").write_text("a")
+    assert planning.data_of(config) not in (None, known)
+
+
 def test_a_dry_sweep_lists_its_runs(cli, counts, tmp_path):
     code, out, _ = cli("sweep", counts, "--seed", "0:2", "--dry-run")
     assert code == 0 and "seed=0  (new)\nseed=1  (new)\n2 cells" in out

@@ -154,6 +154,16 @@ def test_a_board_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err.count("tensorboard: No space left on device") == 1
 
 
+def test_a_board_that_cannot_be_opened_ends_no_run(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").touch()  # a file in its place
+    tracker = tracking.Tracker(tmp_path / "run")
+    tracker.log(0, value=1.0)
+    tracker.close()
+    assert tracker.rows() == [{"step": 0, "value": 1.0}]
+    assert capsys.readouterr().err.count("not written on") == 1
+
+
 def test_metrics_that_cannot_be_written_name_the_file(tmp_path):
     with start(tmp_path / "run") as current:
         current.tracker.path.mkdir()
