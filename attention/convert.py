@@ -17,7 +17,7 @@ dimensions; https://kexue.fm/archives/10091 for MLA as a generalisation.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -213,6 +213,8 @@ def change_layout(
     mixer = config.mixer
     if not isinstance(mixer, GroupedConfig | LatentConfig):
         raise ValueError(f"mixer: expected grouped-query attention or MLA, got {mixer!r}")
+    if layout not in get_args(rope.Layout):
+        raise ValueError(f"layout: expected one of {get_args(rope.Layout)}, got {layout!r}")
     if mixer.rope_base is None or layout == mixer.rope_layout:
         return params, replace(config, mixer=replace(mixer, rope_layout=layout))
     source = mixer.rope_layout

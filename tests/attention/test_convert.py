@@ -1,6 +1,7 @@
 """Decoders made into others: exact ones, nearest ones, moved columns."""
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +143,10 @@ def test_rotary_conventions_are_the_same_decoder(name, x64):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: inspect.unwrap(convert.change_layout)(*latents(), "foo"),
+            "layout: expected one of .* got 'foo'",
+        ),
         (lambda: convert.to_latent(*decoder(LatentConfig(12, 4))), "mixer: expected grouped-query"),
         (lambda: convert.to_latent(*decoder(GroupedConfig(12, 2))), "rope_base: expected none"),
         (
