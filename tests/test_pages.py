@@ -1,11 +1,21 @@
 """The generated pages: up to date, complete, and every entry of theirs leads somewhere."""
 
 import fnmatch
+import re
 
 import pytest
 
 from docs.pages import claims, docstrings, equations, figures, results, sources, texts
 from experiments import catalog
+
+CHOICES = sources.ROOT / "docs" / "which.md"
+PACKAGES = {
+    "Fourier densities": "fourier_density",
+    "Attention": "attention",
+    "State spaces": "ssm",
+    "Diffusion": "diffusion",
+}
+NUMBER = re.compile(r"(?<![\w.])[-+]?(\d+(?:\.(\d+))?)(?:e([-+]?\d+))?(?!\w)")
 
 
 def test_pages_and_readme_say_what_results_and_code_say():
@@ -78,3 +88,65 @@ def test_every_experiment_is_in_the_gallery():
 )
 def test_docstrings_as_markdown(docstring, expected):
     assert docstrings.markdown(docstring) == expected
+
+
+def published():
+    """Numbers of each experiment: of its tables, and of its claims."""
+    found = {}
+    for record in results.records():
+        text = (record.directory / "table.md").read_text()
+        mine = found.setdefault(record.data["experiment"], set())
+        mine.update(abs(float(number[0])) for number in NUMBER.finditer(text))
+    for row in results.claims():
+        if row["ours"] is not None:
+            ends = row["interval"] or ()
+            found[row["experiment"]].update(abs(value) for value in (row["ours"], *ends))
+    return found
+
+
+def quoted(text, known):
+    """Numbers with a fraction or an exponent, and the experiments that their row names."""
+    package, default = "", None
+    for line in text.splitlines():
+        if line.startswith("#"):
+            package, default = PACKAGES.get(line.strip("# "), package), None
+        if re.match(r"\*\*Which density", line):
+            default = "fourier_density/kl_vs_parameters"
+        if not line.startswith("|"):
+            continue
+        words = re.findall(r"`([\w/]+)`", line)
+        named = [word for word in words if word in known]
+        named += [f"{package}/{word}" for word in words if f"{package}/{word}" in known]
+        evidence = line.split("|")[3]
+        for number in NUMBER.finditer(evidence):
+            if (number[2] or number[3]) and (named or default):
+                yield number, named or [default]
+
+
+def stands(number, values):
+    """Whether a number is one of the values, rounded as it is, or as a percentage."""
+    value, power = abs(float(number[0])), int(number[3] or 0) - len(number[2] or "")
+    half = 0.51 * 10.0**power
+    return any(abs(one * scale - value) <= half for one in values for scale in (1, 100, 0.01))
+
+
+def lost(text):
+    """Numbers that no named experiment has, and of how many."""
+    known = published()
+    found = [
+        (number[0], stands(number, set().union(*(known[name] for name in named))))
+        for number, named in quoted(text, known)
+    ]
+    return [number for number, there in found if not there], len(found)
+
+
+def test_numbers_of_the_page_of_choices_stand_in_what_it_names():
+    missing, count = lost(CHOICES.read_text())
+    assert not missing and count > 150
+
+
+@pytest.mark.parametrize(("old", "new"), [("1.6e-4 (14", "1.9e-4 (14"), ("+0.133 [", "+0.155 [")])
+def test_a_stale_number_is_found(old, new):
+    text = CHOICES.read_text()
+    assert text.count(old) == 1
+    assert lost(text.replace(old, new))[0] == [new.partition(" ")[0]]
