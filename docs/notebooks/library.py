@@ -25,8 +25,8 @@ import numpy as np
 # %% [markdown]
 # ## A density from samples
 #
-# `fit` finds the most likely density that is the square of a trigonometric polynomial, and says how
-# much any other one of that order could gain at most.
+# `fit` finds the maximum-likelihood density among squares of trigonometric polynomials of an order,
+# and bounds how much any other density of that order could gain.
 
 # %%
 import fourier_density
@@ -45,16 +45,16 @@ axes[0].set_title("density"), axes[1].set_title("distribution function")
 print(f"no density of order 12 gains more than {result.certificate:.1e} nats")
 
 # %% [markdown]
-# It is a pytree: here the gradient of a tail probability by all coefficients.
+# It is a pytree: here is the gradient of a tail probability with respect to all coefficients.
 
 # %%
 gradient = jax.jit(jax.grad(lambda density: density.survival_function(0.5)))(density)
 print(jax.tree.map(lambda leaf: leaf.shape, gradient))
 
 # %% [markdown]
-# ## A memory, then a layer that is one
+# ## A memory, and a layer made from it
 #
-# HiPPO keeps a signal's past in N numbers. S4 makes a layer of it: a convolution over a whole
+# HiPPO keeps a signal's past in N numbers. S4 turns that into a layer: a convolution over a whole
 # signal, or a recurrence sample by sample, with the same parameters.
 
 # %%
@@ -85,7 +85,7 @@ print(f"largest difference: {difference:.1e} of the largest output")
 # %% [markdown]
 # ## Attention and what it caches
 #
-# The same decoder with four kinds of attention; `cache_bytes` counts what a token leaves behind.
+# The same decoder with four kinds of attention; `cache_bytes` counts what a token adds to the cache.
 
 # %%
 import attention

@@ -33,9 +33,9 @@ published = recorded.find(root / "results")
 print(len(published), "published runs")
 
 # %% [markdown]
-# ## A picture again, exactly
+# ## Redraw a published figure exactly
 #
-# `draw` takes the record alone, so the figure can be made again, byte by byte, or changed.
+# `draw` needs only the record, so the figure can be reproduced byte for byte, or changed.
 
 # %%
 record = recorded.load(root / "results/ssm/memory/cpu")
@@ -62,7 +62,7 @@ for target in record.config["targets"]:
 axis.set(xlabel="order", ylabel="KL divergence (nats)")
 _ = axis.legend()
 # %% [markdown]
-# ## What it says about the papers
+# ## What the results say about the papers
 #
 # A claim is a statement, the source's value, and a function from a record to a measurement with its
 # interval. The verdict follows from these alone.
@@ -77,7 +77,7 @@ Markdown(report.summary(report.rows(published)))
 # %% [markdown]
 # ## All at once
 #
-# `reproduce` writes a sheet of the figures of its runs; here is one of published ones.
+# `reproduce` puts the figures of its runs on one sheet; here is such a sheet of published figures.
 
 # %%
 pictures = [

@@ -85,7 +85,7 @@ mine.result
 # %% [markdown]
 # ## A grid
 #
-# Commas and ranges make one; every cell is a run that can be resumed.
+# Comma-separated values and ranges define a grid; every cell is a run that can be resumed.
 
 # %%
 grid = sweeps.parse(str(work / "mine.py"), "quick", ["--seed", "0:3"])
