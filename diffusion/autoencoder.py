@@ -24,7 +24,7 @@ from diffusion.process import floating
 
 
 class Block(nn.Module):
-    """Norm, swish, convolution, twice, beside the identity.
+    """Residual block: (norm, swish, 3x3 convolution) twice.
 
     Attributes:
         channels: in and out.
@@ -101,7 +101,7 @@ class Autoencoder(nn.Module):
 
     Attributes:
         channels: of the first level.
-        multipliers: of the channels, a level each; f, pixels a side of a latent, is 2^(levels - 1).
+        multipliers: of the channels, one per level; images are downsampled by f = 2^(levels - 1).
         blocks: of each level, in both directions.
         latent: channels of latents.
         image: channels of images.

@@ -55,8 +55,8 @@ class DiffusersUNet:
         Args:
             params: `self.params`, or others of the same names and shapes.
             z: [B, H, W, C], sizes that can be halved at every level but the last.
-            i: [B] steps of the training process, real numbers between them too.
-            label: [B] classes, for models that have them.
+            i: [B] timesteps of the training process, 0..N-1; fractions are allowed.
+            label: [B] class indices, for models that have classes.
 
         Raises:
             ValueError: sizes that do not fit, a class that is missing or not expected.

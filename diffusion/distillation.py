@@ -1,4 +1,4 @@
-"""Score identity distillation: a generator of one step from a denoiser of many, without data.
+"""Score identity distillation (SiD): a one-step generator from a multi-step denoiser, without data.
 
 Notation
     x, G         generated array and generator: x = G(s0 z, s0), z noise, s0 = sigma_init
@@ -7,23 +7,23 @@ Notation
     w            1 / mean |x - f(y)| over an example, detached
     L1, L2       |f - p|^2 and <f - p, f - x>, summed over an example, both at y
 
-p is the denoiser of the generated law when it is optimal, and then L1 measures how far that law is
-from the teacher's. Three identities make another loss of it:
+An optimal p is the denoiser of the generated distribution; L1 then measures how far this is from
+the teacher's. Three identities turn it into another loss:
 
     1  E[x | y] = y + s^2 grad log p(y)                     the denoiser is the score (Tweedie)
     2  grad log p(y) = E[grad log p(y | x) | y]             a score is a mean of conditional ones
     3  E <g(y), p(y)> = E <g(y), x> for every g             of both, for p optimal
 
-With 3, where p may be exchanged for x, L1 = E<f - p, f> - E<f - p, p> becomes L2, in which p
-stands once. The loss is
+By 3, E<f - p, p> = E<f - p, x>, and L1 = E<f - p, f> - E<f - p, p> becomes L2, which contains p
+once. The loss is
 
     L2 - alpha L1 = <f - p, (f - x) - alpha (f - p)>
 
-whose gradient goes through x and through the *inputs* of f and p; their weights stand still, which
-is what L1 suffers from. At alpha = 1/2 the gradient is half that of L1 with p optimal for each
-generator: of the Fisher divergence. Larger alpha works against collapse.
+whose gradient goes through x and through the *inputs* of f and p; their weights are held fixed,
+from which L1 alone suffers. At alpha = 1/2 the gradient is half that of L1 with p optimal for each
+generator, that is of the Fisher divergence. Larger alpha counteracts collapse.
 
-What happens to normal laws is in `distilled_laws`, with the noise levels and a guard.
+`distilled_laws` has the effect on normal distributions, the noise levels, and a check of training.
 
 Source: Zhou et al. (arXiv 2404.04057), section 3 and algorithm 1; https://kexue.fm/archives/10085,
 whose lambda is alpha; https://kexue.fm/archives/10567 for alpha = 1/2.
@@ -61,7 +61,7 @@ def generator_loss(
     *,
     identity: Any = 1.0,
 ) -> Float[Array, "B"]:
-    """W (L2 - alpha L1) at y = x + sigma noise, summed over each example.
+    """The generator's loss w (L2 - alpha L1) at y = x + sigma noise, summed over each example.
 
     Args:
         x: generated, [B, ...]; gradients flow into it.
@@ -69,8 +69,8 @@ def generator_loss(
             weights alone; these denoisers are differentiated by their inputs.
         sigma: noise levels of EDM's, [B], `generator_sigma` of uniform numbers.
         noise: standard normal, of the shape of x.
-        alpha: 0 for L2, 1/2 for the exact direction, 1.2 as the paper uses; see `threshold`.
-        identity: what L2 is multiplied with; 0 and an alpha of -1 are `naive_loss`.
+        alpha: 0 for L2, 1/2 for the exact gradient direction, 1.2 as in the paper; see `threshold`.
+        identity: factor of L2; 0 together with alpha = -1 is `naive_loss`.
 
     Raises:
         ValueError: no examples, shapes that differ, sigma that is known and not positive and
@@ -99,7 +99,7 @@ def naive_loss(
     noise: Array,
     condition: Any = None,
 ) -> Float[Array, "B"]:
-    """W L1, which collapses: the post's first form, for comparison. As `generator_loss`.
+    """The loss w L1, the post's first form, which collapses; arguments as of `generator_loss`.
 
     Source: https://kexue.fm/archives/10085, equation 4, in x instead of eps and weighted; Zhou et
     al. (arXiv 2404.04057), section 3.
@@ -205,13 +205,13 @@ def generate_steps(
     last: Any = None,
     condition: Any = None,
 ) -> Float[Array, "B ..."]:
-    """A few steps: from x of the step before, x + sigma n at the next level, and G again.
+    """Generate in a few steps: add fresh noise of the next level to the last x, and apply G again.
 
     Args:
-        sigmas: levels that fall, the first that of z.
-        last: number of the step whose x is returned, one for all or one an example [B]; the last
-            by default. In training draw it evenly, so that every step learns to end; gradients
-            flow into that step alone.
+        sigmas: decreasing noise levels [steps]; the first multiplies z, standard normal noise.
+        last: index from 0 of the step whose x is returned, a number or one per example [B]; None
+            for the last. In training draw it uniformly, so that each step learns to be the final
+            one; gradients flow into that step alone.
 
     Raises:
         ValueError: z of whole numbers; levels that are known and do not fall, or are not positive;

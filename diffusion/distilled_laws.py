@@ -5,8 +5,8 @@ Two normal laws show what happens: the teacher's of deviation tau, the generator
     kappa = tau^2 / (tau^2 + s^2) - theta^2 / (theta^2 + s^2)
 
 the gradient in theta is 2 theta kappa (a - 1 - alpha kappa), a = tau^2 / (tau^2 + s^2), that of L1
-alone 2 theta kappa^2: never negative, so that the law shrinks whatever it is. With 0 <= alpha <= 1
-theta goes to tau from everywhere, above it, at one noise level, only from below
+alone 2 theta kappa^2: never negative, so that gradient descent always shrinks theta. For 0 <= alpha
+<= 1 theta converges to tau from any start; for alpha > 1, at one noise level, only from below
 sqrt((s^2 + alpha tau^2) / (alpha - 1)).
 
 In the mean over levels that width is larger (`threshold`), but two networks in turns need not
@@ -53,11 +53,11 @@ def generator_sigma(
 
 
 def threshold(alpha: float, sigma: Any = 0.0, tau: float = 1.0) -> float:
-    """The deviation above which the loss drives a normal generator away from a normal teacher's.
+    """Standard deviation above which a normal generator diverges; the normal teacher's is tau.
 
     At one noise level sqrt((sigma^2 + alpha tau^2) / (alpha - 1)), least for sigma = 0; infinite
-    for alpha <= 1. Of several levels, [n], that of their mean with the loss's weight in many
-    dimensions, which is larger: fine levels, where a law runs away first, hardly count.
+    for alpha <= 1. For levels [n], that of the mean loss over them, weighted by w in the limit of
+    many dimensions; it is larger, because fine levels, where divergence starts, hardly count.
 
     Source: derived from https://kexue.fm/archives/10085, equations 4 and 9, for normal laws, with
     the weight of Zhou et al. (arXiv 2404.04057), algorithm 1.
@@ -97,11 +97,11 @@ def diagnose(
     """What is wrong with a generator, or None: a guard for training loops, on the host.
 
     Args:
-        deviation: root of the mean variance of an element over generated arrays.
-        reference: that of the teacher's data.
-        alpha: of the loss, to say what its `threshold` has to do with it.
-        least, most: shares of the reference below and above which a law is lost. A generator begins
-            narrow, as the teacher's means given pure noise; wait some hundred steps.
+        deviation: root of the mean over elements of their variance over generated arrays.
+        reference: the same of the teacher's data.
+        alpha: of the loss, for advice that refers to its `threshold`.
+        least, most: ratios of deviation to reference below and above which training has failed. A
+            generator starts narrow, as the teacher's mean given noise; wait some hundred steps.
         naive: whether the loss is L1 alone.
 
     Raises:

@@ -24,7 +24,7 @@ from diffusion.schedule import Schedule, whole
 
 @dataclass(frozen=True)
 class LogNormal(Schedule):
-    """Uniform t gives log sigma a normal law, as EDM trains, cut at two noise levels.
+    """EDM's training levels: for uniform t, log sigma is normal, sigma in [sigma_min, sigma_max].
 
     Here sigma is EDM's: noise over signal, exp(-lambda / 2).
 
@@ -89,7 +89,7 @@ class LogNormal(Schedule):
 def edm(
     mean: float = -1.2, std: float = 1.2, sigma_min: float = 0.002, sigma_max: float = 80.0
 ) -> LogNormal:
-    """The noise levels that EDM trains on."""
+    """EDM's training levels: log sigma is N(mean, std^2), sigma within [sigma_min, sigma_max]."""
     return LogNormal(mean, std, sigma_min, sigma_max)
 
 
@@ -117,12 +117,12 @@ def edm_sigmas(
 
 
 class Scalings(NamedTuple):
-    """What EDM multiplies with, for noise levels of any shape.
+    """EDM's preconditioning coefficients, for noise levels of any shape.
 
     Attributes:
         skip, out, inside: c_skip, c_out and c_in.
-        noise: c_noise, what the network is told.
-        weight: of the squared error of D.
+        noise: c_noise, the noise level as the network receives it.
+        weight: loss weight of the squared error of D.
     """
 
     skip: Array
@@ -133,7 +133,7 @@ class Scalings(NamedTuple):
 
 
 def scalings(sigma: Any, sigma_data: float = 0.5) -> Scalings:
-    """Table 1 of EDM, with r^2 = sigma^2 + sigma_data^2.
+    """EDM's preconditioning coefficients (its table 1), with r^2 = sigma^2 + sigma_data^2.
 
     c_skip = sigma_data^2 / r^2, c_out = sigma sigma_data / r, c_in = 1 / r, c_noise = log(sigma) /
     4; the weight is 1 / c_out^2.
@@ -159,7 +159,7 @@ def scalings(sigma: Any, sigma_data: float = 0.5) -> Scalings:
 def precondition(
     network: Callable[..., Array], sigma_data: float = 0.5
 ) -> Callable[..., Float[Array, "B ..."]]:
-    """A denoiser (y, sigma, *more) -> x of a network (c_in y, c_noise, *more) -> F.
+    """EDM's denoiser (y, sigma, *more) -> x from a network (c_in y, c_noise, *more) -> F.
 
     Args:
         network: reads y [B, ...] and c_noise [B].

@@ -17,11 +17,11 @@ Denoiser = Callable[..., Array]
 
 
 class Churn(NamedTuple):
-    """Noise that is added before each step, and taken out by it.
+    """EDM's stochasticity: noise that is added before each step, and removed by it.
 
     Attributes:
         amount: S_churn; 0 is the deterministic flow.
-        low, high: S_min and S_max, levels between which there is any.
+        low, high: S_min and S_max, noise levels between which it is added.
         noise: S_noise, its standard deviation.
     """
 
@@ -43,13 +43,13 @@ def sample_edm(
     trajectory: bool = False,
     params: Any = None,
 ) -> Any:
-    """Run EDM's sampler.
+    """Run EDM's sampler from y at the first noise level to the last.
 
     Args:
         denoiser: (y, sigma [B][, condition]) -> x, or with params first if they are given; see
             `samplers.sample`.
         z: y at the first level, normally noise of standard deviation sigmas[0].
-        sigmas: n + 1 levels that fall, the last 0 (`schedules.edm_sigmas(n)`) or not.
+        sigmas: n + 1 decreasing levels; the last may be 0, as in `schedules.edm_sigmas(n)`.
         method: "euler" or "heun"; the step to 0 is always Euler's.
         key: needed for churn.
         condition: passed on to the denoiser, if given.

@@ -1,10 +1,10 @@
-"""Laws whose diffusion is known in closed form: the best tests there are, and teachers.
+"""Distributions whose diffusion is known in closed form, for tests and as teachers.
 
-Each has `sample(key, n)`, `denoise(z, logsnr[, condition])`, the mean of x given z, which any
-prediction follows from, and `log_prob(z, logsnr)` of the diffused variable in nats.
+Each has `sample(key, n)`; `denoise(z, logsnr[, condition])`, the mean of x given z, from which any
+prediction follows; and `log_prob(z, logsnr)`, the log-density of the noisy variable z in nats.
 
-    Gaussian   a normal law with any covariance
-    Mixture    round components, also one by one
+    Gaussian   a normal distribution with any covariance
+    Mixture    isotropic Gaussian components, optionally conditioned on one of them
     Field      a stationary Gaussian field on a torus, by its spectrum
 
 Notation as in `process`.
@@ -26,7 +26,7 @@ from diffusion import process
 
 
 def denoiser(law: Any, prediction: str = "x", sigma_data: float = 0.5) -> Callable[..., Array]:
-    """What a perfect network of a kind of prediction would return; `sigma_data` is that of "F".
+    """The optimal denoiser (z, logsnr[, condition]) -> prediction; `sigma_data` is that of "F".
 
     Raises:
         ValueError: an unknown prediction.
@@ -76,7 +76,7 @@ class Gaussian(NamedTuple):
         return -0.5 * jnp.sum(inside**2 / spread + jnp.log(2 * math.pi * spread), axis=-1)
 
     def flow(self, z: Float[Array, "B D"], logsnr: Any, after: Any) -> Float[Array, "B D"]:
-        """Where the probability flow takes z at one log-SNR at another: the exact solution.
+        """Exact solution of the probability-flow ODE, from z at `logsnr` to log-SNR `after`.
 
         Source: derived from Karras et al. (arXiv 2206.00364), equation 4, for a normal law.
         """
@@ -117,7 +117,7 @@ class Mixture(NamedTuple):
     deviations: Array
 
     def sample(self, key: Array, n: int, condition: Any = None) -> Float[Array, "n D"]:
-        """Draws, or those of given components [n]; -1 stands for any."""
+        """Draws [n, D]; `condition` [n] gives their components, -1 a random one."""
         first, second = jax.random.split(key)
         k = jax.random.choice(first, len(self.weights), (n,), p=self.weights)
         if condition is not None:
@@ -139,7 +139,7 @@ class Mixture(NamedTuple):
     def denoise(
         self, z: Float[Array, "B D"], logsnr: Any, condition: Any = None
     ) -> Float[Array, "B D"]:
-        """E[x | z], given the component [B] if there is a condition; -1 stands for none.
+        """E[x | z], given also the component `condition` [B], if any; -1 is an unknown one.
 
         Source: Bayes' rule over the components of a mixture, a standard result.
         """
@@ -175,7 +175,7 @@ def mixture(weights: Any, means: Any, deviations: Any) -> Mixture:
 
 
 def ring(modes: int = 8, radius: float = 1.0, deviation: float = 0.1) -> Mixture:
-    """Equal components on a circle.
+    """A mixture of equal components, evenly spaced on a circle in the plane.
 
     Raises:
         ValueError: no modes.

@@ -30,10 +30,10 @@ def classifier_free(
 
     Args:
         denoiser: with a condition [B, ...], or a pytree of them; called once, on twice the batch.
-        scale: a number, or one an example [B]; 1 is conditional, 0 unconditional.
-        unconditional: the condition without an example axis that stands for none, as trained.
+        scale: a number, or one per example [B]; 1 is conditional, 0 unconditional.
+        unconditional: the null condition of training, without the batch axis.
         interval: lowest and highest log-SNR between which to guide; outside, the scale is 1. For
-            `samplers.sample_edm`, which tells its denoiser sigma, guide before converting.
+            `samplers.sample_edm`, guide the log-SNR denoiser, then use `process.edm_denoiser`.
 
     Raises:
         ValueError: no unconditional branch, an interval that is empty; later, conditions of another

@@ -27,7 +27,7 @@ LOG_VARIANCE = (-30.0, 20.0)  # bounds, nats
 
 @struct.dataclass
 class Posterior:
-    """Gaussians over latents, one an example.
+    """Diagonal Gaussians over latents, one per example.
 
     Attributes:
         mean, log_variance: [B, h, w, c], the latter in nats.
@@ -74,8 +74,8 @@ def posterior(moments: Float[Array, "B *space two_c"]) -> Posterior:
 def loss(x: Array, x_hat: Array, q: Posterior, beta: Any = 1e-2) -> Float[Array, "B"]:
     """Squared error and divergence, sums over an example:  |x - x_hat|^2 + beta KL(q | N(0, 1)).
 
-    This is beta times the negative evidence bound, in nats and but for a constant, of a decoder
-    whose pixels have variance beta / 2.
+    Up to a constant, this is beta times the negative evidence lower bound (ELBO) in nats of a
+    Gaussian decoder whose pixels have variance beta / 2.
 
     Args:
         x: images in floating point, in [-1, 1] by convention.
@@ -104,10 +104,10 @@ def loss(x: Array, x_hat: Array, q: Posterior, beta: Any = 1e-2) -> Float[Array,
 
 @struct.dataclass
 class Normalisation:
-    """Latents to unit deviation and back, channel by channel.
+    """Standardises latents channel by channel to mean 0 and standard deviation 1, and back.
 
     Attributes:
-        mean, deviation: [c].
+        mean, deviation: those of the latents before normalisation, [c].
     """
 
     mean: Array
@@ -125,11 +125,11 @@ class Normalisation:
 
 
 def normalisation(z: Float[Array, "B *space c"]) -> Normalisation:
-    """From latents of many images.
+    """The `Normalisation` by means and standard deviations over the latents of many images.
 
     Raises:
-        ValueError: a channel that is the same everywhere but for rounding, or numbers that are not
-            finite; where z is traced, deviations are NaN then.
+        ValueError: a channel that is constant up to rounding, or values that are not finite; where
+            z is traced, deviations are NaN instead.
 
     Source: Rombach et al. (arXiv 2112.10752), appendix G; channel by channel and centred here.
     """

@@ -1,7 +1,7 @@
 """Small denoisers, Linen shells: a residual MLP and a convolutional one without global normalisers.
 
-Both are networks (z [B, ...], logsnr [B], condition) -> a prediction of the shape of z, which at
-the start is zero. Classes are numbers [B]; `classes` itself stands for none.
+Both are networks (z [B, ...], logsnr [B], condition) -> a prediction of the shape of z, zero at
+initialisation. Conditions are class indices [B]; the index `classes` means unconditional.
 
     network = MLP(width=128, classes=10)
     params = network.init(key, z, logsnr, labels)
@@ -26,7 +26,7 @@ def waves(logsnr: Any, count: int = 16) -> Array:
 
 
 def octaves(z: Array, exponents: tuple[int, ...]) -> Array:
-    """Z beside sin and cos of 2^n pi z for each n, along the last axis: digits of fine levels.
+    """Fourier features for fine levels: z, then sin and cos of 2^n pi z for each n, last axis.
 
     Source: Kingma et al. (arXiv 2107.00630), equation 34.
     """
@@ -70,12 +70,12 @@ def _of_each(name: str, values: Any, batch: int) -> Array:
 
 
 class MLP(nn.Module):
-    """Residual blocks, each scaled and shifted by the context.
+    """A residual MLP whose blocks are scaled and shifted by an embedding of log-SNR and class.
 
     Attributes:
-        width, depth: of the blocks, and how many.
-        classes: number of classes, or None; the class of this number stands for none.
-        fourier: exponents of `octaves` of z that are read as well.
+        width, depth: width and number of the blocks.
+        classes: number of classes, or None; the index `classes` itself means unconditional.
+        fourier: exponents of the Fourier features of z (see `octaves`), further inputs.
     """
 
     width: int = 128

@@ -59,18 +59,18 @@ def bound(
     times_from: str = "low_discrepancy",
     sigma_data: float = 0.5,
 ) -> Bound:
-    """One draw of the bound.
+    """A Monte Carlo estimate of the bound, with one time and one noise per example.
 
     Args:
         denoiser: (z, logsnr [B][, condition]) -> prediction.
-        steps: T of discrete time; None is continuous time.
-        bins: values that an element of x can take, for a bound on discrete probabilities; None
-            bounds a density. Others are refused (NaN where x is traced).
+        steps: T of discrete time; None for continuous time.
+        bins: the values that elements of x can take, to bound discrete probabilities; None bounds
+            a density. Other values in x are refused (NaN where x is traced).
         times_from: "independent", "low_discrepancy" or "antithetic".
         sigma_data: of the prediction "F".
 
     Raises:
-        ValueError: unknown names, steps < 1, no random key in front.
+        ValueError: unknown names, steps < 1, a first argument that is no random key.
 
     Source: Kingma et al. (arXiv 2107.00630), equations 11, 14 (discrete time) and 17 (continuous
     time).
@@ -107,7 +107,7 @@ def bound(
 
 
 def prior(x: Float[Array, "B ..."], logsnr_min: Any) -> Float[Array, "B"]:
-    """KL of N(alpha x, sigma^2) from N(0, 1), in nats, one an example.
+    """KL(N(alpha x, sigma^2) || N(0, 1)) at log-SNR logsnr_min, in nats, one number per example.
 
     Source: Kingma et al. (arXiv 2107.00630), equation 11, first term; the divergence of normal
     laws.
@@ -153,5 +153,5 @@ def reconstruction(
 
 
 def bits_per_dim(nats: Any, x: Any) -> Any:
-    """Nats of an example over the size of an example, in bits."""
+    """Convert nats per example to bits per dimension, for the size of an example of x [B, ...]."""
     return nats / (math.log(2.0) * math.prod(x.shape[1:]))

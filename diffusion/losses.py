@@ -1,4 +1,4 @@
-"""Losses, one number an example, and their weights for any prediction and any law of log-SNR.
+"""Losses, one number per example, and weights for any prediction and distribution of log-SNR.
 
 Notation
     lambda   log-SNR of an example, drawn with density p(lambda)
@@ -6,9 +6,9 @@ Notation
 
 Errors are means over the axes of an example. Nothing here averages over the batch.
 
-    uniform   1, on the error of `space`
+    uniform   weight 1 of the squared error of the prediction `space`
     elbo      1 / (2 p): the variational bound, (1/2) int |eps - eps_hat|^2 dlambda
-    edm       EDM's, as if its own law of log-SNR, N(2.4, 2.4^2), had been drawn from
+    edm       EDM's weight, as if log-SNR were drawn from EDM's distribution N(2.4, 2.4^2)
     min_snr   min(snr, gamma) / snr
     sigmoid   sigmoid(bias - lambda) / p
 
@@ -41,13 +41,13 @@ def weight(
     bias: float = 0.0,
     sigma_data: float = 0.5,
 ) -> Array:
-    """What the squared error of `prediction` is multiplied by, of the shape of logsnr.
+    """The loss weight of the squared error of `prediction`, of the shape of logsnr.
 
     Args:
-        schedule: from which logsnr was drawn, at uniform times; needed by elbo and sigmoid. For
-            edm, None says that it was drawn from EDM's own.
-        space: of uniform, the kind of prediction whose error counts as it is.
-        gamma, bias, sigma_data: of min_snr, sigmoid and edm.
+        schedule: the one that logsnr was drawn from, at uniform times; needed by elbo and sigmoid.
+            For edm, None means that logsnr was drawn from EDM's own distribution.
+        space: for uniform, the kind of prediction whose squared error has weight 1.
+        gamma, bias, sigma_data: of min_snr; of sigmoid; of edm and of predictions "F".
 
     Raises:
         ValueError: unknown names, a schedule that is missing.
@@ -93,7 +93,7 @@ def target(
     prediction: str,
     sigma_data: float = 0.5,
 ) -> Float[Array, "B ..."]:
-    """What a perfect prediction would be, from both parts of z.
+    """The regression target of a kind of prediction, from x and eps, of their shape.
 
     Raises:
         ValueError: an unknown prediction.
@@ -117,7 +117,7 @@ def target(
 def squared_error(
     prediction: Float[Array, "B ..."], truth: Float[Array, "B ..."]
 ) -> Float[Array, "B"]:
-    """Mean over the axes of each example.
+    """Squared error of each example, [B], a mean over its axes, in float32 at least.
 
     Raises:
         ValueError: shapes that differ.
@@ -143,11 +143,11 @@ def denoising(
     bias: float = 0.0,
     sigma_data: float = 0.5,
 ) -> Float[Array, "B"]:
-    """The weighted error of a network's output.
+    """The weighted squared error of a network's output, one number per example.
 
     Args:
-        output: of the network, of the kind `prediction`.
-        logsnr: of each example.
+        output: of the network for z = alpha x + sigma eps, of the kind `prediction`.
+        logsnr: of each example, as given to the network.
         weighting, schedule, space, gamma, bias: as in `weight`.
 
     Raises:
@@ -169,7 +169,7 @@ def denoising(
 def multi_scale(
     eps: Float[Array, "B ..."], eps_hat: Float[Array, "B ..."], resolutions: Sequence[int]
 ) -> Float[Array, "B"]:
-    """The sum over resolutions r of 1/r times the mean squared residual, pooled to r x r.
+    """The sum over resolutions r of 1/r times the mean square of the residual pooled to r x r.
 
     Sources differ in what they divide by; this is this library's definition.
 

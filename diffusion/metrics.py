@@ -148,13 +148,13 @@ def mmd(samples: Any, reference: Any, bandwidth: float | None = None) -> float:
 
 
 class PRDC(NamedTuple):
-    """Shares in [0, 1]; density may exceed 1.
+    """Fractions in [0, 1]; the ball of a row reaches to its k-th nearest neighbour in its own set.
 
     Attributes:
-        precision: samples within the k-th neighbour's distance of some real one.
-        recall: real ones within that of some sample.
-        density: how many such balls hold a sample, over k.
-        coverage: real ones whose own ball holds a sample.
+        precision: fraction of samples inside the ball of some real row.
+        recall: fraction of real rows inside the ball of some sample.
+        density: mean number of balls of real rows that contain a sample, over k; may exceed 1.
+        coverage: fraction of real rows whose ball contains a sample.
     """
 
     precision: float
@@ -189,11 +189,11 @@ class Report(NamedTuple):
     """A distance and what it has to be read against.
 
     Attributes:
-        value: of the samples.
-        n: rows of every set that was compared.
-        seed: of their choice.
-        floor: of held-out data against the reference.
-        ceilings: of other sets, by name.
+        value: distance of the samples from the reference.
+        n: number of rows that were drawn from every set.
+        seed: of that draw.
+        floor: distance of held-out data from the reference.
+        ceilings: distances of other sets from it, by name.
     """
 
     value: float

@@ -31,11 +31,11 @@ def rules(heads: int, size: int) -> Rules:
         size: of the mesh axis "model".
 
     Returns:
-        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
-        none stays whole, as do axes that `size` does not divide.
+        Pairs of a regular expression on `jax.tree_util.keystr` and axes; the first match applies.
+        Weights without a match are replicated, as are axes that `size` does not divide.
 
     Raises:
-        ValueError: it does not divide the heads.
+        ValueError: `size` does not divide `heads`.
 
     Source: Megatron-LM (arXiv 1909.08053), section 3.
     """

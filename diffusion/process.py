@@ -1,4 +1,4 @@
-"""The diffused variable, and every way to say what is in it.
+"""The noisy variable z, and conversions between the kinds of prediction of a denoiser.
 
 Notation
     lambda, z  log-SNR; z = alpha x + sigma eps, alpha^2 = sigmoid(lambda), sigma^2 = 1 - alpha^2
@@ -7,9 +7,9 @@ Notation
     F          EDM's network: x = c_skip z / alpha + c_out F, for data of deviation sigma_data
     D          EDM's denoiser, which is x
 
-Log-SNR is a number or one a sample, [B], and is spread over the axes of z, [B, ...]. Among x, eps
-and v each conversion is one formula: x from eps divides by alpha and eps from x by sigma, which
-cannot be avoided, everything from v divides by neither. F goes by v,
+Log-SNR is a number or one per sample, [B], and is broadcast over the axes of z, [B, ...]. Among x,
+eps and v each conversion is one formula: x from eps divides by alpha and eps from x by sigma, which
+cannot be avoided; everything from v divides by neither. F is converted by way of v,
 
     v = s (1 - sigma_data^2) / (s^2 + sigma_data^2) z - sigma_data / (alpha root) F
 
@@ -43,7 +43,7 @@ def check(name: str, prediction: str) -> None:
 
 
 def spread(logsnr: Any, like: Array) -> Array:
-    """A number, or [B], with the axes of `like`, and at least its precision.
+    """A number or [B], reshaped to broadcast against `like`, in its precision, float32 at least.
 
     Raises:
         ValueError: another shape.
@@ -71,7 +71,7 @@ def alpha_sigma(logsnr: Any) -> tuple[Array, Array]:
 def diffuse(
     x: Float[Array, "B ..."], eps: Float[Array, "B ..."], logsnr: Any
 ) -> Float[Array, "B ..."]:
-    """Z = alpha x + sigma eps.
+    """The noisy variable z = alpha x + sigma eps, at a log-SNR that is a number or [B].
 
     Raises:
         ValueError: shapes that differ, whole numbers.
@@ -104,12 +104,12 @@ def convert(
     target: str,
     sigma_data: float = 0.5,
 ) -> Float[Array, "B ..."]:
-    """What `source` says of z, said as `target`.
+    """Convert a prediction for z from the kind `source` to the kind `target`.
 
     Args:
-        value: a prediction of the kind `source`.
+        value: a prediction of the kind `source`, of the shape of z.
         source, target: "x", "eps", "v", "score", "F" or "D".
-        sigma_data: of F.
+        sigma_data: standard deviation of the data, for "F".
 
     Raises:
         ValueError: unknown kinds, shapes that differ.
@@ -195,7 +195,7 @@ def error_factor(logsnr: Any, source: str, target: str, sigma_data: float = 0.5)
 def edm_denoiser(
     denoiser: Callable[..., Array], prediction: str = "v", sigma_data: float = 0.5
 ) -> Callable[..., Array]:
-    """(z, logsnr [B][, condition]) -> prediction, as EDM's (y, sigma [B][, condition]) -> x.
+    """Wrap (z, logsnr [B][, condition]) -> prediction as EDM's (y, sigma [B][, condition]) -> x.
 
     EDM's y is z / alpha = x + s eps, with s = sigma / alpha. `sigma_data` is that of F.
 
@@ -218,7 +218,7 @@ def edm_denoiser(
 
 
 def logsnr_denoiser(denoiser: Callable[..., Array]) -> Callable[..., Array]:
-    """EDM's (y, sigma [B][, condition]) -> x as (z, logsnr [B][, condition]) -> x.
+    """Wrap EDM's (y, sigma [B][, condition]) -> x as (z, logsnr [B][, condition]) -> x.
 
     Source: derived from Karras et al. (arXiv 2206.00364), equation 4, whose scale s(t) is alpha.
     """

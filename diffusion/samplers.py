@@ -73,20 +73,20 @@ def sample(
     """Run a sampler from z to the data.
 
     Args:
-        denoiser: (z, logsnr [B][, condition]) -> prediction, or with params first if they are
-            given. The same function again finds its compiled program again, with all that it
-            closes over as it was, which stays in memory (until `jax.clear_caches()`): hand
-            parameters over as `params`, do not change them behind it.
-        z: at the first log-SNR, normally noise of variance 1.
-        logsnrs: n + 1 values that rise, as `schedule(jnp.linspace(1, 0, n + 1))` gives them. The
+        denoiser: (z, logsnr [B][, condition]) -> prediction, or (params, z, ...) if `params` are
+            given. Compiled programs are cached by the function object, with the arrays it closes
+            over as constants, until `jax.clear_caches()`: later changes of them have no effect, so
+            pass weights as `params`.
+        z: the noisy array at the first log-SNR, normally standard normal noise.
+        logsnrs: n + 1 increasing values, as `schedule(jnp.linspace(1, 0, n + 1))` gives them. The
             denoiser is called at the first n of them.
         method: "ancestral" (needs a key), "ddim", "euler", "heun" or "dpmpp_2m".
         prediction: what the denoiser returns: "x", "eps", "v", "score", or EDM's "D" (x) and "F"
             (of `sigma_data`).
-        condition: handed to the denoiser.
-        variance: of ancestral: 0 takes the lower bound, 1 the upper, between them geometric.
-        clip: lowest and highest x.
-        trajectory: also return z at all levels, [n + 1, B, ...], x at the last.
+        condition: passed on to the denoiser.
+        variance: of "ancestral": 0 its lower bound (posterior), 1 its upper, geometric in between.
+        clip: bounds of x_hat, to which it is clipped at every step; None for no clipping.
+        trajectory: also return z at all levels, [n + 1, B, ...]; the last is x.
         params: first argument of the denoiser, for other parameters in the same program.
 
     Returns:

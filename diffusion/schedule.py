@@ -6,9 +6,8 @@ Notation
     z         alpha x + sigma eps, with alpha^2 + sigma^2 = 1
 
 A schedule is a frozen object: `schedule(t)`, `schedule.inverse(logsnr)`, `schedule.density(logsnr)`
-(of logsnr when t is uniform, |dt / dlambda|). Everything else of this package speaks logsnr only.
-Arguments outside the schedule are refused by name where they are known, and give NaN where they
-are traced.
+(of logsnr when t is uniform, |dt / dlambda|). The rest of this package works with logsnr only.
+Arguments outside a schedule's range raise a ValueError that names them; if traced, they give NaN.
 
 Source: Kingma et al. (arXiv 2107.00630), where schedules are log-SNRs of time.
 """
@@ -52,7 +51,7 @@ def _inside(value: Array, low: Any, high: Any) -> Array:
 
 
 class Schedule(abc.ABC):
-    """What every schedule offers; those with closed forms replace the numerical inverse."""
+    """Base class: subclasses define `logsnr(t)`; `time`, its inverse, is numerical by default."""
 
     def __call__(self, t: Any) -> Array:
         """Log-SNR at times in [0, 1]."""

@@ -55,7 +55,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """-2 log tan of an angle that grows evenly between those of both bounds.
+    """Log-SNR -2 log tan(angle), with an angle that is linear in t between those of both bounds.
 
     Source: Nichol & Dhariwal (arXiv 2102.09672); in log-SNR, with bounds: Ho & Salimans
     (2207.12598), section 2, and Hoogeboom et al. (2301.11093).
@@ -105,7 +105,7 @@ class Cosine(Schedule):
 
 
 def cosine(logsnr_min: float = -15.0, logsnr_max: float = 15.0) -> Cosine:
-    """The cosine schedule, bounded in angle space.
+    """The cosine schedule: log-SNR is -2 log tan of an angle linear in t, exact at both bounds.
 
     Raises:
         ValueError: bounds that do not increase.
@@ -115,7 +115,7 @@ def cosine(logsnr_min: float = -15.0, logsnr_max: float = 15.0) -> Cosine:
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """Log-SNR falls evenly. VDM's fixed one: -5 and 13.3 (Kingma et al., arXiv 2107.00630).
+    """Log-SNR linear in t; the default bounds are VDM's fixed ones (Kingma et al., 2107.00630).
 
     Source: Kingma et al. (arXiv 2107.00630), equations 4 and 5, with a straight gamma = -lambda.
     """
@@ -145,7 +145,7 @@ class Linear(Schedule):
 
 
 def linear(logsnr_min: float = -5.0, logsnr_max: float = 13.3) -> Linear:
-    """Log-SNR falls evenly between two bounds."""
+    """Log-SNR linear in t, from logsnr_max at t = 0 (data) to logsnr_min at t = 1 (noise)."""
     return Linear(logsnr_min, logsnr_max)
 
 
@@ -184,7 +184,7 @@ class Shifted(Schedule):
 
 
 def shift_of(base: int | float, size: int | float, dimensions: int = 2) -> float:
-    """K log(base / size): what log-SNR has to be shifted by for the same SNR after pooling.
+    """Shift of log-SNR, dimensions * log(base / size), keeping the SNR after pooling to `base`.
 
     Averaging m elements along each of k dimensions, m = size / base, divides the standard
     deviation of noise by m^(k/2), which multiplies the SNR by m^k.
@@ -204,7 +204,7 @@ def shift_of(base: int | float, size: int | float, dimensions: int = 2) -> float
 
 
 def shifted(schedule: Schedule, base_resolution: int | float, resolution: int | float) -> Shifted:
-    """For images of another resolution: log-SNR + 2 log(base / resolution), bounds and all.
+    """Log-SNR and its bounds plus 2 log(base_resolution / resolution), for another image size.
 
     Raises:
         ValueError: no schedule, resolutions that are not positive.
@@ -223,7 +223,7 @@ def _check_schedule(schedule: object) -> None:
 
 @dataclass(frozen=True)
 class Interpolated(Schedule):
-    """(1 - t) times a schedule shifted for the data, t times it shifted for the noise.
+    """A schedule plus a shift linear in t, shift_at_data at t = 0 and shift_at_noise at t = 1.
 
     Source: Hoogeboom et al. (arXiv 2301.11093), equation 6. Sources disagree which resolution
     belongs to which end; here the ends are named.
@@ -263,7 +263,7 @@ def interpolated(
     """(1 - t) * shifted(schedule, at_data, resolution) + t * shifted(schedule, at_noise, ...).
 
     Raises:
-        ValueError: resolutions so far apart that the result does not fall everywhere.
+        ValueError: resolutions so far apart that log-SNR does not decrease with t everywhere.
 
     Source: Hoogeboom et al. (arXiv 2301.11093), equation 6, with the ends named.
     """
@@ -273,9 +273,9 @@ def interpolated(
 
 @dataclass(frozen=True)
 class VPSDE(Schedule):
-    """The variance-preserving process with a rate that grows from beta_min to beta_max.
+    """The variance-preserving SDE with beta linear in its time s, from beta_min to beta_max.
 
-    sigma^2 / alpha^2 = expm1(s^2 (beta_max - beta_min) / 2 + s beta_min), s from `start` to 1.
+    sigma^2/alpha^2 = expm1(s^2 (beta_max - beta_min)/2 + s beta_min), s = start + t (1 - start).
 
     Source: Song et al. (arXiv 2011.13456), appendix C; in these terms, Karras et al. (2206.00364),
     table 1.
@@ -306,5 +306,5 @@ class VPSDE(Schedule):
 
 
 def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0, start: float = 1e-5) -> VPSDE:
-    """The variance-preserving SDE of Song et al."""
+    """The variance-preserving SDE of Song et al. with linear beta, from its time `start` to 1."""
     return VPSDE(beta_min, beta_max, start)

@@ -20,7 +20,7 @@ from diffusion.schedule import Schedule
 
 @dataclass(frozen=True, eq=False)
 class Table(Schedule):
-    """Log-SNR at N even times, linear between them.
+    """Log-SNR at N equally spaced times, interpolated linearly between them.
 
     Attributes:
         logsnrs: [N], float64, falling.
@@ -102,7 +102,7 @@ def from_betas(betas: Any) -> Table:
 
 @functools.lru_cache
 def linear_beta(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Table:
-    """Variances that grow evenly.
+    """DDPM's schedule: variances beta_1..beta_N linear from `first` to `last`.
 
     Source: Ho et al. (arXiv 2006.11239), section 4.
     """
@@ -111,7 +111,7 @@ def linear_beta(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> T
 
 @functools.lru_cache
 def scaled_linear_beta(steps: int = 1000, first: float = 0.00085, last: float = 0.012) -> Table:
-    """Standard deviations that grow evenly, as latent diffusion has them.
+    """Latent diffusion's schedule: sqrt(beta) linear from sqrt(first) to sqrt(last).
 
     Source: Rombach et al. (arXiv 2112.10752), their public configurations.
     """
@@ -120,7 +120,7 @@ def scaled_linear_beta(steps: int = 1000, first: float = 0.00085, last: float = 
 
 @functools.lru_cache
 def nichol_cosine(steps: int = 1000, offset: float = 0.008, cap: float = 0.999) -> Table:
-    """alpha-bar = cos^2 of an even angle, its variances capped.
+    """Improved DDPM's cosine schedule: alpha-bar = cos^2 of an angle linear in i, beta <= cap.
 
     Source: Nichol & Dhariwal (arXiv 2102.09672), equation 17.
     """

@@ -1,7 +1,7 @@
 """Times of a batch of training examples: independent, spread evenly, or in antithetic pairs.
 
-All three take a key and the size B of the batch, give [B], and are uniform in [0, 1) one by one;
-the mean of a function over a batch varies less for the other two.
+All three take a key and the batch size B and return [B] times, each of them uniform in [0, 1); the
+mean of a function over a batch usually varies less with the last two.
 
 Source: Kingma et al. (arXiv 2107.00630), appendix I.1, for the even ones.
 """

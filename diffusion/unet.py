@@ -1,8 +1,8 @@
 """A U-Net for denoising, most of whose work is done at its lowest resolution.
 
-A network (z [B, H, W, C], logsnr [B], condition) -> a prediction of the shape of z, zero at the
-start. Each level halves the size; blocks of a level are equal and run in one scan, so that depth
-costs no compile time. Log-SNR and class scale and shift every block.
+A network (z [B, H, W, C], logsnr [B], condition) -> a prediction of the shape of z, zero at
+initialisation. Each level halves the size; blocks of a level are alike and run in one scan, so that
+depth costs no compile time. An embedding of log-SNR and class scales and shifts every block.
 
 Source: Hoogeboom et al. (arXiv 2301.11093), sections 3.3, 3.4 and appendix; Ho et al. (2006.11239).
 """
@@ -24,12 +24,12 @@ STEMS = ("none", "conv", "dwt")
 
 
 class Block(nn.Module):
-    """Norm, swish, convolution, twice, the second norm scaled and shifted by the context.
+    """Residual block: (norm, swish, 3x3 convolution) twice, the second norm modulated by context.
 
     Attributes:
-        channels: in and out.
+        channels: of the output; other input channels are projected to it.
         dropout: rate before the second convolution.
-        heads: of attention over all places behind it; 0 for none.
+        heads: of self-attention over all pixels after the block; 0 for none.
         dtype: of the computation.
     """
 
@@ -53,10 +53,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention over all places, zero at the start.
+    """Self-attention over all pixels, whose output is zero at initialisation.
 
     Attributes:
-        heads: that share the channels.
+        heads: number of heads, a divisor of the channels.
         dtype: of the computation.
 
     Source: scaled dot-product attention, Vaswani et al. (arXiv 1706.03762).
@@ -158,17 +158,17 @@ def repeat(
 
 
 class UNet(nn.Module):
-    """Levels of blocks down and up again.
+    """A U-Net of residual blocks with one skip connection per block.
 
     Attributes:
-        channels: of the first level.
-        multipliers: of the channels, a level each.
-        blocks: a level each; the last is the bottom.
+        channels: base width, multiplied by `multipliers` at each level.
+        multipliers: one per level.
+        blocks: number of blocks per level, on the way down and again up; the last is the bottom.
         heads: of attention at each level; 0 for none.
-        classes: number of classes, or None.
-        context: width of the vector for log-SNR and class; None: 4 `channels`.
-        dropout, dropout_size: rate, at levels of at most that many places a side.
-        stem, patch: "none"; or "conv" or "dwt" by `patch` a side, with its inverse at the end.
+        classes: number of classes, or None; the index `classes` itself means unconditional.
+        context: width of the embedding of log-SNR and class; None: 4 `channels`.
+        dropout, dropout_size: rate, at levels whose height is at most `dropout_size` pixels.
+        stem, patch: "none"; or patches of `patch` a side by "conv" or "dwt", undone at the output.
         dtype: of the computation; parameters and the output are float32.
         remat: compute activations again in the backward pass.
 

@@ -56,15 +56,15 @@ def upsample(
 
     Args:
         denoiser: (z, logsnr [B][, condition]) -> prediction, for arrays of both sizes.
-        factor: elements of a cell along each axis; 1 changes nothing.
-        strength: w, a number or one an example [B]; 0 is the denoiser itself, 1 replaces averages.
-            The paper's w_t: there 1 to 1.2 in pixels, 1 with a cut-off in a latent space.
+        factor: side of a cell in elements, along each axis; 1 changes nothing.
+        strength: w, a number or one per example [B]; 0 is the denoiser itself, 1 replaces averages.
+            The paper's w_t, there 1 to 1.2 in pixel space, 1 with a cut-off in a latent space.
         prediction: what the denoiser returns, and the result: "eps", "x" or "v".
         spatial_axes: of z, channels last: (1,), (1, 2) or (1, 2, 3).
-        interval: lowest and highest log-SNR at which to guide, known numbers. For the share eta of
-            the way from the noise, (-inf, schedule(1 - eta)).
-        trained: lowest and highest log-SNR that the denoiser knows. No guidance where the small
-            array lies above; the small array is never shown at a level outside.
+        interval: lowest and highest log-SNR at which to guide, not traced. To guide during the
+            first fraction eta of sampling only: (-inf, schedule(1 - eta)).
+        trained: lowest and highest log-SNR that the denoiser was trained on. No guidance where that
+            of the small array is higher; the small array is never shown at a level outside.
         match_time, match_power: False leaves log-SNR, or the variance, of the small array as that
             of the large one; for ablations, the paper's with "eps" alone: what is left out differs
             between predictions.

@@ -78,7 +78,7 @@ class UViT(UNet):
     """As `UNet`, with `blocks[-1]` transformer layers of `heads[-1]` heads at the bottom.
 
     Attributes:
-        positions: largest number of tokens, each with a learnt vector.
+        positions: largest number of tokens at the bottom; each has a learnt position embedding.
 
     Source: Hoogeboom et al. (arXiv 2301.11093), section 3.5.
     """

@@ -1,4 +1,4 @@
-"""The 5/3 wavelet: images as a quarter of the places and four times the channels, and back.
+"""The 5/3 wavelet transform: a quarter of the pixels, four times the channels, and back.
 
 Notation
     x     [B, H, W, C], H and W even

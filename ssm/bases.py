@@ -55,7 +55,7 @@ def clenshaw(coefficients: Array, slope: Array, level: Array, drop: Array, x: Ar
 def evaluate(
     coefficients: Array, measure: str, points: Array, *, alpha: float = 0.0, beta: float = 1.0
 ) -> Array:
-    """The signal that a state stands for.
+    """Evaluate the signal sum_n c_n g_n that a state represents.
 
     Args:
         coefficients: states [..., N].

@@ -11,10 +11,10 @@ Notation
          = D + (b_1 z^-1 + ... + b_N z^-N) / (1 + a_1 z^-1 + ... + a_N z^-N)
          = D + sum_n c_n / (z - p_n)
 
-a is the characteristic polynomial of A. The post reads b from another one, b = char(A - B C) -
-char(A), which subtracts large numbers; here b = (1, a) * (K_1, ..., K_N) does not. All is float64
-(complex128 for complex systems), and errors grow with the coefficients: those of many clustered
-poles need more digits than there are (see `reduction`).
+a holds the coefficients of the characteristic polynomial of A. The post takes b from another one,
+char(A - B C) - char(A), a difference of large numbers; here b is (1, a) * (K_1, ..., K_N), a
+convolution cut to N terms. All is float64 (complex128 for complex systems). Errors grow with the
+coefficients: those of many clustered poles need more digits than there are (see `reduction`).
 
 Source: https://kexue.fm/archives/10180; Kailath, "Linear Systems" (1980), chapter 2.
 """
@@ -38,8 +38,8 @@ def to_transfer_function(A: Any, B: Any, C: Any, D: Any, *, minimal: bool = True
 
     Args:
         A: [N, N]; B: [N] or [N, 1]; C: [N] or [1, N]; D: a number. All in discrete time.
-        minimal: refuse modes that no input reaches or no output shows: numerator and denominator
-            then share a factor, and the state space cannot be found again.
+        minimal: refuse uncontrollable or unobservable modes: numerator and denominator then share
+            a factor, and the state space cannot be recovered from them.
 
     Returns:
         numerator [N], denominator [N] and direct.
@@ -77,7 +77,7 @@ def to_state_space(
         direct: a number.
         form: "companion", controllable, the post's: A has -a in its first row and ones below the
             diagonal, B is the first unit vector, C = b. "observable": its transpose.
-        minimal: refuse a factor that numerator and denominator share: fewer states would do.
+        minimal: refuse a common factor of numerator and denominator: fewer states would suffice.
 
     Returns:
         A [N, N], B [N], C [N], D.
@@ -134,7 +134,7 @@ def to_modal(*system: Any) -> Coefficients:
 
 
 def from_modal(poles: Any, residues: Any, direct: Any) -> Coefficients:
-    """Coefficients of poles and residues [N]; real ones where they come in conjugate pairs.
+    """Coefficients from poles and residues [N]; real where these come in conjugate pairs.
 
     Returns:
         numerator [N], denominator [N] and direct.
@@ -201,7 +201,7 @@ def zeros(numerator: Any, denominator: Any, direct: Any) -> np.ndarray:
 
 
 def numerator(K: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """The b of K_1..K_N: the product of that series with the denominator ends there.
+    """The numerator b [N] from K = K_1, K_2, ... (without K_0) and a: (1, a) * K, cut to N terms.
 
     Source: derived from https://kexue.fm/archives/10180, equation 8: coefficients of both sides
     times the denominator.

@@ -89,7 +89,7 @@ def samples(name: str, x: Any) -> Array:
 
 
 def fast(least: int) -> int:
-    """The next length with small factors only."""
+    """The smallest length of at least `least` with small prime factors only, for fast FFTs."""
     size = scipy.fft.next_fast_len(least, real=True)
     assert size is not None
     return size

@@ -37,7 +37,7 @@ class Step:
 
 
 def prepare(system: System) -> Step:
-    """Solve for the numerator of the recurrence, once.
+    """Compute the coefficients of the recurrence once: b from b~, and one row of a per channel.
 
     Raises:
         ValueError: poles on the unit circle or outside of it, unless traced.
@@ -57,7 +57,7 @@ def step_of(plain: System) -> Step:
 
 
 def init_state(system: System, batch: int) -> Array:
-    """States at rest [batch, H, N]."""
+    """The zero state, [batch, H, N]."""
     return signals.at_rest(batch, *system.numerator.shape, dtype=signals.dtype(system))[0]
 
 
@@ -87,12 +87,12 @@ def step(prepared: Step, state: Array, u: Array) -> tuple[Array, Array]:
 def prefill(
     system: System, u: Any, state: Array | None = None, lengths: Any = None
 ) -> tuple[Array, Array]:
-    """The state and the outputs after whole prefixes: those of `apply`, and O(N log N) more.
+    """Run whole prefixes in parallel: final state and outputs, at O(N log N) more than `apply`.
 
     Args:
         u: [B, L, H], padded on the right; any L.
-        state: [B, H, N] before the first step; None for rest, which saves its memory too.
-        lengths: [B] steps of each example that count, 0..L; None for all.
+        state: [B, H, N] before the first step, O(N L) more unless zero; None: zero, less memory.
+        lengths: [B] number of valid steps of each example, 0..L; None for all.
 
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].

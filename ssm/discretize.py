@@ -10,8 +10,8 @@ What a step does, by name of the method:
     forward   c_k = c_{k-1} + dt (A c_{k-1} + B u_k)
     backward  c_k = c_{k-1} + dt (A c_k + B u_k)
     bilinear  c_k = c_{k-1} + dt (A (c_{k-1} + c_k)/2 + B u_k)
-    gbt       generalised bilinear: the share alpha of A c at the new point; 0 is forward, 1/2
-              bilinear, 1 backward
+    gbt       c_k = c_{k-1} + dt (A ((1 - alpha) c_{k-1} + alpha c_k) + B u_k), the generalised
+              bilinear transform: alpha = 0 is forward, 1/2 bilinear, 1 backward
     zoh       zero-order hold: exact for an input that is constant over the step
 
 The input of a step is u_k, its right end, or the mean of both ends (see `online.project`).
@@ -32,7 +32,7 @@ METHODS = (*SHARES, "gbt", "zoh")
 
 
 def share(method: str, alpha: float | None) -> float | None:
-    """The share of A c at the new point, None for the zero-order hold.
+    """The implicit weight of a method, that of A c_k at the new point; None for zero-order hold.
 
     Raises:
         ValueError: unknown method; alpha missing for "gbt", outside [0, 1], or given for
@@ -60,7 +60,7 @@ def discretize(A: Any, B: Any, dt: Any, method: str, alpha: float | None = None)
         B: [N] or [N, M].
         dt: step, a positive number.
         method: one of `METHODS`.
-        alpha: of "gbt".
+        alpha: weight of the new point in "gbt", in [0, 1]; for no other method.
 
     Raises:
         ValueError: unknown method, wrong shapes, a step that is not positive; I - share dt A

@@ -36,14 +36,14 @@ class System:
         P: pair [H, R, N].
         D, dt: [H].
         length: L if C is C~ for kernels up to that length; None if C is exact.
-        conjugate: whether the modes are one of each conjugate pair, and real ones.
-        real: how many modes, the last of them, are real and stand for themselves only.
+        conjugate: whether one mode of each conjugate pair is stored, followed by the real modes.
+        real: number of real modes, stored last; they represent themselves only.
         still: whether some |Lambda| may be below `STILL`, where Woodbury's identity loses
             the digits of frequency zero; that one then comes from a dense solve.
         undamped: whether some |P_n|^2 may exceed `UNDAMPED` times the decay of Lambda_n; then
             the kernel of a conjugate system treats the nearest pole of each frequency apart (see
             `spectrum`), that of another comes from dense powers, and `still` has no effect.
-        lasting: steps over which the slowest mode may last, rounded up to a power of two.
+        lasting: time constant of the slowest mode in steps, rounded up to 2^k; 2^62 if unknown.
     """
 
     Lambda: Pair
@@ -68,16 +68,16 @@ class System:
 def from_dplr(
     Lambda: Any, P: Any, B: Any, C: Any, D: Any, dt: Any, length: int | None = None
 ) -> System:
-    """A system from the literature's own numbers: A = diag(Lambda) - sum_r P_r P_r^*.
+    """A system from DPLR parameters, such as published ones: A = diag(Lambda) - sum_r P_r P_r^*.
 
     Args:
         Lambda, B, C: complex [H, N], all modes: y = Re(C x) + D u, C not conjugated.
         P: complex [H, R, N].
         D, dt: real [H].
-        length: store C~ = C (1 - a^length), the form that is fast and trained, for kernels up
-            to that length. None: C stays exact, and every kernel computes its own C~.
+        length: store C~ = C (1 - a^length), the fast form that training uses, for kernels up to
+            this length. None: store C, and every kernel computes the C~ of its own length.
 
-    Concrete systems whose modes come in conjugate pairs are stored by halves.
+    Unless traced, systems whose modes come in conjugate pairs store one mode of each pair.
 
     Raises:
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
@@ -338,8 +338,8 @@ def exact(system: System) -> System:
     """The same system with C itself: solves C (1 - a^L) = C~.
 
     Raises:
-        ValueError: 1 - a^L is singular, as of a mode that neither decays nor turns (NaN or
-            infinity where traced).
+        ValueError: 1 - a^L is singular, as for a mode that neither decays nor oscillates (traced:
+            NaN or infinity).
 
     Source: https://kexue.fm/archives/10162, the text behind equation 39.
     """

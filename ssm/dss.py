@@ -57,14 +57,14 @@ def from_weights(Lambda: Any, W: Any, D: Any, dt: Any, length: int | None = None
     """A system from its poles and weights, for instance those of a publication.
 
     Args:
-        Lambda, W: complex [H, M]; y counts Re, without a factor 2.
+        Lambda, W: complex [H, M]; y is the real part of the sum, without the factor 2 of S4D.
         D, dt: real [H].
         length: L of the softmax normalisation; None for exp.
 
     Raises:
         ValueError: shapes that do not fit, complex D or dt, dt not positive, values that are not
-            finite, length < 1; under softmax, whose kernel divides by the pole and by the sum of
-            its powers, a pole at zero and a sum that vanishes.
+            finite, length < 1; under softmax, which divides by lambda and by the sum over l < L of
+            exp(l dt lambda), a pole at zero or a sum that vanishes.
     """
     if np.ndim(Lambda) != 2 or 0 in np.shape(Lambda):
         raise ValueError(f"Lambda: expected shape [H, M], got {np.shape(Lambda)}")
@@ -150,13 +150,13 @@ def _remainder(system: System, Lambda: Pair) -> Pair:
 
 
 def as_s4d(system: System) -> s4d.System:
-    """The same system as `s4d` has it.
+    """The same system as an `s4d.System`.
 
-    Under softmax a growing pole has a state that grows by exp(L dt Re lambda) while its weight is
-    that much smaller. Beyond half the range of floats the two have no digits left to meet.
+    Under softmax the state of a growing pole grows by exp(L dt Re lambda) while its weight is
+    smaller by that factor. Above the root of the largest float their product has no digits left.
 
     Raises:
-        ValueError: growth by more than that (infinity or NaN where traced).
+        ValueError: growth by a larger factor than that (traced: infinity or NaN).
 
     Source: derived from arXiv 2203.14343, proposition 1.
     """
@@ -185,7 +185,7 @@ def apply(system: System, u: Any) -> Array:
 
 
 def init_state(system: System, batch: int) -> Pair:
-    """States at rest [batch, H, M]."""
+    """The zero state, a pair (real and imaginary parts) of [batch, H, M]."""
     return signals.at_rest(batch, *system.W[0].shape, dtype=signals.dtype(system))
 
 
@@ -199,9 +199,9 @@ step = s4d.step  # poles and states are those of S4D
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes (see `s4d.prefill`); any length.
+    """Run whole prefixes of any length: the state after them and all outputs (see `s4d.prefill`).
 
-    Growing poles of softmax are limited as `as_s4d` says; so is `prepare`.
+    Growing poles under softmax are limited as in `as_s4d`, here and in `prepare`.
     """
     checks.system(system, System)
     return s4d.prefill(as_s4d(system), u, state, lengths)
@@ -213,10 +213,10 @@ class Config:
 
     Attributes:
         channels: H.
-        length: L of the longest signal in convolution mode.
-        modes: M.
-        normalization: one of `NORMALIZATIONS`.
-        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+        length: L of "softmax", the longest signal that `apply` then takes; unused by "exp".
+        modes: M, of each channel.
+        normalization: "exp" or "softmax".
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
     """
 
     channels: int
@@ -240,7 +240,7 @@ class Config:
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay (exp) or decay (softmax), frequency [H, M], W [H, M, 2], D, log_dt.
 
-    Poles are those of the normal part of HiPPO-LegS. Under softmax their real parts are free.
+    Initial poles: the normal part of HiPPO-LegS. Under softmax real parts may become positive.
     """
     checks.kind(config, Config)
     Lambda, _ = s4d.poles("legs", config.modes)

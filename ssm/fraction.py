@@ -1,7 +1,7 @@
 """Rational transfer functions as systems: kernels, and the two forms of their numerators.
 
-Notation as in `rtf`. A numerator b stands for the whole, infinite response b / a; the numerator b~
-that RTF trains for its first L values alone, folded to a period.
+Notation as in `rtf`. The numerator b gives the whole, infinite response b / a; the numerator b~,
+which RTF trains, gives its first L values alone, as one period of a periodic response.
 
 Source: arXiv 2405.06147.
 """
@@ -23,7 +23,7 @@ class System:
         direct: [H].
         length: L if the numerator is b~ for kernels up to that length; None if it is b.
         delay: of the numerator's first coefficient, 0 or 1.
-        radius: r of the circle |z| = 1/r for which b~ stands; 1 without a length.
+        radius: r of the circle |z| = 1/r on which b~ is evaluated; 1 without a length.
     """
 
     numerator: Array
@@ -60,8 +60,8 @@ def flat(rows: Array) -> Array:
 def kernel(system: System, length: int) -> Array:
     """K_0..K_{length-1} of each channel, [H, length], with `direct` in K_0.
 
-    With a length L the inverse transform of FFT(b~) / FFT(1, a) on L points, else the series of
-    b / a by its recurrence.
+    With a stored length L, the inverse FFT of FFT(b~) / FFT(1, a) on L points; without one, the
+    power series of b / a in z^-1, term by term.
 
     Raises:
         ValueError: length < 1, or above the stored one.
@@ -96,7 +96,7 @@ def _period(system: System) -> Array:
 def exact(system: System) -> System:
     """The same system with b in the place of b~ and a delay of 1, in O(L log L).
 
-    `direct` becomes the kernel's value at 0, what the period puts there included.
+    `direct` becomes K_0, including the value K_L that wraps around to it.
 
     Source: derived from https://kexue.fm/archives/10180, equations 6 and 16: C from C~ = C (I -
     A^L), without the matrix.
@@ -126,21 +126,21 @@ def from_values(system: System, whole: Array) -> System:
 
 
 def truncated(system: System, length: int, radius: float = 1.0, method: str = "steps") -> System:
-    """The stored form of an exact system: b~ for kernels up to `length`.
+    """The truncated form of an exact system: b~ for kernels up to `length` in place of b.
 
     b~ = b - r^L (z^L b mod a) (see `rational`).
 
-    With a delay of 1, `direct` is less by the value that wraps, so that kernels are the same.
+    With a delay of 1 the value that wraps around is subtracted from `direct`: kernels stay equal.
 
     Args:
         radius: r. The points lie on |z| = 1/r; with r^L = 0.1, for instance, poles on the unit
             circle do no harm and one digit is lost. 1: the unit circle, as in the paper.
         method: "steps", the state of the recurrence after L steps, O(N L) and accurate; or
-            "squaring", z^L modulo the denominator, O(N log N log L), which clustered poles ruin.
+            "squaring", z^L modulo the denominator, O(N log N log L), useless for clustered poles.
 
     Raises:
-        ValueError: a system with a length of its own, length <= N, a radius outside (0, 1],
-            another method.
+        ValueError: a system that is truncated already, length <= N, a radius outside (0, 1],
+            an unknown method.
 
     Source: derived from https://kexue.fm/archives/10180, equation 16: C~ = C (I - A^L) by
     polynomials; arXiv 2405.06147.

@@ -12,9 +12,9 @@ Measures, and what part of the past they keep:
 
     a window of length theta, c' = (A c + B u) / theta
         legt        Legendre, orthonormal: c_n = (1/theta) int u r_n P_n
-        lmu         the same in the scale and direction of Legendre Memory Units
-        fout        Fourier; the value that leaves the window is the average of both ends
-        fout_naive  Fourier; the value that leaves is taken from the series itself
+        lmu         the same in the scaling and time direction of Legendre Memory Units
+        fout        Fourier; at the ends of the window the series is the mean of u at both of them
+        fout_naive  Fourier; the value leaving the window is taken from the series itself
     everything, weighted by an exponential, c' = (A c + B u) / theta
         lagt        Laguerre functions: g_n = exp(-age/2) L_n(age)
         glagt       generalised Laguerre, with alpha and beta
@@ -92,7 +92,7 @@ def check(measure: str, n: int, window: float = 1.0) -> None:
 
 
 def rescale(A: np.ndarray, B: np.ndarray, scale: np.ndarray) -> System:
-    """The system of the state scale * c: the same memory in other units.
+    """(A, B) of the rescaled state scale * c, for scale [N]: the same memory in other units.
 
     For instance `rescale(*transition("legs", n), sqrt(2n + 1))` has no square roots: -(2n + 1)
     below the diagonal, -(n + 1) on it, B = 2n + 1 (end of archives/10114).
@@ -231,10 +231,10 @@ class NPLR(NamedTuple):
 
 
 class DPLR(NamedTuple):
-    """A = V (diag(Lambda) - sum_r P_r P_r^*) V^*, B as in the coordinates of V.
+    """A = V (diag(Lambda) - sum_r P_r P_r^*) V^*, with P and B in the coordinates of V.
 
     Attributes:
-        Lambda: [N], by ascending imaginary part.
+        Lambda: [N], sorted by ascending imaginary part.
         P: [R, N].
         B: V^* B, [N].
         V: unitary [N, N].
@@ -247,10 +247,10 @@ class DPLR(NamedTuple):
 
 
 def nplr(measure: str, n: int, *, window: float = 1.0) -> NPLR:
-    """Split A into a normal matrix and a correction of rank one (LegT: two).
+    """Split A into a normal matrix minus a correction of rank one (LegT: two).
 
     Raises:
-        ValueError: a measure whose correction is not small in these coordinates (LMU, fous,
+        ValueError: a measure whose correction has no low rank in these coordinates (LMU, fous,
             generalised Laguerre); as `transition`.
 
     Source: arXiv 2111.00396, theorem 1 and appendix C.1; arXiv 2206.12037 (FouT).

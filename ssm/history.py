@@ -14,9 +14,9 @@ What a step does, by name of the method:
     trapezoid  both ends, each at its own time and with its own sample: second order
     exact      for a signal that is constant from sample to sample
 
-The first sample starts the last two at the constant u_1. An implicit step with A on both sides
-is one solution, because (I - hA)^{-1} (I + gA) = (1 + g/h) (I - hA)^{-1} - (g/h) I: no product
-with A, whose large entries would cost digits.
+For the last two, the first sample sets the state of the constant signal u_1. An implicit step with
+A on both sides is one linear solve, because (I - hA)^{-1} (I + gA) = (1 + g/h) (I - hA)^{-1} -
+(g/h) I: there is no product with A, whose large entries would cost digits.
 
 Source: https://kexue.fm/archives/10137; arXiv 2008.07669, section 3.3 and appendix B.3.
 """

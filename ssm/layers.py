@@ -1,4 +1,4 @@
-"""Linen shells: they own parameters and call the functions of a mixer, nothing else.
+"""Flax Linen modules that own the parameters of a mixer and call its functions, nothing else.
 
 layer = S4D(s4d.Config(channels=8))
 variables = layer.init(key, u)                            # u [B, L, H]
@@ -19,10 +19,10 @@ from ssm.mixer import Mixer
 
 
 class Shell(nn.Module):
-    """What the shells have in common.
+    """Base class: the parameters of one mixer, and its functions as methods.
 
     Attributes:
-        config: of the mixer that `make` builds.
+        config: that of the mixer, for instance an `s4.Config` for `S4`.
     """
 
     config: Any
@@ -66,49 +66,49 @@ class Shell(nn.Module):
 
 
 class S4(Shell):
-    """A layer of S4."""
+    """An S4 layer; `config` is an `s4.Config`."""
 
     make = staticmethod(s4.mixer)
 
 
 class S4D(Shell):
-    """A layer of S4D."""
+    """An S4D layer; `config` is an `s4d.Config`."""
 
     make = staticmethod(s4d.mixer)
 
 
 class DSS(Shell):
-    """A layer of DSS."""
+    """A DSS layer; `config` is a `dss.Config`."""
 
     make = staticmethod(dss.mixer)
 
 
 class S5(Shell):
-    """A layer of S5."""
+    """An S5 layer; `config` is an `s5.Config`."""
 
     make = staticmethod(s5.mixer)
 
 
 class RTF(Shell):
-    """A layer of RTF."""
+    """An RTF layer; `config` is an `rtf.Config`."""
 
     make = staticmethod(rtf.mixer)
 
 
 class Mamba(Shell):
-    """A Mamba block."""
+    """A Mamba block; `config` is a `selective.Config`."""
 
     make = staticmethod(selective.mixer)
 
 
 class Mamba2(Shell):
-    """A Mamba-2 block."""
+    """A Mamba-2 block; `config` is an `ssd.Config`."""
 
     make = staticmethod(ssd.mixer)
 
 
 class GatedRTF(Shell):
-    """A gated block around RTF filters."""
+    """A gated (Hyena-like) block around RTF filters; `config` is a `gated.Config`."""
 
     make = staticmethod(gated.mixer)
 
@@ -117,8 +117,8 @@ class Stack(Shell):
     """A deep sequence model around any mixer.
 
     Attributes:
-        config: sizes.
-        mixer: the six functions of its mixers, for instance `s4.mixer(...)`.
+        config: a `stack.Config`.
+        mixer: that of every layer, for instance `s4.mixer(...)`.
     """
 
     mixer: Mixer
@@ -129,6 +129,6 @@ class Stack(Shell):
         return stack.model(self.config, self.mixer)
 
     def __call__(self, u: Any, train: bool = False, **options: Any) -> Array:
-        """Outputs for whole signals; training draws dropout from the stream "dropout"."""
+        """Outputs for whole signals; `train` means dropout (RNG "dropout"), batch statistics."""
         key = self.make_rng("dropout") if train and self.config.dropout else None
         return self.functions.apply(self.weights, u, key=key, train=train, **options)

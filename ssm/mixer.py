@@ -21,8 +21,8 @@ class Mixer(NamedTuple):
         apply: (params, u[B, L, H] or [L, H]) -> y of the same shape, parallel over time.
         prepare: params -> prepared; discretises once, outside the decoding loop.
         prefill: (params, u[B, L, H], state, lengths=None) -> (state, y): continues from a state
-            over the first `lengths[B]` steps of a right-padded signal; y beyond means nothing.
-        init_state: (batch, capacity, dtype) -> state; the state does not grow with `capacity`.
+            over the first `lengths[B]` steps of a right-padded signal; y beyond is meaningless.
+        init_state: (batch, capacity, dtype) -> zero state, of the same size for every `capacity`.
         step: (prepared, state, u_t[B, H]) -> (state, y_t[B, H]), a `lax.scan` body.
     """
 
@@ -122,9 +122,9 @@ def over_blocks(
 
 
 def both_ways(forward: Mixer, backward: Mixer) -> Mixer:
-    """The sum of a mixer and of another that reads from the end: no streaming then.
+    """The sum of a mixer and of another that reads from the end; it cannot be streamed.
 
-    Zeros behind a signal do not change what linear mixers make of it.
+    With linear mixers, zeros appended to a signal do not change the outputs before them.
     """
 
     def init(key: Array) -> Params:

@@ -39,8 +39,8 @@ def apply(
 
     Args:
         x: [..., d].
-        counts: [..., 1], which steps a batch norm takes its statistics from; None for all.
-        train: whether a batch norm takes the batch's.
+        counts: boolean [..., 1], the steps that a batch norm's statistics include; None for all.
+        train: whether a batch norm uses the statistics of the batch, or the running ones.
 
     Source: Ba, Kiros, Hinton, "Layer normalization" (2016); Zhang, Sennrich (arXiv 1910.07467),
     RMSNorm; Ioffe, Szegedy (arXiv 1502.03167), algorithms 1 and 2.

@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 
 class Projector(NamedTuple):
-    """A memory: two pure functions, the body and the start of a `jax.lax.scan`.
+    """An online projection as two pure functions: initial state and body of a `jax.lax.scan`.
 
     Attributes:
         init: () -> state.
@@ -61,21 +61,21 @@ def projector(
     laguerre: tuple[float, float] = (0.0, 1.0),
     dtype: Any = float,
 ) -> Projector:
-    """The memory of a measure, for samples that arrive one by one.
+    """Online projection onto the basis of a measure, for samples that arrive one by one.
 
     Args:
         measure: one of `hippo.MEASURES`.
         n: size of the state.
-        method: for the whole history one of `history.METHODS`, else one of
-            `discretize.METHODS` or "trapezoid", short for bilinear with that hold.
-        dt: time between samples in units of the window; not for the whole history.
-        hold: the input of a step with a window: "right" takes u_k, "trapezoid" the mean of u_k
-            and u_{k-1} (of u_1 alone at the start). The methods for the whole history have
-            theirs.
-        alpha: of the method "gbt".
+        method: for "legs" and "fous" (whole history) one of `history.METHODS`; for the others one
+            of `discretize.METHODS`, or "trapezoid", short for "bilinear" with that hold.
+        dt: time between samples in units of the window; required, but not for "legs" and "fous".
+        hold: input of a step, except for "legs" and "fous": "right" takes u_k, "trapezoid" the
+            mean of u_k and u_{k-1} (u_1 alone at the first sample). For "legs" and "fous" the
+            method determines it: leave the default.
+        alpha: weight of the new point, in [0, 1]: required by the method "gbt", for no other.
         laguerre: (alpha, beta) of the measure "glagt", as in `hippo.transition`.
-        dtype: of the state, single precision at least, in which 2^24 samples can be counted;
-            double needs `jax.enable_x64`.
+        dtype: of the state, at least single precision, which counts up to 2^24 samples; double
+            precision needs `jax.enable_x64`.
 
     Raises:
         ValueError: unknown measure, method or hold, impossible size or step, an argument of

@@ -1,8 +1,8 @@
 """How a deep state-space model is divided among devices: by channels, S5 by states.
 
-Channels of a diagonal, low-rank or rational mixer do not meet, so that each device runs its own;
-they meet in the matrix behind, which is cut by rows and ends in one sum over devices. S5's states
-read all channels; they do not meet each other.
+Channels of a diagonal, low-rank or rational mixer do not interact, so each device runs its own.
+The matrix after the mixer mixes them: it is sharded by rows and ends in one sum over devices. S5's
+states read all channels, but do not interact with each other.
 """
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -46,7 +46,7 @@ def rules(mixer: str) -> Rules:
             "mamba2".
 
     Returns:
-        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
-        none stays whole, as do axes that the mesh does not divide.
+        Pairs of a regular expression on `jax.tree_util.keystr` and axes; the first match applies.
+        Weights without a match are replicated, as are axes that the mesh does not divide.
     """
     return (*_MIXERS.get(mixer, _CHANNELS), *_AROUND)

@@ -62,12 +62,12 @@ def reciprocal(a: Array, terms: int) -> Array:
 
 
 def times_z(p: Array, a: Array) -> Array:
-    """Z p modulo a."""
+    """The polynomial z p modulo a, [..., N]."""
     return jnp.concatenate([p[..., 1:], jnp.zeros_like(p[..., :1])], axis=-1) - p[..., :1] * a
 
 
 def remainder(p: Array, a: Array) -> Array:
-    """P of 2 N - 1 coefficients, highest power first, modulo a, [..., N].
+    """The remainder p modulo a, [..., N], for p with 2 N - 1 coefficients, highest power first.
 
     Source: division with remainder by the reciprocal of the divisor.
     """

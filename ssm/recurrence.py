@@ -58,10 +58,10 @@ def states(
             broadcasts against b.
         b: inputs [L, ..., P], L >= 1.
         start: x_0 [..., P]; None for zero.
-        method: one of `METHODS`, or "auto": "associative", but on CPUs "scan" for multipliers
-            that are not logarithms, where it is as fast as any and compiles in a tenth of the
-            time. Other devices have not been measured.
-        chunk: T of "chunked"; None for the power of two next to sqrt(L).
+        method: one of `METHODS`, or "auto": "associative", except on CPUs if a is not `Modes`:
+            "scan" is then as fast as any and compiles in a tenth of the time. Other devices have
+            not been measured.
+        chunk: T of "chunked"; None for a power of two near sqrt(L).
         reverse: run from the last step to the first, x_k = a_k x_{k+1} + b_k.
 
     Returns:

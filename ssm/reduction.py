@@ -4,11 +4,11 @@ Notation
     K_l   impulse response of a channel; K_0 the direct term
     Gamma Hankel matrix [K_{i+j+1}], i, j >= 0
 
-A system of order N has coefficients of order N, but those of many poles next to 1 (short steps)
-are binomials in size, and no precision holds them. Two ways to fewer poles:
+A system of order N has an RTF of order N, but the coefficients of many poles close to 1 (short
+steps) are as large as binomials, beyond any precision. Two ways to fewer poles:
 
-    hankel   Gamma = U S V^T cut after its largest singular values; A = S^-1/2 U^T Gamma' V S^-1/2
-             with Gamma' one step later (Ho, Kalman; Kung)
+    hankel   Gamma = U S V^T truncated to its largest singular values; A = S^-1/2 U^T Gamma' V
+             S^-1/2 with Gamma' = [K_{i+j+2}], Gamma one step later (Ho, Kalman; Kung)
     pade     a from K_{N+i} + a_1 K_{N+i-1} + ... + a_N K_i = 0, i = 1..N: the first 2 N values
              are exact
 
@@ -40,7 +40,7 @@ MODULES: dict[type, Any] = {
 
 
 def state_space(system: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A system of this package in discrete time, its complex states as pairs of real ones.
+    """Matrices of a system in discrete time, with N real states: two for each complex one.
 
     Args:
         system: of `s4`, `s4d`, `dss`, `s5` or `rtf`.
@@ -105,16 +105,16 @@ def impulse_responses(system: Any, length: int) -> np.ndarray:
 
 
 class Reduction(NamedTuple):
-    """An RTF and what it costs.
+    """An RTF and its error.
 
     Attributes:
-        system: its rows are the channels; for S5 the pairs [H_out, H_in] of channels, row by row:
-            repeat a signal of H_in channels H_out times, and add up what belongs to each output.
-        error: largest difference of the impulse responses over the largest value, [rows], of the
-            kernels that the stored coefficients give. The direct term, with D, counts as a value:
-            next to a large one the rest may be far off and the error small. The recurrence rounds
-            at every step: in single precision it is off by some times as much (see the tutorial).
-        order: of each row, [rows]; rows of fewer are filled up with zeros.
+        system: one row per channel; for S5 one per pair [H_out, H_in] of channels, row-major: tile
+            a signal of H_in channels H_out times, and sum the H_in results of each output.
+        error: largest deviation of each impulse response, as the stored coefficients give it, over
+            its largest value, [rows]. The direct term D counts as a value: if it is large, the
+            rest may be far off although the error is small. The recurrence rounds at every step:
+            in single precision its error is several times larger (see the tutorial).
+        order: of each row, [rows]; rows of lower order are padded with zeros.
     """
 
     system: rtf.System
@@ -129,18 +129,18 @@ def to_rtf(
 
     Args:
         system: of `s4`, `s4d`, `dss` or `s5`.
-        size: order; the system's own, or above, takes the better of its coefficients and of a
-            reduction of that order. None takes the coefficients if they hold 1e-9, or else the
-            order of at most 64 with the smallest error: some seconds, most of them to compile.
-        length: steps that the reduction looks at and the error is measured on.
+        size: the order. At or above the system's own: the better of its coefficients and a
+            reduction of that order. None: the coefficients if their error is at most 1e-9, else the
+            best of several orders up to 64; that takes some seconds, most of them to compile.
+        length: steps to measure the error on; of them "hankel" reads at most 512, "pade" 2 N.
         method: "hankel" or "pade".
 
     Returns:
         The exact (not truncated) RTF, in JAX's default precision, with its error.
 
     Raises:
-        ValueError: what does not fit; no stable poles of that order, as they are stored, or none
-            that come nearer than the largest value.
+        ValueError: invalid arguments; no reduction of that order that is stable in the stored
+            precision and has an error below 1.
 
     Source: Kung (1978), as in `reduce`; the aim, small RTFs: arXiv 2405.06147, table 3, which
     fits them by gradients.
@@ -214,7 +214,7 @@ def _stable(a: np.ndarray) -> bool:
 def reduce(K: Any, order: int, method: str = "hankel") -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator for an impulse response K [L], K_0 the direct term.
 
-    Of `order` entries, or fewer where the Hankel matrix has no more singular values.
+    Both of shape [order], or shorter where the Hankel matrix has a lower numerical rank.
 
     Raises:
         ValueError: values of K that are complex or not finite; an order outside 1 .. (L - 1) / 2;

@@ -2,27 +2,27 @@
 
 Notation
     H, N    channels, order (size of the state)
-    a, b    denominator [G, N], numerator [H, N]; G divides H, each a serves H/G channels in a row
+    a, b    denominator [G, N], numerator [H, N]; H/G consecutive channels share one denominator
     h       direct term [H]
-    L, r    period of the kernel that is trained, radius of the circle it is evaluated on
+    L, r    length (period) of the trained kernel; it is evaluated on the circle |z^-1| = r
     s       state of the recurrence [H, N]
 
     H(z) = h + (b_1 z^-1 + ... + b_N z^-N) / (1 + a_1 z^-1 + ... + a_N z^-N)
     y_t  = h u_t + v_t,   v_t = sum_k b_k u_{t-k} - a_k v_{t-k}
 
-The kernel is the series of H in z^-1. Taken at the L-th roots of unity H is a quotient of two
-FFTs, so L values of the kernel cost O(L log L), whatever N is. But L points cannot tell the
-value l from l + L: they give the sum of all of them. RTF therefore trains the numerator of the
-first L values alone, b~, the coefficients of C (1 - A^L) where b has those of C; then nothing is
-added, but for one thing: the values are those of l = 1..L, and l = L lands on l = 0. Both views
-here count it there.
+The kernel K is the power series of H in z^-1. At the L-th roots of unity H is a quotient of two
+FFTs, so L values of the kernel cost O(L log L), whatever N is. But L points alias: they give the
+sums K_l + K_{l+L} + K_{l+2L} + ... instead of K_l. RTF therefore trains b~, the numerator of the
+first L values alone, which is to C (1 - A^L) what b is to C. One value still wraps around: b~
+stands for the values l = 1..L, and l = L is added to l = 0. The convolution and the recurrence here
+both include it there.
 
-With b~ trained, b follows from the first N values: b = (1, a) * (k_1, .., k_N). The recurrence is
-the transposed direct form II. Its state depends on the last N inputs and outputs only,
+Given b~, b is (1, a) * (K_1, .., K_N), a convolution cut to N terms. The recurrence is the
+transposed direct form II, whose state depends on the last N inputs u and outputs v only,
 
     s_i = sum_{j >= i} b_j u_{t+i-j} - a_j v_{t+i-j},    v_{t+1} = s_1,
 
-so a prompt leads to it without a recurrence and without states of its steps.
+so the state after a prompt needs no recurrence and no intermediate states.
 
 Source: Parnichkun et al., "State-Free Inference of State-Space Models: The Transfer Function
 Approach" (arXiv 2405.06147); https://kexue.fm/archives/10180, whose generating function is that
@@ -87,20 +87,20 @@ def from_coefficients(
     """A system from its coefficients, for instance those of a publication.
 
     Args:
-        numerator: real [H, N], b_1..b_N; with `length` those of b~.
-        denominator: real [H, N] or [G, N], G a divisor of H; a_1..a_N after a leading 1.
-        direct: real [H].
-        length: L; None for the infinite response of the coefficients as they are.
-        delay: 1 as in the paper, 0 as in the post: the numerator then acts on the present input.
-        radius: of `truncated`; only with a length.
+        numerator: real [H, N], b_1..b_N; with `length` these are the coefficients of b~.
+        denominator: real [H, N] or [G, N], G a divisor of H; a_1..a_N, without the leading 1.
+        direct: real [H], the direct term h.
+        length: L, if the numerator is b~ for kernels up to L; None if it is b (infinite response).
+        delay: 1 as in the paper; 0 as in the post: b_1 then acts on the present input.
+        radius: r as in `truncated`; it must be 1 without a `length`.
 
     Warns:
-        UserWarning: the denominator nearly vanishes at one of the L points, where its pole lies:
-            single values of the spectrum then are huge, and wrong.
+        UserWarning: a pole lies so close to one of the L points that the denominator nearly
+            vanishes there: that value of the spectrum is then huge, and wrong.
 
     Raises:
-        ValueError: shapes that do not fit, complex values or some that are not finite (unless
-            traced), N >= length, another delay, a radius outside (0, 1].
+        ValueError: shapes that do not fit, complex or (unless traced) non-finite values,
+            N >= length, a delay other than 0 or 1, a radius outside (0, 1].
 
     >>> one = from_coefficients([[1.0, 0.0]], [[-0.5, 0.0]], [3.0])
     >>> kernel(one, 4)[0].round(4).tolist()
@@ -143,7 +143,7 @@ def _warn(system: System) -> None:
 
 
 def apply(system: System, u: Any) -> Array:
-    """The output for a whole signal from rest, by convolution.
+    """The output for a whole signal, starting from the zero state, by convolution.
 
     y_l = sum_j K_j u_{l-j}.
 
@@ -154,7 +154,7 @@ def apply(system: System, u: Any) -> Array:
         [..., L, H].
 
     Raises:
-        ValueError: no steps or more than the stored length, other channels, complex values.
+        ValueError: an empty u or one longer than the stored length, a wrong H, complex values.
 
     Source: arXiv 2405.06147, equation 1 and algorithm 1; https://kexue.fm/archives/10180, equations
     2 and 18.
@@ -170,21 +170,21 @@ class Config:
 
     Attributes:
         channels: H.
-        length: L of the longest signal; the numerator is trained for it.
-        size: N, below L.
-        denominators: G, a divisor of H; None for one a channel.
-        init: of numerator and denominator, one of `INITS`: "zeros" (an impulse: direct 1),
-            "xavier" even in +-1/sqrt(N), often unstable, "montel" even in +-1/N, stable, "uniform"
-            even in (0, 1), for a constraint; but for zeros, direct is normal.
-        constraint: "none", or "l1": a / (sum |a| + |slack| + 1e-6) is the denominator, whose sum
-            of moduli below 1 keeps all poles inside the circle (Montel), if next to it: see
-            `radius`. It costs accuracy in the paper's ablation, table 5.
-        numerator: "truncated", b~, as in the paper, or "exact", b: kernels then cost
-            O(N L), step by step.
-        delay: of the numerator's first coefficient: 1 as in the paper, 0 as in the post.
-        radius: r of the circle for b~ (see `truncated`); 1 is the paper's. Where gradients jump in
-            training, poles may be next to the circle: r = 0.1^(1/L) makes them harmless.
-        bidirectional: a second kernel from the end; no streaming then.
+        length: L, above N. A "truncated" numerator is trained for it; `apply` takes no more steps.
+        size: N, the order: number of states of a channel.
+        denominators: G, a divisor of H; None for one denominator per channel.
+        init: of numerator and denominator, one of `INITS`: "zeros" (an impulse, direct = 1);
+            "xavier", uniform in +-1/sqrt(N), often unstable; "montel", uniform in +-1/N, stable;
+            "uniform" in (0, 1), for use with "l1". Except for "zeros", direct is standard normal.
+        constraint: "none"; or "l1": the denominator is a / ((1 + 1e-6) sum |a| + |slack| + 1e-6).
+            Its sum of moduli below 1 keeps all poles inside the unit circle (Montel), perhaps
+            close to it (see `radius`). It costs accuracy in the paper's ablation, table 5.
+        numerator: "truncated", b~ as in the paper, or "exact", b: kernels of any length, which
+            cost O(N L), step by step.
+        delay: of the coefficient b_1, in steps: 1 as in the paper, 0 as in the post.
+        radius: r of the circle for b~ (see `truncated`), 1 in the paper. If gradients jump during
+            training, poles may lie close to the circle: r = 0.1^(1/L) makes them harmless.
+        bidirectional: adds a second kernel, from the end; such a mixer cannot be streamed.
     """
 
     channels: int
@@ -278,13 +278,13 @@ def system(params: dict[str, Any], config: Config) -> System:
 
 
 def damped_params(params: dict[str, Any], config: Config, factor: float) -> dict[str, Any]:
-    """The parameters of `damped`: kernels times factor^l, poles times the factor.
+    """Parameters of the system `damped` by a factor: K_l times factor^l, poles times factor.
 
     For layers of a stack: `jax.vmap(lambda p: damped_params(p, config, 0.98))(params["layers"]
     ["mixer"])`.
 
     Raises:
-        ValueError: a constraint that keeps poles inside, two directions, a delay of 0.
+        ValueError: a constraint other than "none", a bidirectional mixer, a delay of 0.
 
     Source: derived from https://kexue.fm/archives/10180, equation 8, at z times the factor.
     """

@@ -1,4 +1,4 @@
-"""S4: a normal-plus-low-rank state space a channel, as a convolution and as a recurrence.
+"""S4: one normal-plus-low-rank (DPLR) state space per channel, as a convolution and a recurrence.
 
 Notation
     H, N, R   channels, modes of a channel, rank of the correction
@@ -7,11 +7,11 @@ Notation
     a, b      of a bilinear step: a = (1 - dt A/2)^-1 (1 + dt A/2), b = (1 - dt A/2)^-1 dt B
     L         length of the kernel K_l = Re(C a^l b)
 
-The generating function of the first L terms at the L-th roots of unity, z^L = 1, is that of all
-terms with C~ = C (1 - a^L) in place of C (see `spectrum`): no power of a is left when C~ itself is
-the parameter, and a real transform gives the kernel.
+At the L-th roots of unity, z^L = 1, the generating function of the first L terms equals that of the
+infinite kernel with C~ = C (1 - a^L) in place of C (see `spectrum`). With C~ itself as parameter no
+power of a is needed, and an inverse real FFT gives the kernel.
 
-Real systems have their modes in conjugate pairs; then one of each pair is kept (`conjugate`).
+The modes of real systems come in conjugate pairs, of which one mode is stored (`conjugate`).
 
 Source: Gu, Goel, Re, "Efficiently Modeling Long Sequences with Structured State Spaces"
 (arXiv 2111.00396), section 3 and appendix C; https://kexue.fm/archives/10162.
@@ -95,7 +95,7 @@ def kernel(system: System, length: int) -> Array:
 
 
 def apply(system: System, u: Any) -> Array:
-    """The output for a whole signal from rest, by convolution.
+    """The output for a whole signal, starting from the zero state, by convolution.
 
     y_l = sum_j K_j u_{l-j} + D u_l.
 
@@ -106,7 +106,7 @@ def apply(system: System, u: Any) -> Array:
         [..., L, H].
 
     Raises:
-        ValueError: no steps or more than the stored length, other channels, complex values.
+        ValueError: an empty u or one longer than the stored length, a wrong H, complex values.
 
     Source: arXiv 2111.00396, section 2.4; https://kexue.fm/archives/10162, equations 11 and 17.
     """
@@ -117,13 +117,13 @@ def apply(system: System, u: Any) -> Array:
 
 @struct.dataclass
 class Step:
-    """A system in discrete time, ready for `step`: O(R N) operations a channel.
+    """A discretised system, ready for `step`, which costs O(R N) operations per channel.
 
     Attributes:
         forward: 1 + dt Lambda / 2, complex [H, N].
         backward: 1 / (1 - dt Lambda / 2), [H, N].
         P: [H, R, N].
-        read: P^* [H, R, N], doubled where a mode stands for its conjugate too; C likewise.
+        read: P^* [H, R, N], doubled for modes that also represent their conjugates; so is C.
         inverse: (1 + dt/2 P^* backward P)^-1 dt/2, [H, R, R].
         B: dt B [H, N].
         C: [H, N].
@@ -145,7 +145,7 @@ class Step:
 
 
 def prepare(system: System) -> Step:
-    """Discretise, once, for the recurrence; solves for C where C~ is stored.
+    """Discretise the system once for the recurrence; solves for C if C~ is stored.
 
     Source: arXiv 2111.00396, theorem 2; https://kexue.fm/archives/10162, equation 35, and the text
     behind 39 for C.
@@ -171,7 +171,7 @@ def _real(product: Array, conjugate: bool) -> Array:
 
 
 def init_state(system: System, batch: int) -> Pair:
-    """States at rest [batch, H, N]."""
+    """The zero state, a pair (real and imaginary parts) of [batch, H, N]."""
     return signals.at_rest(batch, *system.B[0].shape, dtype=signals.dtype(system))
 
 
@@ -211,12 +211,12 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes, by chunks (see `chunks`).
+    """Run whole prefixes, chunk by chunk: the state after them and all outputs (see `chunks`).
 
     Args:
-        u: [B, L, H], padded on the right; any L.
+        u: [B, L, H], padded on the right; any L, also above the stored length.
         state: pair [B, H, N] before the first step.
-        lengths: [B] steps of each example that count, 0..L; None for all.
+        lengths: [B] number of valid steps of each example, 0..L; None for all.
 
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
@@ -239,11 +239,11 @@ class Config:
 
     Attributes:
         channels: H.
-        size: N of the state, whose modes are kept by halves; even for "legs" and "legt", odd
-            for "fout".
-        measure: one of `MEASURES`.
-        length: L of the longest signal in convolution mode; C~ is trained for it.
-        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+        size: N of the state, of which one mode per conjugate pair is stored; even for "legs" and
+            "legt", odd for "fout".
+        measure: HiPPO measure of the initial A and B, one of `MEASURES`.
+        length: L, the longest signal that `apply` takes; C~ is trained for this L.
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
     """
 
     channels: int
@@ -269,8 +269,8 @@ class Config:
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency [H, M], P [H, R, M, 2], B, C [H, M, 2], D, log_dt [H].
 
-    M is N/2, one of each conjugate pair, and a real mode more, the last, for "fout". C is C~,
-    drawn directly. Poles without decay of their own ("legt", "fout") start at 2e-4.
+    M counts stored modes: N/2, or (N + 1)/2 with the last one real for "fout". C holds C~, which is
+    drawn directly. Undamped poles (of "legt" and "fout") start with a decay rate of 2e-4.
     """
     checks.kind(config, Config)
     system = hippo.dplr(config.measure, config.size)

@@ -1,8 +1,8 @@
-"""S4D: one diagonal state space a channel, as a convolution and as a recurrence.
+"""S4D: one diagonal state space per channel, as a convolution and as a recurrence.
 
 Notation
     H, M     channels; modes of a channel, one of each conjugate pair
-    lambda   poles in continuous time [H, M]; a, b those and the inputs of a step
+    lambda   poles in continuous time [H, M]; a, b: poles and inputs in discrete time
     B, C, D  input [H, M], output [H, M] and direct [H] coefficients
     dt       step of a channel [H]
 
@@ -57,7 +57,7 @@ def from_diagonal(
     """A system from its poles and coefficients, for instance those of a publication.
 
     Args:
-        Lambda, B, C: complex [H, M], one of each conjugate pair: y counts 2 Re(C x).
+        Lambda, B, C: complex [H, M], one mode of each conjugate pair: y = 2 Re(C x) + D u.
         D, dt: real [H].
 
     Raises:
@@ -80,10 +80,10 @@ def from_diagonal(
 
 
 class Step(NamedTuple):
-    """A system in discrete time, ready for `step`.
+    """A discretised system, ready for `step`.
 
     Attributes:
-        a, rest: their sum is the multiplier, to twice the digits; pairs [H, M].
+        a, rest: the multiplier as a sum of two numbers, in twice the digits; pairs [H, M].
         b, C: pairs [H, M].
         D: [H].
     """
@@ -131,7 +131,7 @@ def kernel(system: System, length: int) -> Array:
 
 
 def apply(system: System, u: Any) -> Array:
-    """The output for a whole signal from rest, by convolution.
+    """The output for a whole signal, starting from the zero state, by convolution.
 
     y_l = sum_j K_j u_{l-j} + D u_l.
 
@@ -142,7 +142,7 @@ def apply(system: System, u: Any) -> Array:
         [..., L, H].
 
     Raises:
-        ValueError: no steps, other channels, complex values.
+        ValueError: an empty u, a wrong number H of channels, complex values.
 
     Source: https://kexue.fm/archives/10162, equations 11 and 17.
     """
@@ -152,7 +152,7 @@ def apply(system: System, u: Any) -> Array:
 
 
 def init_state(system: System, batch: int) -> Pair:
-    """States at rest [batch, H, M]."""
+    """The zero state, a pair (real and imaginary parts) of [batch, H, M]."""
     return signals.at_rest(batch, *system.B[0].shape, dtype=signals.dtype(system))
 
 
@@ -181,12 +181,12 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 
 
 def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes, without a recurrence.
+    """Run whole prefixes without a recurrence: the state after them and all outputs.
 
     Args:
         u: [B, L, H], padded on the right.
         state: pair [B, H, M] before the first step.
-        lengths: [B] steps of each example that count, 0..L; None for all.
+        lengths: [B] number of valid steps of each example, 0..L; None for all.
 
     Returns:
         The state after `lengths` steps, exactly, and y [B, L, H].
@@ -213,7 +213,7 @@ def prefill(system: System, u: Any, state: Pair, lengths: Any = None) -> tuple[P
 
 
 def poles(init: str, modes: int) -> tuple[Complex[np.ndarray, "m"], Complex[np.ndarray, "m"]]:
-    """Initial (Lambda, B) of one channel, complex [M]; N = 2 M.
+    """Initial (Lambda, B) of one channel, complex [M]; n = 0..M-1, N = 2 M, B = 1 but for legs.
 
     Args:
         init: one of `INITS`.
@@ -221,8 +221,8 @@ def poles(init: str, modes: int) -> tuple[Complex[np.ndarray, "m"], Complex[np.n
             inv   -1/2 + i N/pi (N/(2n + 1) - 1)
             inv2  -1/2 + i N/pi (N/(n + 1) - 1)
             quad  -1/2 + i (2n + 1)^2 / pi
-            legs  the normal part of HiPPO-LegS of size N, with its own B, halved: without the
-                  rank-one term that is the input for which the diagonal system approaches S4's
+            legs  eigenvalues of the normal part of HiPPO-LegS of size N, without its rank-one
+                  term, and half of its B: the system with these tends to that of S4 as N grows
             real  -(n + 1)
 
     Raises:
@@ -260,9 +260,9 @@ class Config:
     Attributes:
         channels: H.
         modes: M, half the size N of the state.
-        init: one of `INITS`.
+        init: initial poles and B, one of `INITS` (see `poles`).
         discretization: one of `diagonal.DISCRETIZATIONS`.
-        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
     """
 
     channels: int

@@ -2,15 +2,15 @@
 
 Notation
     H, P     channels; modes, one of each conjugate pair unless conjugate=False
-    lambda   poles in continuous time [P]; a, b those and the gains of a step (see `diagonal`)
+    lambda   poles in continuous time [P]; a, b: discrete poles and input gains (see `diagonal`)
     B, C, D  inputs [P, H], outputs [H, P] and direct terms [H]
     dt       step of a mode [P]
     s_k      duration of step k in units of dt, for irregular samples
 
     x_k = a x_{k-1} + b B u_k,   y_k = 2 Re(C x_k) + D u_k
 
-One state for all channels has a kernel for each pair of channels; the recurrence, P numbers a
-step, is cheaper than those convolutions, in parallel over time too (see `recurrence`).
+As all channels share one state, there is a kernel for each pair of channels; the recurrence, with P
+numbers per step, is cheaper than H^2 convolutions, in parallel over time too (see `recurrence`).
 
 Source: Smith, Warrington, Linderman, "Simplified State Space Layers for Sequence Modeling"
 (arXiv 2208.04933); https://kexue.fm/archives/10162.
@@ -164,13 +164,13 @@ def apply(
         u: real [..., L, H].
         steps: positive durations [L] or [..., L] in units of dt; None for ones.
         method: how the recurrence is computed (see `recurrence.states`).
-        start: complex states [..., P] before the first step; None for rest.
+        start: complex states [..., P] before the first step; None for zero.
 
     Returns:
         [..., L, H].
 
     Raises:
-        ValueError: no steps, other channels, complex values, durations of another shape.
+        ValueError: an empty u, a wrong H, complex values, durations of a wrong shape or sign.
 
     Source: arXiv 2208.04933, section 3.2; https://kexue.fm/archives/10162, equation 10, with
     matrices B and C.
@@ -207,12 +207,12 @@ def _durations(steps: Any, shape: tuple[int, ...]) -> Array:
 
 
 class Step(NamedTuple):
-    """A system in discrete time, ready for `step`.
+    """A discretised system, ready for `step`.
 
     Attributes:
-        a, rest: their sum is the multiplier, to twice the digits; pairs [P].
-        b: pair [P, H].
-        system: for its outputs.
+        a, rest: the multiplier as a sum of two numbers, in twice the digits; pairs [P].
+        b: discrete input matrix, pair [P, H].
+        system: the continuous system, for its C and D.
     """
 
     a: Pair
@@ -243,7 +243,7 @@ def _check_causal(system: Any) -> None:
 
 
 def init_state(system: System, batch: int) -> Pair:
-    """States at rest [batch, P]."""
+    """The zero state, a pair (real and imaginary parts) of [batch, P]."""
     return signals.at_rest(batch, system.dt.shape[0], dtype=signals.dtype(system))
 
 
@@ -271,12 +271,12 @@ def step(prepared: Step, state: Pair, u: Array) -> tuple[Pair, Array]:
 def prefill(
     system: System, u: Any, state: Pair, lengths: Any = None, *, method: str = "auto"
 ) -> tuple[Pair, Array]:
-    """The state and the outputs after whole prefixes.
+    """Run whole prefixes: the state after them and all outputs.
 
     Args:
         u: [B, L, H], padded on the right.
         state: pair [B, P] before the first step.
-        lengths: [B] steps of each example that count, 0..L; None for all.
+        lengths: [B] number of valid steps of each example, 0..L; None for all.
 
     Returns:
         The state after `lengths` steps and y [B, L, H].
@@ -300,11 +300,11 @@ class Config:
     Attributes:
         channels: H.
         modes: P, half the size of the state.
-        blocks: J; the poles are J times those of HiPPO-LegS of size 2 P / J.
+        blocks: J copies of the poles of the normal part of HiPPO-LegS of size 2 P / J.
         discretization: one of `diagonal.DISCRETIZATIONS`.
-        bidirectional: a second recurrence from the end; no streaming then.
-        method: one of `recurrence.METHODS` or "auto".
-        dt_min, dt_max: steps are drawn between them, evenly in their logarithm.
+        bidirectional: adds a recurrence from the end; such a mixer cannot be streamed.
+        method: how the recurrence is computed, one of `recurrence.METHODS` or "auto".
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
     """
 
     channels: int
@@ -329,9 +329,9 @@ class Config:
 def init(key: Array, config: Config) -> dict[str, Any]:
     """Real arrays: log_decay, frequency, log_dt [P], B [P, H, 2], C [H, P, 2] (parts last), D [H].
 
-    In the coordinates of each block, B and C are random matrices of variance 1/H and 1/(2 P):
-    times the eigenvectors V, B_modes = V^* B and C_modes = C V. Bidirectional mixers have
-    `backward` like C.
+    Before diagonalisation B and C are normal with variances 1/H and 1/(2 P). With the eigenvectors
+    V of each block, B_modes = V^* B and C_modes = C V. Bidirectional mixers also have `backward`,
+    drawn like C.
     """
     checks.kind(config, Config)
     half = config.modes // config.blocks

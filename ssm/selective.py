@@ -1,9 +1,9 @@
-"""Selective state spaces (Mamba): diagonal systems whose steps, inputs and outputs are chosen.
+"""Selective state spaces (Mamba): diagonal systems whose step sizes, B and C depend on the input.
 
 Notation
     B, L, d  batch, time, channels of the mixer
-    E, N, R  channels inside, states of each, rank of the steps
-    dt_l     steps [E], softplus(W_dt W_r u_l + bias)
+    E, N, R  inner channels, states of each, rank of the map from inputs to step sizes
+    dt_l     step sizes [E], softplus(W_dt W_r u_l + bias)
     B_l, C_l [N], the same for all channels
     A        decay rates [E, N], negative: -exp(log_decay)
     params   in [d, 2 E]; convolution {weight [W, E], bias [E]}; select [E, R + 2 N];
@@ -11,10 +11,10 @@ Notation
 
     x_l = exp(dt_l A) x_{l-1} + dt_l u_l B_l        y_l = C_l x_l + D u_l
 
-A is discretised by zero-order hold, B by Euler's step. Neither a convolution nor a recurrence with
-constant multipliers computes it; what is here goes through chunks of the signal, and keeps of all
-states those at their ends, the backward pass computing the others again: memory of L / T + T states
-for chunks of T steps, where a prefix scan over everything has several times L.
+A is discretised by zero-order hold, B by Euler's method. As the multipliers vary with the input,
+this is neither a convolution nor a recurrence with constant ones. Signals run in chunks of T steps,
+of which only the last states are stored; the backward pass recomputes the others: memory for
+L / T + T states, where one prefix scan over the whole signal needs several times L.
 
 Source: Gu and Dao, "Mamba: linear-time sequence modeling with selective state spaces" (arXiv
 2312.00752), algorithm 2 and section 3.4.
@@ -51,14 +51,14 @@ def scan(
     """The output of a selective system and its last state.
 
     Args:
-        u, dt: [B, L, E]; a step of zero leaves the state alone.
+        u, dt: inputs and step sizes [B, L, E]; where dt is 0 the state does not change.
         A: [E, N], negative.
         B, C: [B, L, N].
         D: [E]; None for zeros.
-        start: states [B, E, N] before the first step; None for rest.
-        method: within a chunk step by step ("scan"), or a prefix scan of its states
-            ("associative"), of logarithmic depth; "auto" takes the first on CPUs.
-        chunk: T; None for the power of two next to sqrt(L).
+        start: states [B, E, N] before the first step; None for zero.
+        method: within a chunk, "scan" runs step by step, "associative" is a prefix scan of
+            logarithmic depth; "auto" is "scan" on CPUs and "associative" elsewhere.
+        chunk: T; None for a power of two near sqrt(L).
 
     Returns:
         y [B, L, E] and the state [B, E, N].
@@ -149,10 +149,10 @@ class Config:
         channels: d.
         expand: E / d.
         states: N.
-        rank: R of the steps; None for d / 16, rounded up.
+        rank: R of the map from inputs to step sizes; None for d / 16, rounded up.
         width: W, taps of the convolution.
         method, chunk: of the recurrence (see `scan`).
-        dt_min, dt_max: initial steps lie between them, evenly in their logarithm.
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
     """
 
     channels: int

@@ -18,7 +18,7 @@ from jaxtyping import Array
 
 
 def init(key: Array, channels: int, width: int) -> dict[str, Array]:
-    """Even weights in +-1/sqrt(W), no bias."""
+    """Weights drawn uniformly from +-1/sqrt(W), biases of zero."""
     bound = width**-0.5
     weight = jax.random.uniform(key, (width, channels), minval=-bound, maxval=bound)
     return {"weight": weight, "bias": jnp.zeros(channels)}

@@ -1,10 +1,10 @@
-"""Mamba-2: selective state spaces with one decay a head, computed by products of matrices.
+"""Mamba-2: selective state spaces with one decay per head, computed by matrix products.
 
 Notation
     B, L, d     batch, time, channels of the mixer
-    E = H P     channels inside: heads, and channels of each
-    N, G        states of each channel; groups of heads that share B and C
-    dt_l, A     steps [H], softplus; decay rates [H], negative: -exp(log_decay)
+    E = H P     inner channels: H heads of P channels each
+    N, G        states of each channel; number of groups of heads that share B and C
+    dt_l, A     step sizes [H], softplus; decay rates [H], negative: -exp(log_decay)
     B_l, C_l    [G, N]
     s_l         dt_1 A + ... + dt_l A within a chunk of T steps [H]
     params      in [d, 2 E + 2 G N + H]; convolution {weight [W, E + 2 G N], bias}; log_decay, D,
@@ -13,8 +13,8 @@ Notation
     S_l = exp(dt_l A) S_{l-1} + dt_l x_l B_l^T        y_l = S_l C_l + D x_l        S [P, N]
 
 Within a chunk y_i = sum_{j <= i} exp(s_i - s_j) (C_i . B_j) dt_j x_j + exp(s_i) S_0 C_i: attention
-without softmax whose scores fade. Chunks follow each other with the state between them, and keep
-nothing else for the backward pass.
+without softmax, with scores that decay over time. Chunks run one after another; only the states
+between them are stored for the backward pass.
 
 Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), section 6 and listing 1.
 """
@@ -48,7 +48,7 @@ def scan(
 
     Args:
         x: [B, L, H, P].
-        dt: [B, L, H]; a step of zero leaves the state alone.
+        dt: step sizes [B, L, H]; where dt is 0 the state does not change.
         A: [H], negative.
         B, C: [B, L, G, N], G a divisor of H.
         D: [H]; None for zeros.
@@ -136,8 +136,8 @@ class Config:
         groups: G, a divisor of H = E / P.
         width: W, taps of the convolution.
         chunk: T (see `scan`).
-        dt_min, dt_max: initial steps lie between them, evenly in their logarithm.
-        decay_min, decay_max: initial -A are drawn evenly between them.
+        dt_min, dt_max: initial step sizes dt are drawn log-uniformly between them.
+        decay_min, decay_max: initial -A are drawn uniformly between them.
     """
 
     channels: int

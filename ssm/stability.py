@@ -15,16 +15,16 @@ from ssm.fraction import System, exact, kernel
 
 
 def spectral_margin(system: System, length: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """How close the denominator comes to zero at the points of the kernel, on the host.
+    """How close each denominator comes to zero at the L frequencies of the kernel, on the host.
 
     Args:
-        length: number of points for a system without one of its own.
+        length: L, for a system that stores none.
 
     Returns:
-        The least modulus over the sum of those of its coefficients, and the bin, both [G].
+        The least |denominator| over the sum of |coefficients|, and its FFT bin, both [G].
 
     Raises:
-        ValueError: no length, neither of the system nor given.
+        ValueError: a length that is neither stored nor given.
 
     Source: derived from https://kexue.fm/archives/10180, equation 17: the denominator at the
     points of the kernel.
@@ -63,7 +63,7 @@ def poles(system: System) -> np.ndarray:
 def stable(denominator: np.ndarray) -> np.ndarray:
     """Whether all roots of 1, a_1..a_N lie within the unit circle, for rows [G, N]: booleans [G].
 
-    In O(N^2), without computing the roots, which many equal ones would blur.
+    In O(N^2), without computing the roots, which are ill-conditioned where many nearly coincide.
 
     Source: the step-down recursion of Schur and Cohn; Kailath, "Linear Systems" (1980).
     """
@@ -104,7 +104,7 @@ def damped(system: System, factor: float) -> System:
     """The system whose exact kernel is multiplied by factor^l, its poles by factor.
 
     Raises:
-        ValueError: coefficients of a folded kernel.
+        ValueError: a truncated system, whose numerator is b~.
 
     Source: derived from https://kexue.fm/archives/10180, equation 8, at z times the factor.
     """
@@ -120,16 +120,16 @@ def damped(system: System, factor: float) -> System:
 
 
 class Aliasing(NamedTuple):
-    """What a period of L values does to the kernel, each [H].
+    """Time aliasing of kernels that are computed from L frequencies, each [H].
 
     Attributes:
-        margin: least modulus of the denominator at the L points over the sum of those of its
-            coefficients; next to zero a pole lies beside the point, and digits are lost.
-        bin: where, 0..L/2.
-        wrap: r^L times the value l = L, which lands on l = 0; 0 with a delay of 0.
-        folded: largest sum of the values l + L, l + 2 L, ..., times r^L, r^2L, ..., that a
-            numerator for the infinite response would add, relative to the kernel's largest;
-            infinite for poles outside of the circle.
+        margin: least modulus of the denominator at the L points over the sum of the moduli of its
+            coefficients; near 0 a pole lies next to the point, and digits are lost.
+        bin: FFT bin of that point, 0..L/2.
+        wrap: r^L K_L, which wraps around to K_0; 0 with a delay of 0.
+        folded: largest |r^L K_{l+L} + r^2L K_{l+2L} + ...| over l, which the numerator b of the
+            infinite response would add, relative to the largest |K_l|; infinite for poles on or
+            outside the circle |z| = 1/r.
     """
 
     margin: np.ndarray
@@ -139,13 +139,13 @@ class Aliasing(NamedTuple):
 
 
 def aliasing(system: System, length: int | None = None) -> Aliasing:
-    """Measure, on the host, what folding to a period does.
+    """Measure the time aliasing of the kernels of a system, on the host.
 
     Args:
-        length: L for a system without one of its own.
+        length: L, for a system that stores none.
 
     Raises:
-        ValueError: a length beside the system's own, or of no more than the order.
+        ValueError: a length other than the stored one, or not above the order N.
 
     Source: derived from https://kexue.fm/archives/10180, equations 15 and 16: what is left of
     the infinite response at L points.

@@ -38,17 +38,17 @@ class Config:
     """Sizes and kinds of a model.
 
     Attributes:
-        channels: d, those of the mixer.
+        channels: d, the same as those of the mixer.
         outputs: O, of the head.
-        inputs: I features of a real signal, or None for tokens.
-        vocabulary: V of tokens, or None for a real signal.
+        inputs: I, features of a real signal; for tokens it must be set to None.
+        vocabulary: V, number of tokens; None for a real signal.
         layers: N.
         norm: "layer" (LayerNorm), "rms" (RMSNorm) or "batch", over batch and time (see `norms`).
-        prenorm: whether norms stand before the mixers, or behind the sums.
-        activation: behind a mixer: "glu", gelu and a gated linear map; "gelu" and a linear map.
-        dropout: share of entries that training sets to zero.
-        pooling: the head sees every step ("none"), their "mean", or the "last".
-        remat: compute layers again in the backward pass instead of keeping what they computed.
+        prenorm: if True, norms before each mixer and the head; if False, after each residual sum.
+        activation: after a mixer, "glu": GELU, linear map to 2 d, GLU; "gelu": GELU, linear map.
+        dropout: rate in training, in [0, 1).
+        pooling: what the head sees: every step ("none"), their "mean", or the "last" step.
+        remat: recompute layers in the backward pass instead of storing their activations.
     """
 
     channels: int
@@ -196,18 +196,18 @@ def apply(
 
     Args:
         u: real [B, T, I], or tokens [B, T].
-        key: of dropout, in training; None for none.
-        lengths: [B] steps of each example that count, 1..T, for pooled heads; what mixers read
-            beyond is zero, so that those of two directions do not see padding either.
-        train: whether batch norms use the batch's statistics; where there is a key by default.
-        context: passed to the mixer, for instance `steps` of S5.
+        key: random key for dropout in training; None for no dropout.
+        lengths: [B] number of valid steps of each example, 1..T, for pooled heads only; mixers
+            read zeros beyond, so that bidirectional ones do not see the padding either.
+        train: whether batch norms use the statistics of the batch; None: if there is a key.
+        context: passed on to the mixer's `apply`, for instance `steps` of S5.
 
     Returns:
         [B, T, O], or [B, O] with pooling.
 
     Raises:
         ValueError: parameters of another configuration; signals or tokens that do not fit (NaN
-            where traced); lengths, no pooling.
+            where traced); lengths without pooling.
 
     Source: arXiv 2111.00396, section 3.4 and appendix D.1; S4D (arXiv 2206.11893), section 5.
     """
@@ -288,7 +288,7 @@ def init_state(
 ) -> dict[str, Any]:
     """States before the first step, those of the layers stacked to [N, ...].
 
-    States of these mixers do not grow with `capacity`, which those of attention need.
+    Mixers of this package ignore `capacity`, the number of steps that caches of attention hold.
     """
     make = functools.partial(mixer.init_state, batch, capacity, dtype)
     state: dict[str, Any] = {"layers": jax.vmap(lambda _: make())(jnp.arange(config.layers))}
@@ -310,10 +310,10 @@ def prefill(
 
     Args:
         u: [B, T, I], or tokens [B, T].
-        lengths: [B] steps of each example that count, 0..T; None for all.
+        lengths: [B] number of valid steps of each example, 0..T; None for all.
 
     Returns:
-        The state, and [B, T, O]: what each step's output is if the signal ends there.
+        The state after them, and [B, T, O]: at each step the output for a signal that ends there.
 
     Raises:
         ValueError: as of `apply`.
@@ -357,7 +357,7 @@ def _read(
 def step(
     prepared: dict[str, Any], state: dict[str, Any], u: Any, *, config: Config, mixer: Mixer
 ) -> tuple[dict[str, Any], Array]:
-    """Read one step u [B, I], or tokens [B]: the state, and the output [B, O], a scan body.
+    """One step u [B, I] or tokens [B] to (new state, output [B, O]), a `lax.scan` body.
 
     Raises:
         ValueError: a step of another shape; as of `apply`.

@@ -8,9 +8,9 @@ Notation
 A table of all powers has M L entries. With lambda^(Tq + r) = lambda^(Tq) lambda^r two tables of
 M sqrt(L) are enough, and the sum over n is a product of real matrices.
 
-Phases: the angle l turns is reduced modulo one turn before it is multiplied by 2 pi. T turns is
-exact, its product with q too once turns is cut in two; the error of a phase then does not grow
-with l. In single precision dt Im(lambda) itself, rounded, is wrong by a full turn after 1e7
+Phases: the product l * turns is reduced modulo 1 before it is multiplied by 2 pi. T * turns is
+exact, and so is its product with q once turns is split in two; the error of a phase then does not
+grow with l. In single precision the phase per step alone, rounded, is off by a full turn after 1e7
 steps, hence `rest`.
 
 Source: S4D (arXiv 2206.11893), section 3.3; https://kexue.fm/archives/10162.
@@ -137,7 +137,7 @@ def times(a: Pair, b: Pair) -> Pair:
 
 
 def split(modes: Modes) -> tuple[Pair, Pair]:
-    """Lambda as a sum of two numbers: the nearest of 4096 directions, and the rest.
+    """The multiplier lambda as a sum: the nearest 4096th root of unity, and the rest.
 
     Products with both keep a recurrence of many steps on its circle, where lambda rounded once
     drifts by a rounding error a step.

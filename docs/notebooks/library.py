@@ -85,7 +85,8 @@ print(f"largest difference: {difference:.1e} of the largest output")
 # %% [markdown]
 # ## Attention and what it caches
 #
-# The same decoder with four kinds of attention; `cache_bytes` counts what a token adds to the cache.
+# The same decoder with four kinds of attention; `cache_bytes` counts what a token adds to the
+# cache.
 
 # %%
 import attention
