@@ -22,9 +22,9 @@ def cache_bytes(
     """Bytes that the cache of all layers takes, without the lengths of the examples.
 
     Args:
-        batch: B.
-        length: slots of an example; a sliding window needs no more than its size.
-        dtype: of the cache.
+        batch: B, number of examples.
+        length: slots (tokens) of each example; with a sliding window at most its size is allocated.
+        dtype: of the cache; float32 by default.
 
     Source: DeepSeek-V2 (arXiv 2405.04434), table 1, in bytes.
     """
@@ -35,7 +35,7 @@ def cache_bytes(
 
 
 def parameters(config: TransformerConfig) -> dict[str, int]:
-    """Numbers of parameters of the attention of all layers, of the rest of them, and outside."""
+    """Parameter counts: "attention", "feed_forward" (and norms of layers), "rest" (outside)."""
     make = functools.partial(transformer.init, config=config)
     shapes = jax.eval_shape(make, jax.random.key(0))
 
@@ -51,17 +51,17 @@ def parameters(config: TransformerConfig) -> dict[str, int]:
 def operations(
     config: TransformerConfig, tokens: int = 1, context: int = 0, form: str | None = None
 ) -> dict[str, int]:
-    """Operations to read tokens of one example behind a context, by what they are for.
+    """Operations (FLOPs) of matrix products for new tokens of one example, by purpose.
 
     Args:
-        tokens: read at once; 1 is a step of decoding.
+        tokens: processed at once; 1 is a step of decoding.
         context: tokens in the cache before them.
         form: of MLA, "materialised" or "absorbed"; by default absorbed for single tokens, which
-            are read as steps, materialised without a context, else by `LatentConfig.choose`.
+            are steps of decoding, materialised without a context, else by `LatentConfig.choose`.
 
     Returns:
-        projections, attention (scores and sums of values, over the pairs that attend), expansion
-        (of latents, to keys and values or of queries and sums), feed_forward, unembedding.
+        Counts for projections, attention (scores and value sums, for pairs that attend), expansion
+        (of latents to keys and values; of absorbed queries and sums), feed_forward, unembedding.
 
     Raises:
         ValueError: tokens < 1, context < 0, an unknown form.

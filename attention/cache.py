@@ -49,7 +49,7 @@ class LatentCache(NamedTuple):
     Attributes:
         latents: [B, 1, S, d_c + d_r], normalised and rotated; in int8 when `scale` is there.
         length: [B], tokens seen.
-        scale: [B, 1, S, 2], of the d_c and of the d_r entries of each token; None for floats.
+        scale: [B, 1, S, 2], int8 scales of each token's d_c and d_r entries; None for floats.
     """
 
     latents: Array
@@ -80,7 +80,7 @@ def empty(batch: int, heads: int, capacity: int, width: int, dtype: Any) -> KVCa
 
 
 def positions(length: Int[Array, "B"], capacity: int) -> Int[Array, "B S"]:
-    """Positions in the slots, those never written below zero.
+    """The position that each slot holds; negative for slots never written.
 
     The largest p < n with p = j modulo S, for slot j.
 
@@ -96,7 +96,7 @@ def keep(
     window: int | None = None,
     queries: Int[Array, "B T"] | None = None,
 ) -> Bool[Array, "B T S"]:
-    """Slots that tokens at given positions may attend to; the newest one by default."""
+    """Mask of the slots that queries at these positions (by default the newest) may attend to."""
     held = positions(length, capacity)
     queries = length[:, None] - 1 if queries is None else queries
     return masks.causal(queries, held, window) & (held >= 0)[:, None]
@@ -133,7 +133,7 @@ def check_room(length: Any, tokens: int, capacity: int, window: int | None = Non
 
 
 def poison(y: Array, length: Int[Array, "B"], capacity: int, window: int | None = None) -> Array:
-    """NaN for examples with more tokens than slots: those that were overwritten are missed.
+    """NaN for examples with more tokens than slots, whose overwritten tokens are missing.
 
     Args:
         y: [B, ...].
@@ -146,12 +146,12 @@ def poison(y: Array, length: Int[Array, "B"], capacity: int, window: int | None 
 def extended(
     length: Int[Array, "B"], time: int, added: Int[Array, "B"], capacity: int
 ) -> Int[Array, "B"]:
-    """Lengths after a chunk; of an example without room for all of it, one that stays too long."""
+    """Lengths after a chunk; without room for all of it, one above capacity that stays too long."""
     return jnp.where(length + time > capacity, capacity + time, length + added)
 
 
 def is_ring(capacity: int, window: int | None) -> bool:
-    """Whether a cache may forget: all that a window sees has a slot."""
+    """Whether a cache may overwrite old tokens: there are slots for all that the window sees."""
     return window is not None and capacity >= window
 
 
@@ -162,7 +162,7 @@ def fill(buffer: Array, entries: Array, lengths: Int[Array, "B"], ring: bool = F
         buffer: [B, K, S, d].
         entries: [B, K, T, d].
         lengths: [B], tokens of each prompt that count.
-        ring: whether the newest S tokens of longer prompts are what is wanted.
+        ring: whether to keep only the newest S tokens of longer prompts.
 
     Raises:
         ValueError: more tokens than slots, without a ring.
@@ -177,10 +177,10 @@ def fill(buffer: Array, entries: Array, lengths: Int[Array, "B"], ring: bool = F
 
 
 def append(buffer: Array, entry: Array, length: Int[Array, "B"]) -> Array:
-    """Store tokens of each example, [B, K, T, d], from its position on, in place.
+    """Store new tokens [B, K, T, d] of each example in place, from slot length mod S on.
 
-    They must fit behind it; a single token goes round a ring. Example by example: one scatter for
-    all copies the buffer on CPUs.
+    All T must fit from there on; a single token may go round a ring. Written example by example,
+    because on CPUs one scatter for all would copy the buffer.
     """
     entry, slots = entry.astype(buffer.dtype), length % buffer.shape[-2]
 
@@ -213,10 +213,10 @@ def turn(buffer: Array, entries: Array, length: Int[Array, "B"], added: Int[Arra
 def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
     """Int8 entries and their scales, [..., 2], for two groups of entries of the last axis.
 
-    round(127 x / max |x|), of each group by its own maximum.
+    round(127 x / max |x|), each group by its own maximum; `parts` are the sizes of the groups.
 
     The error of an entry is at most half a scale: 1/254 of the largest entry of its group. Scales
-    are float32 at least. Derivatives see the scales only.
+    are float32 at least. Gradients flow through the scales only.
 
     Source: symmetric rounding by the largest entry (absmax), a standard scheme.
     """
@@ -231,6 +231,6 @@ def quantise(x: Array, parts: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def restore(x: Array, scale: Array, parts: tuple[int, int]) -> Array:
-    """Floats [..., d] from what `quantise` gave, x [..., d] and scale [..., parts]."""
+    """Floats [..., d] from what `quantise` returned, x [..., d] and scale [..., 2]."""
     wide = jnp.repeat(scale, np.array(parts), axis=-1, total_repeat_length=sum(parts))
     return x.astype(scale.dtype) * wide

@@ -1,4 +1,4 @@
-"""Public checkpoints: directories of Hugging Face's with config.json and safetensors.
+"""Pretrained checkpoints: Hugging Face directories of config.json and safetensors files.
 
     model = attention.load_pretrained("path/to/DeepSeek-V2-Lite", dtype=jnp.bfloat16)
     logits = attention.transformer.apply(model.params, tokens, model.config)
@@ -50,11 +50,11 @@ def load_pretrained(
 
     Args:
         directory: with config.json and model.safetensors, or an index and its files.
-        dtype: of the parameters; that of the embedding in the file by default. Corrections of
-            experts are float32 at least: they are differences of nearly equal numbers.
-        sharding: where they go: one for all, or a function of a parameter's path of keys and its
-            shape; the default device if there is none.
-        ignore: settings of config.json that are known to change nothing.
+        dtype: of the parameters; that of the embedding in the file by default. The routers'
+            `correction` is float32 at least: differences of its nearly equal entries matter.
+        sharding: of the parameters: one for all, or a function (path of keys, shape) -> sharding;
+            by default they go to the default device.
+        ignore: names of unknown settings of config.json that do not change the computation.
 
     Raises:
         ValueError: a file is missing, damaged or outside the directory; another architecture,

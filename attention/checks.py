@@ -110,7 +110,7 @@ def sizes(config: Any, *names: str) -> None:
 
 
 def batches(x: Array, length: Array) -> None:
-    """Refuse a cache of other examples than those of x.
+    """Refuse a cache whose number of examples is not that of x.
 
     Raises:
         ValueError: naming both numbers.
@@ -122,7 +122,7 @@ def batches(x: Array, length: Array) -> None:
 
 
 def live(lengths: Any, batch: int, time: int) -> tuple[Array, Array]:
-    """Live tokens of each prompt or chunk, and which of them cannot be, [B] both.
+    """Live tokens of each prompt or chunk, and which of these numbers are invalid, [B] both.
 
     Raises:
         ValueError: another shape, or known lengths outside 0..T.

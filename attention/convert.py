@@ -81,13 +81,13 @@ def to_latent(params: Params, config: TransformerConfig) -> tuple[Params, Transf
 def average_heads(
     params: Params, config: TransformerConfig, kv_heads: int
 ) -> tuple[Params, TransformerConfig]:
-    """Fewer heads of keys and values, each the mean of a group of those there were.
+    """Fewer key/value heads, each the mean of a group of the present ones.
 
-    Another function than before, to be trained on: the start of a multi-head checkpoint's way to
-    grouped-query (several heads) or multi-query attention (one).
+    The result computes another function and has to be trained further ("uptrained"): the start from
+    a multi-head checkpoint to grouped-query (several heads) or multi-query attention (one).
 
     Args:
-        kv_heads: a divisor of the heads of keys and values that there are.
+        kv_heads: the new number, a divisor of the present number of key/value heads.
 
     Raises:
         ValueError: attention that is not grouped-query, another number of heads.
@@ -120,11 +120,11 @@ def truncate(
     rank: int,
     moments: Float[Array, "L d d"] | None = None,
 ) -> tuple[Params, TransformerConfig]:
-    """The nearest decoder with `rank` latents, by the joint SVD of keys and values of all heads.
+    """The nearest decoder with latents of width `rank`, by a joint SVD of all keys and values.
 
     Args:
-        rank: 1..d_c, and no more than d: keys and values have no more directions.
-        moments: C of every layer, of `moments`; the unit matrix by default.
+        rank: from 1 to min(d_c, d, H (d_n + d_v)), the largest rank of keys and values.
+        moments: C of every layer, from the function `moments`; the identity by default.
 
     Raises:
         ValueError: attention that is not MLA without norms; a rank or moments outside their range.
@@ -184,7 +184,7 @@ def _root(moment: Array) -> Array:
 def moments(
     params: Params, tokens: Int[Array, "B T"], config: TransformerConfig
 ) -> Float[Array, "L d d"]:
-    """Mean of h h^T over what each attention layer reads of a text, for `truncate`.
+    """Mean of h h^T over the inputs h of each attention layer for these tokens; see `truncate`.
 
     Source: Meng et al. (arXiv 2502.07864), section 4: directions of activations, not of weights.
     """
@@ -203,7 +203,7 @@ def moments(
 def change_layout(
     params: Params, config: TransformerConfig, layout: rope.Layout
 ) -> tuple[Params, TransformerConfig]:
-    """The same decoder with its rotary pairs in another order, bit by bit the same numbers moved.
+    """The same decoder in another rotary layout: weights are permuted, none changes its value.
 
     Raises:
         ValueError: attention that is neither grouped-query nor MLA.

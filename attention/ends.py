@@ -46,7 +46,7 @@ def unembed(
 
 
 def final(x: Array, lengths: Array | None) -> Array:
-    """The last of the `lengths` live positions of x [B, T, d], all T by default: [B, d]."""
+    """The last live position of each example of x [B, T, d], all T live by default: [B, d]."""
     if lengths is None:
         return x[:, -1]
     return jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]

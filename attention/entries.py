@@ -1,4 +1,4 @@
-"""Attention of any kind that caches one row of numbers per token: the layer behind variants.
+"""The layer shared by all kinds of attention that cache one row of numbers per token.
 
 Notation
     B, T, S, d   batch, time, slots, model dimension
@@ -39,7 +39,7 @@ class Variant(NamedTuple):
         width: w.
         scale: what scores are multiplied by.
         window, kernel: as in `grouped.GroupedConfig`.
-        single: the form for single tokens, if it is another: of the same rows and params.
+        single: the variant for single tokens, if it differs; with the same rows and params.
     """
 
     init: Callable[[Array], Params]
@@ -89,7 +89,7 @@ def apply(
 def init_state(
     batch: int, capacity: int, dtype: Any = jnp.float32, *, variant: Variant
 ) -> cache.LatentCache:
-    """An empty cache for `capacity` tokens, or for those of the window if they are fewer."""
+    """An empty cache with slots for `capacity` tokens, or for the window if that is smaller."""
     if variant.window is not None:
         capacity = min(capacity, variant.window)
     return latent_cache.empty(batch, capacity, (variant.width, 0), dtype, False)
@@ -121,7 +121,7 @@ def prefill(
 def step(
     params: Params, state: cache.LatentCache, x: Float[Array, "B d"], *, variant: Variant
 ) -> tuple[cache.LatentCache, Float[Array, "B d"]]:
-    """One token per example; a cache that is full refuses it by name, or gives NaN."""
+    """One token per example; a full cache raises a ValueError, or gives NaN if traced."""
     checks.batches(x, state.length)
     cache.check_room(state.length, 1, state.capacity, variant.window)
     positions, old = state.length[:, None], state.length
@@ -142,7 +142,7 @@ def extend(
     *,
     variant: Variant,
 ) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
-    """Read a further chunk of every example behind what the cache holds, as `grouped.extend`."""
+    """Process a further chunk of every example after what the cache holds, as `grouped.extend`."""
     time, old = x.shape[1], state.length
     checks.batches(x, old)
     cache.check_room(old, time, state.capacity, variant.window)

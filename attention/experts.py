@@ -11,11 +11,11 @@ Notation
     y = shared(x) + sum over the chosen e of p_e expert_e(x)
 
 Scores are a softmax over all experts (DeepSeek-V2) or a sigmoid of each (V3), in float32 at least.
-With groups the best are kept: by their best expert in V2, by the sum of their two best in V3, where
-the choice, but not the weight, sees `correction`, which training moves to balance the experts.
+The g best groups are kept, ranked in V2 by their best expert, in V3 by the sum of their two best.
+In V3 `correction`, adjusted in training to balance the load, affects the choice, not the weight.
 
-Few tokens gather the weights of their experts; many are sorted by expert and multiplied group by
-group (`jax.lax.ragged_dot`), which on CPUs costs as much as all experts of all tokens.
+For few tokens the weights of their experts are gathered; many tokens are sorted by expert and
+multiplied in groups (`jax.lax.ragged_dot`), which on CPUs costs as much as all experts for all.
 
 Source: DeepSeek-V2 (arXiv 2405.04434), section 2.2; DeepSeek-V3 (2412.19437), section 2.1.2.
 """
@@ -38,14 +38,14 @@ class ExpertsConfig:
     """Experts of one layer.
 
     Attributes:
-        n_experts: E.
-        chosen: k.
-        d_ff: f.
-        shared_d_ff: hidden width of what all tokens pass through; None for nothing.
-        groups, chosen_groups: G and g; None for no groups.
+        n_experts: E, routed experts.
+        chosen: k, experts of each token.
+        d_ff: f, hidden width of an expert.
+        shared_d_ff: hidden width of the shared expert that all tokens pass through; None for none.
+        groups, chosen_groups: G groups of experts, g of them kept for a token; None for no groups.
         scoring: "softmax" over experts or "sigmoid" of each.
         normalise: whether the k weights are divided by their sum.
-        scale: what the weights are multiplied with, in the end.
+        scale: a factor on the weights, applied last.
     """
 
     n_experts: int = 8
@@ -110,7 +110,7 @@ def init(key: Array, d_model: int, config: ExpertsConfig) -> dict[str, Any]:
 def route(
     params: dict[str, Any], x: Float[Array, "N d"], config: ExpertsConfig
 ) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """Weights of the chosen experts, and which they are.
+    """The router: weights of the k chosen experts of each token, and their indices.
 
     Softmax or sigmoid of x W; the k best of the g best groups, weighted by their scores.
 

@@ -25,7 +25,7 @@ def swiglu(params: dict[str, Array], x: Float[Array, "... d"]) -> Float[Array, "
 
 
 def feed_forward(weights: dict[str, Any], x: Array, config: Any) -> Array:
-    """What this part of a layer, of a decoder's configuration, adds to the residual stream."""
+    """What the feed-forward part of a layer, norm included, adds to the residual stream."""
     ffn, x = weights["ffn"], rms_norm(x, weights["ffn_norm"], config.norm_eps)
     if config.experts is None or "router" not in ffn:
         return swiglu(ffn, x)
@@ -34,7 +34,7 @@ def feed_forward(weights: dict[str, Any], x: Array, config: Any) -> Array:
 
 
 def drop(key: Array | None, x: Array, rate: float) -> Array:
-    """Dropout: a share of entries at zero and the others larger; nothing without a key."""
+    """Dropout: zero with probability `rate`, else divided by 1 - rate; none without a key."""
     if key is None or rate == 0.0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)

@@ -46,16 +46,16 @@ def generate(
         lengths: int [B], live tokens of each prompt, 1..T; all T by default.
         mask: in place of lengths, bool [B, T], True for live tokens: padding on the left or on the
             right, as tokenizers give it.
-        chunk: read prompts in pieces of so many tokens, for less memory; all at once by default.
+        chunk: prefill prompts in chunks of this many tokens, for less memory; at once by default.
         temperature: 0 takes the most likely token; otherwise logits are divided by it.
         top_k, top_p, min_p: sample among likely tokens only, see `sampling.Sampling`.
-        stop: tokens after which an example ends; they are part of the answer.
-        pad: what stands behind them.
+        stop: a token or several after which an example ends; it is included in the output.
+        pad: the token that fills the output after it.
         key: random key, needed when temperature > 0.
         mixer: a mixer in place of the one of `config`.
 
     Returns:
-        int32 [B, max_new_tokens]; -1 where logits are NaN, as those of such weights are.
+        New tokens, int32 [B, max_new_tokens]; -1 where logits are NaN, as from NaN weights.
 
     Raises:
         ValueError: an empty prompt; shapes, lengths, tokens or settings of the sampling outside
@@ -110,8 +110,8 @@ def score(
 
     Args:
         tokens: int [B, T], T >= 2.
-        lengths, mask: of padding, as in `generate`; what is padding scores 0. With padding on the
-            left the scores begin in front.
+        lengths, mask: of padding, as in `generate`; padding scores 0. Tokens padded on the left
+            are moved to the front, and so are their scores.
 
     Raises:
         ValueError: as `generate`; a single token, which nothing comes before.

@@ -31,15 +31,15 @@ class GroupedConfig:
 
     Attributes:
         d_model: d, width of the residual stream.
-        n_heads: H.
-        n_kv_heads: K, a divisor of H; None means H (multi-head attention).
+        n_heads: H, query heads.
+        n_kv_heads: K, key/value heads, a divisor of H; None means H (multi-head attention).
         head_dim: d_h; None means d / H.
         rope_base: base of the rotary frequencies; None turns rotary embedding off.
         rope_layout: "half" or "interleaved" pairs.
         rope_dims: dimensions of a head that rotate, the first ones; None means all.
         rope_scaling: of the frequencies, for longer contexts (`rope.Linear`, `Llama3`, `Yarn`).
-        query_dim: d_q of queries that come from a narrow latent; None projects them directly. With
-            one wide head of keys and values this is MFA.
+        query_dim: d_q, width of a latent that queries are projected from; None for none. With one
+            wide key/value head this is MFA (multi-matrix factorisation attention).
         window: number of keys a query sees, itself included; None means all before it.
         bias: of all four projections.
         kernel: "xla", "cudnn" or "splash" for whole sequences; None takes the best there is (see
@@ -101,7 +101,7 @@ class GroupedConfig:
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by; YaRN's factor belongs to the rotation."""
+        """Factor on the scores: d_h^(-1/2), times `long_context.score_factor` with RoPE scaling."""
         scaling = None if self.rope_base is None else self.rope_scaling
         return self.width**-0.5 * long_context.score_factor(scaling)
 
@@ -116,7 +116,7 @@ class GroupedConfig:
 
 
 def init(key: Array, config: GroupedConfig) -> dict[str, Array]:
-    """Normal projections with standard deviation d^(-1/2) (fan-in)."""
+    """Normal projections with standard deviation fan-in^(-1/2); biases are zero."""
     wide, narrow = config.n_heads * config.width, config.kv_heads * config.width
     shapes = {
         "query": (config.d_model, wide),
@@ -188,9 +188,9 @@ def apply(
     """Causal self-attention over a whole sequence.
 
     Args:
-        positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
-        mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
-            causal one.
+        positions: position of every token, for RoPE and the causal mask; 0..T-1 by default.
+        mask: True where a key may be attended to, [B, S] over keys (padding) or [B, T, S], S = T;
+            combined with the causal mask.
 
     Source: https://kexue.fm/archives/10091, equations 1 (K = H), 2 (K = 1), 3 and 11 (rotated);
     Shazeer (arXiv 1911.02150), section 3; Ainslie et al. (arXiv 2305.13245), section 2.2.
@@ -209,7 +209,7 @@ def apply(
 def init_state(
     batch: int, capacity: int, dtype: Any = jnp.float32, *, config: GroupedConfig
 ) -> cache.KVCache:
-    """An empty cache for `capacity` tokens, or for those of the window if they are fewer."""
+    """An empty cache with slots for `capacity` tokens, or for the window if that is smaller."""
     if config.window is not None:
         capacity = min(capacity, config.window)
     return cache.empty(batch, config.kv_heads, capacity, config.width, dtype)
@@ -247,9 +247,9 @@ def step(
     *,
     config: GroupedConfig,
 ) -> tuple[cache.KVCache, Float[Array, "B d"]]:
-    """One token per example: append it to the cache, attend to what is live.
+    """One token per example: append it to the cache, attend to all live tokens.
 
-    A cache that is full refuses it by name, or gives NaN where its length is traced.
+    A full cache raises a ValueError, or gives NaN where its length is traced.
 
     Source: Shazeer (arXiv 1911.02150), sections 2.4 and 3, the incremental programs, with a cache
     that does not grow; https://kexue.fm/archives/10091, equations 1 to 3.
@@ -273,12 +273,12 @@ def extend(
     *,
     config: GroupedConfig,
 ) -> tuple[cache.KVCache, Float[Array, "B T d"]]:
-    """Read a further chunk of every example behind what the cache holds: chunked prefill.
+    """Process a further chunk of every example after what the cache holds: chunked prefill.
 
     Args:
-        lengths: tokens of the chunk that count, all T by default; all T need room.
+        lengths: live tokens of each chunk, all T by default; the cache needs room for all T.
 
-    A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
+    A chunk that does not fit raises a ValueError, or gives NaN where lengths are traced.
     """
     time, old = x.shape[1], state.length
     checks.batches(x, old)
@@ -303,7 +303,7 @@ def extend(
 
 @functools.lru_cache
 def mixer(config: GroupedConfig) -> Mixer:
-    """The six functions of grouped-query attention for one configuration."""
+    """The `Mixer` (all functions) of grouped-query attention for one configuration."""
     return Mixer(
         init=functools.partial(init, config=config),
         apply=functools.partial(apply, config=config),

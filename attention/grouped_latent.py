@@ -7,8 +7,8 @@ Notation
     params         query [d, H (d_n + d_r)]; down [d, G d_c + d_r], norm [G, d_c];
                    up [G, d_c, (H / G) (d_n + d_v)]; output [H d_v, d]
 
-With G = 1 this is MLA. The cache is G d_c + d_r, and G devices may hold a latent each; a single
-token is absorbed as in MLA, which then is grouped-query attention with G wide heads.
+With G = 1 this is MLA. The cache holds G d_c + d_r numbers per token, and G devices may hold one
+latent each; single tokens are absorbed as in MLA: grouped-query attention with G wide heads.
 
 Source: Zadouri et al. (arXiv 2505.21487), section 3.3.
 """
@@ -29,12 +29,12 @@ Params = dict[str, Array]
 
 @dataclass(frozen=True)
 class GroupedLatentConfig:
-    """Sizes of one layer.
+    """Sizes of one layer of grouped latent attention.
 
     Attributes:
-        d_model, n_heads: d and H.
-        n_latents, latent_dim: G, a divisor of H, and d_c.
-        nope_dim, rope_dim, value_dim: d_n, d_r, d_v.
+        d_model, n_heads: d, width of the residual stream, and H, query heads.
+        n_latents, latent_dim: G, latents per token, a divisor of H, and d_c, width of each.
+        nope_dim, rope_dim, value_dim: d_n, d_r, d_v: plain, rotated, value dimensions of a head.
         rope_base, rope_layout, rope_scaling: of the rotated dimensions.
         norm_eps: of the norms of the latents.
         window: number of keys a query sees, itself included; None means all before it.

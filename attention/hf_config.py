@@ -87,10 +87,10 @@ class _Settings:
 
 
 def read(settings: Mapping[str, Any], ignore: Collection[str] = ()) -> TransformerConfig:
-    """The decoder of a config.json.
+    """The `TransformerConfig` that the settings of a config.json describe.
 
     Args:
-        ignore: names of settings that the caller knows to change nothing.
+        ignore: names of settings that, as the caller knows, do not change the computation.
 
     Raises:
         ValueError: another architecture, activation or kind of rotary embedding; settings that are

@@ -4,8 +4,8 @@
     cudnn   `jax.nn.dot_product_attention(implementation="cudnn")`, NVIDIA GPUs
     splash  the Pallas kernel of JAX for TPUs
 
-A kernel that was asked for and cannot serve is refused by name, with the reason; the default takes
-the first that can, and `explain` prints what it takes and why it takes no other. Values narrower
+A kernel that was asked for and cannot serve raises an error with the reason; the default takes the
+first that can, and `explain` returns it and the reasons against those before it. Values narrower
 than keys (MLA: 128 against 192) are padded with zeros for cuDNN, which takes one width. Masks,
 explicit positions and caches are always computed by `scores` and `live`: no kernel here takes
 keys of 576 numbers whose first 512 are the values.
@@ -127,7 +127,7 @@ def _splash(problem: Problem, device: Device) -> str | None:
 
 
 def explain(problem: Problem, device: Device | None = None) -> tuple[Kernel, dict[str, str]]:
-    """The kernel that the default takes, and the reasons against those before it."""
+    """The kernel that `kernel=None` takes, and why the preferred ones before it cannot serve."""
     device = Device.here() if device is None else device
     reasons = {}
     order: tuple[Kernel, ...] = ("cudnn", "splash")

@@ -16,8 +16,8 @@ Notation
 
     score = (q^C . W_UK^T c + q^R . k^R) scale       o = sum_j p_j W_UV^T c_j
 
-Three computations of it. *Materialised*: keys and values of all heads from the latents of the
-sequence, then multi-head attention. *Absorbed*: W_UK moves to the query and W_UV behind the sum,
+There are three ways to compute it. *Materialised*: keys and values of all heads from the latents,
+then multi-head attention. *Absorbed*: W_UK is applied to the query and W_UV after the sum,
 q^C . W_UK^T c = (W_UK q^C) . c, so that attention runs on the cached latents themselves, as
 multi-query attention with one wide head. *Re-expanded*: as the first, but from a cache. The first
 costs 2 H (d_n + d_r + d_v) operations for a pair of tokens, the second 2 H (2 d_c + d_r): sequences
@@ -192,9 +192,9 @@ def apply(
     """Causal self-attention over a whole sequence.
 
     Args:
-        positions: position of every token; 0..T-1 by default. They drive RoPE and causality.
-        mask: extra keep-mask, [B, S] over keys (padding) or [B, T, S], combined with the
-            causal one.
+        positions: position of every token, for RoPE and the causal mask; 0..T-1 by default.
+        mask: True where a key may be attended to, [B, S] over keys (padding) or [B, T, S], S = T;
+            combined with the causal mask.
 
     Source: DeepSeek-V2 (arXiv 2405.04434), equations 9 to 19; https://kexue.fm/archives/10091,
     equation 10.
@@ -213,7 +213,7 @@ def apply(
 def init_state(
     batch: int, capacity: int, dtype: Any = jnp.float32, *, config: LatentConfig
 ) -> cache.LatentCache:
-    """An empty cache for `capacity` tokens, or for those of the window if they are fewer."""
+    """An empty cache with slots for `capacity` tokens, or for the window if that is smaller."""
     if config.window is not None:
         capacity = min(capacity, config.window)
     return latent_cache.empty(batch, capacity, config.parts, dtype, config.quantised)
@@ -244,7 +244,7 @@ def prefill(
 
 
 def prepare(params: dict[str, Array], config: LatentConfig) -> dict[str, Array]:
-    """Parameters for `step`: W_UK and W_UV apart, laid out for their products."""
+    """Parameters for `step`: `up` split into W_UK and W_UV, laid out for their products."""
     keys, values = halves(params, config)
     rest = {name: value for name, value in params.items() if name != "up"}
     return rest | {"absorb": keys, "release": values}
@@ -259,7 +259,7 @@ def step(
 ) -> tuple[cache.LatentCache, Float[Array, "B d"]]:
     """One token per example, absorbed: append its latent, attend to those that are live.
 
-    A cache that is full refuses it by name, or gives NaN where its length is traced.
+    A full cache raises a ValueError, or gives NaN where its length is traced.
 
     Source: https://kexue.fm/archives/10091, equation 12 (part 3: single tokens as MQA).
     """
@@ -285,15 +285,15 @@ def extend(
     *,
     config: LatentConfig,
 ) -> tuple[cache.LatentCache, Float[Array, "B T d"]]:
-    """Read a further chunk of every example behind what the cache holds: chunked prefill.
+    """Process a further chunk of every example after what the cache holds: chunked prefill.
 
     The chunk attends to the cache as well; `LatentConfig.choose` decides by its length whether the
     cached latents are expanded for it or its queries absorbed.
 
     Args:
-        lengths: tokens of the chunk that count, all T by default; all T need room.
+        lengths: live tokens of each chunk, all T by default; the cache needs room for all T.
 
-    A chunk that does not fit is refused by name, or gives NaN where lengths are traced.
+    A chunk that does not fit raises a ValueError, or gives NaN where lengths are traced.
 
     Source: derived from https://kexue.fm/archives/10091, equations 10 and 12.
     """
@@ -346,7 +346,7 @@ def _expand_block(
 
 @functools.lru_cache
 def mixer(config: LatentConfig) -> Mixer:
-    """The six functions of multi-head latent attention for one configuration."""
+    """The `Mixer` (all functions) of multi-head latent attention for one configuration."""
     return Mixer(
         init=functools.partial(init, config=config),
         apply=functools.partial(apply, config=config),

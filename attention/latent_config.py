@@ -1,4 +1,4 @@
-"""Sizes of multi-head latent attention, and which of its computations when.
+"""Sizes of multi-head latent attention, and when to use which of its forms.
 
 Notation as in `latent`.
 
@@ -14,20 +14,20 @@ FORMS = ("materialised", "absorbed")
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Sizes of one layer.
+    """Sizes of one layer of multi-head latent attention (MLA).
 
     Attributes:
-        d_model: d, width of the residual stream.
-        n_heads: H.
-        latent_dim: d_c.
-        query_dim: d_q; None projects queries directly.
-        nope_dim, rope_dim, value_dim: d_n, d_r, d_v; d_r may be 0 without rotary embedding.
+        d_model, n_heads: d, width of the residual stream, and H, query heads.
+        latent_dim: d_c, width of the latent of keys and values.
+        query_dim: d_q, width of the latent of queries; None projects queries directly.
+        nope_dim, rope_dim, value_dim: d_n, d_r, d_v of a head: plain and rotated dimensions of
+            queries and keys, dimensions of values; d_r may be 0 without rotary embedding.
         rope_base: base of the rotary frequencies; None turns rotary embedding off.
         rope_layout: "interleaved" (DeepSeek) or "half" pairs.
         rope_scaling: of the frequencies, for longer contexts.
-        latent_norm: normalise both latents.
-        norm_eps: of these norms.
-        bias: of the projections down to both latents and of the output.
+        latent_norm: RMSNorm of both latents, that of keys and values and that of queries.
+        norm_eps: epsilon of these norms.
+        bias: biases of the projections down to both latents and of the output projection.
         window: number of keys a query sees, itself included; None means all before it.
         form: "materialised" or "absorbed" for whole sequences and chunks; None chooses by their
             length (see `crossover`). Single tokens are absorbed.
@@ -97,8 +97,8 @@ class LatentConfig:
 
         d_c (d_n + d_v) / (2 d_c - d_n - d_v).
 
-        Expanding costs 2 d_c (d_n + d_v) operations for a head and a cached token, once; a query
-        token then saves 2 (2 d_c - d_n - d_v) for each. Infinite if it saves nothing.
+        For each head and cached token, expanding costs 2 d_c (d_n + d_v) operations once and then
+        saves 2 (2 d_c - d_n - d_v) for each query token. Infinite if that is not positive.
 
         Source: derived from https://kexue.fm/archives/10091, equations 10 and 12.
         """
@@ -107,7 +107,7 @@ class LatentConfig:
         return full / saved if saved > 0 else float("inf")
 
     def choose(self, queries: int) -> str:
-        """The form for so many query tokens."""
+        """The form, one of `FORMS`, for this number of query tokens."""
         if self.form is not None:
             return self.form
         return "materialised" if queries > self.crossover else "absorbed"

@@ -15,7 +15,7 @@ def linear(
     bias: Array | None = None,
     dtype: Any = None,
 ) -> Float[Array, "*batch e"]:
-    """X @ weight + bias with the leading axes of x folded into one.
+    """Affine map x @ weight + bias, with the leading axes of x folded into one.
 
     The gradient of an unfolded product contracts two axes at once, which XLA runs about three
     times slower on a CPU; folding costs nothing elsewhere.

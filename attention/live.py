@@ -45,15 +45,15 @@ def attend(
     """softmax(scale q k^T) v over the live slots.
 
     Args:
-        keys: of a cache in which the newest token stands already.
+        keys: of the cache, which already holds the newest token.
         values: [B, K, S, d_v], or None: the first `value_dim` entries of the keys.
         length: tokens seen, the newest included.
         positions: of the queries; that of the newest token by default.
         window: positions a query sees, itself included.
         scale: d_k^(-1/2) by default.
-        block: slots at once.
+        block: number of slots processed at once.
 
-    Derivatives are those of `scores.attend`: a loop of unknown length has none in reverse.
+    Derivatives are those of `scores.attend`: reverse mode cannot pass a loop of unknown length.
 
     Raises:
         ValueError: shapes that do not fit, block < 1.

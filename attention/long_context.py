@@ -64,9 +64,9 @@ class Yarn:
         factor: s.
         original_length: L_0.
         beta_fast, beta_slow: turns within L_0 at the ends of the ramp.
-        mscale, mscale_all_dim: DeepSeek's a of two factors: cos and sin are multiplied by
-            m(s, mscale) / m(s, mscale_all_dim), scores by m(s, mscale_all_dim)^2. Without
-            both, cos and sin are multiplied by m(s, 1); without the second, scores are left alone.
+        mscale, mscale_all_dim: values of a in DeepSeek's factors: cos and sin are multiplied by
+            m(s, mscale) / m(s, mscale_all_dim), scores by m(s, mscale_all_dim)^2. Unless both are
+            given, cos and sin are multiplied by m(s, 1); without the second, scores by 1.
 
     Source: Peng et al. (arXiv 2309.00071), definitions 2 and 3, with a ramp over the index as in
     public code instead of over the turns; DeepSeek-V2 (arXiv 2405.04434), section 3.1.4, for the

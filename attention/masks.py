@@ -27,7 +27,7 @@ def causal(
 
 
 def positions_of(x: Float[Array, "B T d"], positions: Array | None) -> Int[Array, "B T"]:
-    """Those given, [B, T] or [1, T] for all sequences; 0..T-1 if none are.
+    """Positions [B, T]: those given, [B, T] or [1, T] for all sequences; 0..T-1 if None.
 
     Raises:
         ValueError: positions of another shape, or a mask in their place.

@@ -20,8 +20,8 @@ class Mixer(NamedTuple):
         prefill: (params, x, state, lengths=None) -> (state, y): a whole right-padded prompt.
         init_state: (batch, capacity, dtype) -> state.
         step: (prepared, state, x_t[B,d]) -> (state, y_t[B,d]), a `lax.scan` body.
-        extend: (params, x[B,T,d], state, lengths=None) -> (state, y): a further chunk behind what
-            the state holds; None for mixers without it.
+        extend: (params, x[B,T,d], state, lengths=None) -> (state, y): a further chunk after what
+            the state holds; None for mixers that cannot.
     """
 
     init: Callable[[Array], Params]

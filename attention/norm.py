@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 
 def rms_norm(x: Float[Array, "... d"], gain: Float[Array, "d"], eps: float) -> Array:
-    """X / rms(x) * gain; the mean square is taken in float32 at least.
+    """RMSNorm, x / rms(x) * gain; the mean square is taken in float32 at least.
 
     Source: Zhang & Sennrich (arXiv 1910.07467).
     """

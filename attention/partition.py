@@ -1,9 +1,9 @@
 """How the weights of a decoder are divided among devices: by heads, hidden units and experts.
 
-Queries, keys, values and the first matrices of perceptrons are cut by columns, those that follow
-them by rows, so that an attention layer and a perceptron end in one sum over devices each
-(Megatron-LM, arXiv 1909.08053, section 3). Latents of MLA stay whole, as every head reads all of
-them. Experts are divided as wholes, embeddings by tokens.
+Queries, keys, values and the first matrices of MLPs are split by columns, the matrices that follow
+them by rows, so that an attention layer and an MLP each end in one sum over devices (all-reduce;
+Megatron-LM, arXiv 1909.08053, section 3). Latents of MLA are not split, as every head reads all of
+them. Experts are distributed as wholes, embeddings are split by tokens.
 """
 
 from attention.transformer import TransformerConfig
@@ -22,17 +22,17 @@ AROUND: Rules = (
 
 
 def rules(config: TransformerConfig, size: int) -> Rules:
-    """Patterns of names of weights, and the mesh axis of each of their last axes.
+    """Patterns of weight names, and the mesh axes that the last axes of these weights go to.
 
     Args:
         size: of the mesh axis "model".
 
     Returns:
-        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match rules. What matches
-        none stays whole, as do axes that `size` does not divide.
+        Pairs of a pattern on `jax.tree_util.keystr` and axes; the first match applies. Weights that
+        match none are not split; nor should the caller split axes that `size` does not divide.
 
     Raises:
-        ValueError: it does not divide the heads.
+        ValueError: `size` does not divide the query heads.
 
     Source: Shoeybi et al., Megatron-LM (arXiv 1909.08053), section 3.
     """

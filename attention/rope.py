@@ -63,7 +63,7 @@ def tables(
     dtype: Any = jnp.float32,
     scaling: Scaling | None = None,
 ) -> tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]:
-    """Cos and sin of position * theta_k, in float32 (bfloat16 breaks beyond position 256).
+    """Cos and sin of position * theta_k, times `amplitude`; bfloat16 breaks beyond position 256.
 
     Source: Su et al. (arXiv 2104.09864), equation 34, its factors.
     """
@@ -105,7 +105,7 @@ def rotate(
 
 
 def rotated(x: Float[Array, "... T dim"], positions: Int[Array, "..."], config: Any) -> Array:
-    """The vectors at positions [..., T], by the `rope_...` fields of a layer's configuration."""
+    """Rotate x by its positions [..., T], as the `rope_...` fields of a layer's config say."""
     if config.rope_base is None:
         return x
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -135,7 +135,7 @@ def convert(
     start: int = 0,
     stop: int | None = None,
 ) -> Float[Array, "... wide"]:
-    """Columns of a query or key projection for another layout; scores stay as they are.
+    """Permute the columns of a query or key projection to another layout; scores stay the same.
 
     Args:
         weight: [..., n width], the heads side by side.

@@ -12,13 +12,13 @@ from attention import checks
 
 
 class Sampling(NamedTuple):
-    """How to choose; numbers may be traced, but for top_k.
+    """How to choose the next token; all numbers but top_k may be traced.
 
     Attributes:
         temperature: 0 takes the most likely token; otherwise logits are divided by it, first.
-        top_k: keep the k most likely tokens.
-        top_p: of those keep the fewest that have this share of the probability together.
-        min_p: keep those with at least this share of the probability of the most likely.
+        top_k: keep the k most likely tokens; None for all.
+        top_p: of those keep the fewest with at least this probability in total (nucleus).
+        min_p: keep tokens with at least this fraction of the most likely one's probability.
     """
 
     temperature: Array | float | int = 0.0
@@ -65,7 +65,7 @@ def choose(logits: Float[Array, "B V"], key: Array, sampling: Sampling) -> Array
 
 
 def keep(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
-    """Tokens that may be drawn, of tempered logits; among ties the first ones.
+    """Mask of the tokens that may be drawn, of logits after temperature; ties favour the first.
 
     Source: Fan et al. (arXiv 1805.04833) for top_k; Holtzman et al. (arXiv 1904.09751) for top_p;
     Nguyen et al. (arXiv 2407.01082) for min_p.

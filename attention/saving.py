@@ -1,4 +1,4 @@
-"""Decoders written as Hugging Face's transformers reads them: the other way of `checkpoints`.
+"""Writing decoders as Hugging Face's transformers reads them: the inverse of `checkpoints`.
 
 attention.save_pretrained("elsewhere", model.params, model.config)
 """
@@ -31,12 +31,12 @@ def save_pretrained(
 ) -> None:
     """Write a checkpoint that Hugging Face's transformers loads.
 
-    Rotary dimensions that are interleaved go to the order of Llama where grouped-query attention
-    has them. What only says how to compute (kernels, forms, int8 caches) is not written. A
-    checkpoint that is there is replaced when all tensors of the new one lie beside it.
+    Interleaved rotary dimensions of grouped-query attention are permuted to Llama's layout. What
+    only says how to compute (kernels, forms, int8 caches) is not written. An existing checkpoint
+    is replaced only after all tensors of the new one have been written beside it.
 
     Args:
-        directory: made if it is not there.
+        directory: created if it does not exist.
         params: float64, float32, float16 or bfloat16.
         shard_bytes: largest size of a file, unless one tensor alone is larger.
         settings: further entries of config.json: max_position_embeddings, bos_token_id, ...

@@ -85,7 +85,7 @@ def causal(
 
     Args:
         window: number of keys a query sees, itself included.
-        scale, block: as in `attend`; queries at once.
+        scale, block: factor on the scores, as in `attend`, and queries processed at once.
 
     Raises:
         ValueError: keys of another length than queries.

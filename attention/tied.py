@@ -35,12 +35,12 @@ KINDS = ("s1", "s2", "s3", "gta")
 
 @dataclass(frozen=True)
 class TiedConfig:
-    """Sizes of one layer.
+    """Sizes of one layer of attention whose values are tied to its keys.
 
     Attributes:
-        d_model, n_heads, n_kv_heads: d, H and K, a divisor of H.
-        nope_dim, rope_dim: d_n and d_r.
-        kind: "s1", "s2", "s3" or "gta".
+        d_model, n_heads, n_kv_heads: d, H query heads, and K groups, a divisor of H.
+        nope_dim, rope_dim: d_n and d_r, plain and rotated dimensions of a head.
+        kind: "s1", "s2", "s3" or "gta": what keys and values share (table of the module).
         rope_base, rope_layout, rope_scaling: of the rotated dimensions.
         window: number of keys a query sees, itself included; None means all before it.
         kernel: as in `grouped.GroupedConfig`.
@@ -155,7 +155,7 @@ def finish(
     positions: Int[Array, "B T"],
     config: TiedConfig,
 ) -> Float[Array, "B H T d_v"]:
-    """Sums as they are, or rotated back by the position of their query.
+    """Weighted sums of values, in s2 rotated back by the position of their query.
 
     (sum_i a_ti r_i R_i) R_t^T = sum_i a_ti r_i R_(i-t), without the amplitude that YaRN gives to
     both rotations.

@@ -8,8 +8,8 @@ Notation
 
 The mixer (attention, or any `Mixer`) is an argument; by default it is made from
 `config.mixer`. Whole sequences run through the layers under `lax.scan`, so a deeper model does not
-compile longer. Single tokens go from layer to layer in a plain loop over parameters and caches that
-are apart: a scan would copy both, every layer of every token.
+compile longer. Single tokens go from layer to layer in a plain loop, with parameters and caches
+kept separately for each layer: a scan would copy both in every layer for every token.
 
 Source: Shazeer, SwiGLU (arXiv 2002.05202); Touvron et al., Llama (2302.13971).
 """
@@ -55,12 +55,12 @@ class TransformerConfig:
         mixer: configuration of the attention layers; its `d_model` is the model's.
         d_ff: hidden width of SwiGLU; None means 8 d / 3 rounded up to a multiple of 32.
         ffn_bias: biases of SwiGLU's three matrices.
-        experts: of the feed-forward part of all layers but the first ones; None for SwiGLU in all.
-        dense_layers: how many are the first ones.
+        experts: of all layers but the first `dense_layers`; None for SwiGLU in all layers.
+        dense_layers: number of first layers that keep SwiGLU when there are experts.
         tie_embeddings: use the embedding as output head.
         norm_eps: epsilon of RMSNorm.
-        remat: what the backward pass computes again instead of reading it from memory:
-            "none", everything but the results of weight "matmuls", or "all" of a layer.
+        remat: what the backward pass recomputes instead of storing it (rematerialisation): "none",
+            all but the results of products with weights ("matmuls"), or "all" of a layer.
     """
 
     vocab_size: int = 256
@@ -114,7 +114,7 @@ class TransformerConfig:
 
 @functools.lru_cache(maxsize=64)
 def make_mixer(config: MixerConfig) -> Mixer:
-    """The six functions that a configuration of attention stands for."""
+    """The `Mixer` of a configuration of attention."""
     return MAKERS[type(config)](config)
 
 
@@ -185,8 +185,8 @@ def apply(
         dtype: dtype of the activations; that of the embedding by default.
         logits_dtype: of the logits; that of the activations by default. Losses of half-precision
             activations want float32.
-        dropout, key: in training, share of entries of the embeddings, and of what layers add to
-            them, that are set to zero; none without a key.
+        dropout, key: rate and random key of dropout on the embeddings and on what layers add to
+            the residual stream, for training; no dropout without a key.
 
     Raises:
         ValueError: as `embed`; a dropout outside [0, 1).
@@ -235,7 +235,7 @@ def _through(
 def prepare(
     params: dict[str, Any], config: TransformerConfig, mixer: Mixer | None = None
 ) -> dict[str, Any]:
-    """Parameters for `step`: what the mixer can compute once, and every layer apart."""
+    """Parameters for `step`: a tuple of layers, with what the mixer can compute in advance."""
     mixer = mixer or make_mixer(config.mixer)
     rest = {name: value for name, value in params.items() if name not in config.stacks}
     stacks = {}
@@ -267,7 +267,7 @@ def init_state(
     *,
     mixer: Mixer | None = None,
 ) -> Any:
-    """Empty states, a tuple of those of the layers."""
+    """Empty caches for `capacity` tokens of each example: a tuple, one state for each layer."""
     _check_config(config)
     mixer = mixer or make_mixer(config.mixer)
     return tuple(mixer.init_state(batch, capacity, dtype) for _ in range(config.n_layers))
@@ -284,7 +284,7 @@ def prefill(
     mixer: Mixer | None = None,
     last: bool = False,
 ) -> tuple[Any, Array]:
-    """Read a right-padded prompt: the filled state and the logits.
+    """Process right-padded prompts; returns the filled state and the logits.
 
     Args:
         lengths: live tokens of each prompt, all T by default.
@@ -338,11 +338,11 @@ def extend(
     mixer: Mixer | None = None,
     last: bool = False,
 ) -> tuple[Any, Array]:
-    """Read a further chunk behind what the state holds, of every example: chunked prefill.
+    """Process a further chunk of every example after what the state holds: chunked prefill.
 
     Args:
         lengths: live tokens of each chunk, 0..T; all T by default.
-        last: as in `prefill`; of an example without live tokens, anything.
+        last: as in `prefill`; undefined for an example without live tokens.
 
     Raises:
         ValueError: the chunk does not fit, or the mixer reads no chunks.
@@ -371,7 +371,7 @@ def step(
     *,
     mixer: Mixer | None = None,
 ) -> tuple[Any, Float[Array, "B V"]]:
-    """Read one token per example: the new state and the logits of the next one.
+    """Process one token per example; returns the new state and the logits of the next token.
 
     Args:
         prepared: from `prepare`, or plain parameters, which then are prepared in every call.

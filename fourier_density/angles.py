@@ -29,12 +29,12 @@ def wrap(x: Any) -> Float[Array, "*shape"]:
 
 
 def limit(x: Array, low: float, high: float) -> Array:
-    """Between two bounds, and there with the slope of the inside: `jnp.clip` has half of it."""
+    """Clip x to [low, high], with derivative 1 at the bounds themselves (`jnp.clip` has 1/2)."""
     return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 def rounded(x: Array, low: float, high: float) -> Array:
-    """Between two bounds that only rounding exceeds: the slope stays that of x."""
+    """Clip x to bounds that only rounding errors exceed: the derivative is 1 everywhere."""
     return x + jax.lax.stop_gradient(jnp.clip(x, low, high) - x)
 
 
@@ -42,9 +42,9 @@ def rounded(x: Array, low: float, high: float) -> Array:
 def sinpi(x: Array, multiple: Array | int = 1) -> Array:
     """sin(pi m x), accurate to 2e-7 in single precision.
 
-    The angle is reduced to q + r with |r| <= 1/2 before the multiplication by pi. For that x is
-    split in two: m times the head is exact (for m up to 2^11 in single precision), m times the
-    tail is small. So the error does not grow with m, as it does in powers of z.
+    Before the multiplication by pi, m x is reduced to an integer plus r with |r| <= 1/2. For this
+    x is split in two: m times the head is exact (for m up to 2^11 in single precision), m times
+    the tail is small. So the error does not grow with m, as that of computed powers of z does.
 
     Args:
         x: any real points.

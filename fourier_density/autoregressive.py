@@ -1,9 +1,9 @@
-"""Densities of several dimensions, as one conditional density after the other.
+"""Densities in several dimensions, as products of one-dimensional conditional densities.
 
     log p(x) = sum_d log p(x_d | x_1, .., x_{d-1})
 
 A network whose d-th output sees only the coordinates before the d-th (see `networks`) gives the
-parameters of all the factors at once, a head (see `heads`) makes densities of them:
+parameters of all factors at once; a head (see `heads`) turns them into densities:
 
     head = heads.Fourier(order=16)
     model = autoregressive.model(networks.masked_mlp(2, head.outputs), head)
@@ -39,8 +39,8 @@ class Model(NamedTuple):
         densities: (params, x [..., D], key=None) -> the D conditional densities, a batch [..., D];
             with several heads a list of D batches [...].
         log_prob: (params, x [..., D], key=None) -> [...], nats. A key turns dropout on.
-        log_level_prob: (params, v [..., D], *, step, low, high, key=None) -> [...]: log probability
-            of data with levels, by the masses of their bins (see `entropy_model.log_bin_prob`).
+        log_level_prob: (params, v [..., D], *, step=1.0, low=None, high=None, key=None) -> [...]:
+            log probability in nats of quantised v, by bin masses (`entropy_model.log_bin_prob`).
         sample: (params, *, seed, sample_shape=(), quantise=None) -> [*sample_shape, D]; quantise is
             applied to each coordinate before the next one sees it.
     """
@@ -56,8 +56,8 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
     """A density of D dimensions: log p(x) = sum_d log p(x_d | x_1, .., x_{d-1}).
 
     Args:
-        network: autoregressive, with the outputs of the head, or of the largest of several heads.
-        head: one for all coordinates, or one for each: for angles beside numbers.
+        network: autoregressive; its `outputs` must be the head's (of several heads, the largest).
+        head: one head for all coordinates, or a sequence of D heads: to mix angles and numbers.
 
     Raises:
         ValueError: another number of heads than of coordinates, another number of outputs than the

@@ -1,8 +1,8 @@
-"""Gaussian mixtures on the real line, to compare with.
+"""Baselines: Gaussian mixtures on the real line.
 
-Their parameters are a pytree to be trained by gradient descent; `mixture_by_em` fits them on the
-host; `mixture_with_correction` multiplies a mixture by a Fourier basis density. The other density
-to compare with is that of `deep_factorized`.
+`MixtureParameters` is a pytree to be trained by gradient descent; `mixture_by_em` fits a mixture
+on the host; `mixture_with_correction` multiplies a mixture by a Fourier basis density. The other
+baseline is `deep_factorized`.
 
 Source: https://kexue.fm/archives/10007, equation 3, with weights in place of 1 / K.
 """
@@ -44,7 +44,7 @@ class MixtureParameters:
 
 
 def init_mixture(samples: Array, components: int) -> MixtureParameters:
-    """Equal weights, means at quantiles of the samples, scales of their spacing.
+    """Initial values: equal weights, means at quantiles of the samples, scales std(samples) / K.
 
     Args:
         samples: [n].
@@ -63,7 +63,7 @@ def mixture_by_em(samples: Any, components: int, *, seed: int = 0) -> transforms
     Args:
         samples: [n].
         components: K >= 1.
-        seed: of the starts: means at quantiles of the samples and, three times, at random samples.
+        seed: of the starts: one with means at quantiles of the samples, three at random samples.
 
     Raises:
         ValueError: fewer samples than components.
@@ -132,7 +132,7 @@ def mixture_with_correction(
         components: K of the mixture, fitted by EM.
         order: N of the correction.
         seed: of EM.
-        options: of `fitting.fit`.
+        options: passed on to `fitting.fit`.
 
     Source: derived from https://kexue.fm/archives/10007, equation 15, with a mixture as the base.
     """

@@ -7,10 +7,10 @@ gives for the values q'_j of every density of that order and floor
     sum_j w_j log(q'_j / g_j) <= log sum_j w_j q'_j / g_j
                               <= log((1 - eps) lambda_max(R) + eps sum_j w_j / g_j),
 
-so the log-likelihood of the fit lacks at most that plus sum_j w_j log(g_j / q_j). With g = q this
-is zero for the best density, but far above what is lacking where the fit is next to zero beside
-little weight: w_j / q_j is large there, though little can be won. A mixture g of q and of what the
-largest eigenvectors of R ask for is then a far better witness.
+so the log-likelihood of the fit is at most that plus sum_j w_j log(g_j / q_j) below the maximum.
+With g = q this is zero for the best density, but far too large where the fit nearly vanishes at
+points of little weight: w_j / q_j is large there, though little can be gained. A mixture g of q and
+of the densities of R's leading eigenvectors is then a far better choice of g (a "witness").
 
 Source: Jensen's bound with g = q is common for mixtures and in quantum tomography; other witnesses
 are derived here.
@@ -38,12 +38,12 @@ def polynomial(a: np.ndarray, x: np.ndarray) -> np.ndarray:
 def bound(
     x: np.ndarray, w: np.ndarray, q: np.ndarray, order: int, floor: float, even: bool
 ) -> float:
-    """Nats that the log-likelihood of q [n] at points x [n] with weights w [n] lacks at most.
+    """Upper bound in nats on how far the log-likelihood of a fit is below the maximum.
 
     Args:
-        even: among densities with p(x) = p(-x).
+        even: compare only with densities with p(x) = p(-x).
 
-    Infinity if a data point sits on a root.
+    x, w, q: points, weights, twice the fit's density, [n] each. Infinity if a point is a root.
 
     Source: Jensen's inequality, as above; the witnesses are steps of Frank and Wolfe's method.
     """

@@ -1,4 +1,4 @@
-"""What densities ask of their arguments: shapes always, values where they are known."""
+"""Checks of the arguments of densities: shapes always, values unless they are traced."""
 
 import functools
 import operator
@@ -85,7 +85,7 @@ def check_place(loc: Any, scale: Any) -> None:
 
 
 def draws(seed: Any, sample_shape: Any) -> tuple[Array, tuple[int, ...]]:
-    """Key and shape of `sample`, of which numbers may stand for either, as in distrax.
+    """The key and the shape for `sample`; an integer may stand for either, as in distrax.
 
     Raises:
         ValueError: no random key, no shape.

@@ -47,7 +47,7 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
 
     Args:
         values: finite numbers [...] of up to eight axes, or [..., C] with C tables.
-        tables: one for all, or one for each place of the last axis.
+        tables: one for all values, or a sequence of C, one for each index of the last axis.
 
     Raises:
         ValueError: values that are not real, not finite, or outside a table without escape; no
@@ -64,15 +64,15 @@ def compress(values: Any, tables: Table | Sequence[Table]) -> bytes:
 def decompress(
     data: bytes, tables: Table | Sequence[Table], *, most: int = MOST_VALUES
 ) -> np.ndarray:
-    """Values float64: the middles of the bins that the compressed ones were in.
+    """Values, float64: the centres of the bins that the compressed values were in.
 
     Args:
         data: a stream of `compress`.
         tables: those it was made with.
-        most: a stream that claims more values is refused.
+        most: largest number of values; a stream that claims more is refused.
 
     Raises:
-        StreamError: see above.
+        StreamError: a stream that was cut or changed, or made with other tables or another version.
     """
     symbols = decode(data, tables, most=most)
     columns = [table.dequantise(column) for column, table in _columns(symbols, tables)]
@@ -100,10 +100,10 @@ def encode(symbols: Any, tables: Table | Sequence[Table]) -> bytes:
 
 
 def decode(data: bytes, tables: Table | Sequence[Table], *, most: int = MOST_VALUES) -> np.ndarray:
-    """Symbols int64 of a stream of `encode`. Arguments and errors as `decompress`.
+    """Symbols, int64, of a stream of `encode`. Arguments and errors are those of `decompress`.
 
     Raises:
-        StreamError: fewer bits than values; what `decompress` raises.
+        StreamError: more values claimed than the bits can hold; what `decompress` raises.
     """
     _check_tables(tables)
     decoder = Decoder(data, fingerprint(tables), most=most)
@@ -119,19 +119,19 @@ def decode(data: bytes, tables: Table | Sequence[Table], *, most: int = MOST_VAL
 
 
 def fingerprint(tables: Table | Iterable[Table]) -> bytes:
-    """Eight bytes that tell models apart."""
+    """An eight-byte hash of a table or of several, to tell models apart."""
     each = [tables] if isinstance(tables, Table) else tables
     joined = b"".join(table.fingerprint for table in each)
     return hashlib.blake2b(joined, digest_size=DIGEST).digest()
 
 
 class Encoder:
-    """Writes symbols one table after the other: for models whose tables depend on the past.
+    """Writes a stream in several calls: for models whose tables depend on earlier symbols.
 
-    encoder = Encoder()
-    encoder.write(symbols, table)               # many, one table
-    encoder.write_each(indices, frequencies)    # a table each
-    data = encoder.finish(all_symbols, fingerprint)
+        encoder = Encoder()
+        encoder.write(symbols, table)               # many symbols, one table
+        encoder.write_each(indices, frequencies)    # a row of frequencies for each symbol
+    Then `encoder.finish(all_symbols, fingerprint)` returns the bytes.
     """
 
     def __init__(self):
@@ -141,7 +141,7 @@ class Encoder:
         self._escapes = bytearray()
 
     def write(self, symbols: np.ndarray, table: Table) -> None:
-        """Symbols int64 of any shape, escaped where they are outside the table."""
+        """Write symbols, int64 of any shape; those outside the table are escaped."""
         symbols = np.ravel(symbols)
         indices = table.indices(symbols)
         if table.frequencies.size > 1 and symbols.size:
@@ -149,7 +149,7 @@ class Encoder:
         self._escapes += symbols[~table.contains(symbols)].astype("<i8").tobytes()
 
     def write_each(self, indices: np.ndarray, frequencies: np.ndarray) -> None:
-        """Places [n] in frequencies [n, S >= 2] of their own (see `tables.frequencies`).
+        """Write indices [n], each by its own row of frequencies [n, S >= 2] (`tables.frequencies`).
 
         Raises:
             ValueError: indices outside their row of frequencies, or not as many as rows.
@@ -164,8 +164,8 @@ class Encoder:
         """The framed stream.
 
         Args:
-            symbols: all of them, int64 in their shape: only shape and digest are kept.
-            fingerprint: eight bytes that name the tables.
+            symbols: all that were written, in their shape; only shape and digest are stored.
+            fingerprint: eight bytes that identify the tables (see `fingerprint`).
 
         Raises:
             ValueError: symbols of more axes than a stream can tell.
@@ -220,7 +220,7 @@ class Decoder:
         return symbols
 
     def read_each(self, frequencies: np.ndarray) -> np.ndarray:
-        """Places int64 [n] in frequencies [n, S >= 2] of their own."""
+        """Read indices, int64 [n], each by its own row of frequencies [n, S >= 2]."""
         w = _checked_frequencies(frequencies)
         return self._decoded(self._models.Categorical(perfect=False), w - 1.0)
 

@@ -13,7 +13,7 @@ from fourier_density.checks import Seed, Shape
 
 
 class Density:
-    """Attributes are set once, by `_set`, as those of a frozen dataclass."""
+    """Base class of all densities: immutable, attributes are set once by `_set`."""
 
     quantile: Any
     variance: Any
@@ -45,7 +45,7 @@ class Density:
 
 
 class Bounded(Density):
-    """Of a point in [-1, 1]."""
+    """Base class of the densities on [-1, 1]."""
 
     batch_shape: Any
     order: Any
@@ -53,10 +53,10 @@ class Bounded(Density):
     mean: Any
 
     def expectation(self, function: Callable[[Array], Array]) -> Array:
-        """E[function(X)] by quadrature on [-1, 1]: no digits are lost, all weights are positive.
+        """E[function(X)] by Gauss-Legendre quadrature: weights are positive, no digits are lost.
 
         Args:
-            function: elementwise, of points [K, *batch_shape]; smooth between -1 and 1.
+            function: elementwise, smooth on [-1, 1]; gets points [K, 1, .., 1], to broadcast.
 
         Returns:
             [*batch_shape].
@@ -69,7 +69,7 @@ class Bounded(Density):
 
     @jax.jit
     def variance(self) -> Array:
-        """E[(X - E[X])^2], however narrow the density is.
+        """E[(X - E[X])^2] by quadrature, accurate however narrow the density is.
 
         Source: derived from https://kexue.fm/archives/10007, equation 14.
         """

@@ -1,6 +1,6 @@
 """The deep factorized model: a density as the derivative of a monotone network.
 
-A pytree to be trained by gradient descent, to compare with.
+A baseline: a pytree of parameters to be trained by gradient descent.
 
 Source: Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale
 hyperprior" (arXiv 1802.01436), appendix 6.1.

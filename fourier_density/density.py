@@ -2,7 +2,7 @@
 
 Notation
     a        coefficients a_0..a_N, shape [..., N+1]
-    gamma_n  c_n / c_0, the circular moments E[exp(-i pi n X)], n = 1..N
+    gamma_n  (1 - floor) c_n / c_0 = E[exp(-i pi n X)], circular moments, n = 1..N (A, c: `series`)
     floor    weight of a uniform component: p = (1 - floor) |A|^2 / (2 c_0) + floor / 2
 """
 
@@ -36,12 +36,12 @@ class PeriodicDensity(Bounded):
     A batch of densities is a batch of coefficients: every method broadcasts its argument
     against `batch_shape`. Densities are periodic, so `prob` and `log_prob` accept any real
     point; the distribution function starts at -1 and is 0 below it and 1 above 1.
-    The scale and the phase of `coefficients` do not matter.
+    A common complex factor of `coefficients` (scale and phase) does not matter.
 
     Args:
         coefficients: complex [..., N+1], a_0..a_N (real input is taken as complex).
-        floor: weight in [0, 1) of a uniform component; keeps the density and its gradient
-            alive at roots of A.
+        floor: weight in [0, 1) of a uniform component; keeps the density positive, and
+            so log p and its gradient finite, at roots of A.
 
     Raises:
         ValueError: no coefficients, all-zero or non-finite coefficients, floor outside
@@ -145,7 +145,7 @@ class PeriodicDensity(Bounded):
     def prob(self, x: Any) -> Array:
         """Density |A(x)|^2 / (2 c_0) at x, mixed with the floor, per unit of x; never negative.
 
-        Any real x is a point of the circle, x + 2 the same one.
+        Any real x is accepted: the density has period 2.
 
         Source: https://kexue.fm/archives/10007, equation 14, evaluated as |A|^2 / (2 c_0).
         """
@@ -154,7 +154,7 @@ class PeriodicDensity(Bounded):
 
     @jax.jit
     def log_prob(self, x: Any) -> Array:
-        """Natural logarithm of the density at x; -inf at a root, and where it rounds to zero."""
+        """Natural logarithm of the density at x; -inf at roots and where the density underflows."""
         return jnp.log(self.prob(x))
 
     @jax.jit
@@ -176,7 +176,7 @@ class PeriodicDensity(Bounded):
 
     @jax.jit
     def survival_function(self, x: Any) -> Array:
-        """P(X > x), summed from the upper end by way of the mirrored density."""
+        """P(X > x), computed as the distribution function of the mirrored density at -x."""
         return self.mirror().cdf(-checks.real(x, self.re.dtype))
 
     @jax.jit
@@ -191,7 +191,7 @@ class PeriodicDensity(Bounded):
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
-        """Log P(lower <= X <= upper) in nats: of a bin, for coding. See `masses`.
+        """Log P(lower <= X <= upper) in nats, as for the bins of entropy coding; see `masses`.
 
         Args:
             lower, upper: ends with lower <= upper <= lower + 2, as points of the circle: the
@@ -211,7 +211,7 @@ class PeriodicDensity(Bounded):
         return masses.log_average(self.moment_parts(), middle, half, self.log_prob_near_0)
 
     def log_prob_near_0(self, x: Array) -> Array:
-        """As `log_prob`, also where |A(x)|^2 underflows, as it does beside a root at 0."""
+        """As `log_prob`, but also right where |A(x)|^2 underflows, as next to a root at 0."""
         parts = series.evaluate(*self._unit_coefficients(), x)
         return series.log_mixture(*parts, self.floor)
 
@@ -219,7 +219,7 @@ class PeriodicDensity(Bounded):
     def interval_prob(self, lower: Any, upper: Any) -> Array:
         """P(lower <= X <= upper), accurate for narrow and empty bins too; see `log_interval_prob`.
 
-        An arc over the end of the circle is one to upper + 2; NaN if upper < lower.
+        For an arc across x = 1 add 2 to its upper end; NaN if upper < lower.
         """
         return jnp.exp(self.log_interval_prob(lower, upper))
 
@@ -323,8 +323,8 @@ class PeriodicDensity(Bounded):
         """The point x with cdf(x) = probability; NaN outside [0, 1].
 
         Many levels of one density share a table (see `sampling`); otherwise each is found by a
-        bracketed Newton iteration. Gradients are implicit: dx/dtheta = -(dP/dtheta) / p and
-        dx/du = 1 / p.
+        bracketed Newton iteration. Gradients are implicit: dx/dtheta = -(dP/dtheta) / p for
+        parameters theta, P the cdf, and dx/du = 1 / p for u the probability.
 
         Source: https://kexue.fm/archives/10007, below equation 17.
         """
@@ -336,7 +336,7 @@ class PeriodicDensity(Bounded):
     def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
 
-        A whole number stands for the key that is made of it, or for a shape (n,).
+        An integer seed stands for `jax.random.key(seed)`, an integer shape n for (n,).
 
         Raises:
             ValueError: no key or no shape.
@@ -360,7 +360,7 @@ class PeriodicDensity(Bounded):
     def regulariser(self) -> Float[Array, "..."]:
         """Roughness of the normalised density: integral of p'(x)^2 = pi^2 sum_n n^2 |gamma_n|^2.
 
-        The paper penalises the *unnormalised* f, which shrinking all coefficients defeats.
+        The paper's penalty, of the *unnormalised* f, vanishes as all coefficients shrink.
 
         Source: https://kexue.fm/archives/10007, equation 16, and arXiv 2402.15345, equation 10,
         without gamma and for p in place of f.

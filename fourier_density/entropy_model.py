@@ -6,13 +6,13 @@ Notation
     u        uniform noise in [-step/2, step/2)
     s_alpha  soft rounding; the identity for alpha = 0, rounding for alpha to infinity
 
-Rounding has no gradient. Learned compression therefore trains on y + u, whose density at v is the
-mass of a bin around v: with it, bits of noisy values and of rounded ones are one function
+Rounding has no useful gradient. Learned compression therefore trains on y + u, whose density at v
+times `step` is the mass of the bin around v, so that one function serves noisy and rounded values:
 
     bits(v) = -log2 P(v - step/2 <= Y <= v + step/2)
 
-Noise is not what coding does, and the two come together by soft rounding before the noise,
-v = s_alpha(y) + u, with the mass between s_alpha^{-1}(v - 1/2) and s_alpha^{-1}(v + 1/2).
+Coding rounds instead of adding noise. Soft rounding before the noise, v = s_alpha(y) + u, closes
+the gap; the bin is then (for step 1) from s_alpha^{-1}(v - 1/2) to s_alpha^{-1}(v + 1/2).
 
 Densities are anything with `log_interval_prob(lower, upper)`: those of this package, and
 `deep_factorized.DeepFactorized`.
@@ -40,15 +40,15 @@ def log_bin_prob(
     low: float | None = None,
     high: float | None = None,
 ) -> Array:
-    """Log probability in nats of the bin around v; also the log-density of y + u times `step`.
+    """Log probability in nats of the bin around v: log(step times the density of y + u at v).
 
     Args:
-        density: of y, batched as v is.
+        density: of y; its batch shape broadcasts against v.
         v: noisy, softly rounded and noisy, or rounded values.
         step: width of the bins.
-        alpha: of the soft rounding that came before the noise; None for none.
-        low, high: least and largest value there is, for data of few levels on the line: their bins
-            reach to infinity.
+        alpha: sharpness of the soft rounding that preceded the noise; None for none.
+        low, high: smallest and largest level of data with few levels on the line: the bins of
+            these two extend to infinity. None for no such level.
 
     Source: Balle, Laparra, Simoncelli (arXiv 1611.01704); with alpha Agustsson, Theis
     (arXiv 2006.09952).
@@ -118,9 +118,9 @@ def soft_round_inverse(v: Array, alpha: Any) -> Array:
 
 
 def soft_round_mean(v: Array, alpha: Any) -> Array:
-    """E[y | v = s_alpha(y) + u] for y uniform where it can be: s_alpha^{-1}(v - 1/2) + 1/2.
+    """E[y | v = s_alpha(y) + u] for a flat prior on y: s_alpha^{-1}(v - 1/2) + 1/2.
 
-    What a decoder reads in place of v, as Agustsson and Theis have it.
+    The decoder's reconstruction, in place of v, in Agustsson and Theis (step 1).
 
     Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """

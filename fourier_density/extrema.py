@@ -18,10 +18,10 @@ def maxima(slope: Callable[[Array], Array], edges: Array, count: int) -> Array:
     Args:
         slope: derivative of the function; elementwise, broadcast over a batch.
         edges: [M+1, *batch] ascending; of several changes within a cell one or none is found.
-        count: room for so many.
+        count: most maxima returned; of more, the first.
 
     Returns:
-        [*batch, count], padded with NaN; derivatives, implicit, are right up to the third.
+        [*batch, count], padded with NaN; implicit derivatives are correct up to third order.
     """
     fixed = jax.lax.stop_gradient(edges)
     values = jax.lax.stop_gradient(slope(fixed))

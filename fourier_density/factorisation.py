@@ -38,8 +38,8 @@ def spectral_factor(re: Array, im: Array) -> Pair:
         re, im: parts of c, [..., N+1].
 
     Returns:
-        Parts of b, [..., N+1]; NaN where c is not non-negative. Where its minimum is negative by
-        less than about the root of a rounding error, it may be the factor of one next to c.
+        Parts of b, [..., N+1]; NaN where the polynomial of c takes negative values. If only down
+        to about minus the root of a rounding error, b may be the factor of a nearby polynomial.
 
     Source: Fejer and Riesz; Wilson (SIAM J. Numer. Anal. 6, 1969).
     """

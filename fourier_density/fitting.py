@@ -32,7 +32,7 @@ class Fit(NamedTuple):
             (on the line: with this base, location and scale). A large value means "unproven",
             not "bad".
         iterations: steps of the last optimisation, L-BFGS and Newton.
-        scores: the criterion, nats per sample, of every order tried.
+        scores: criterion in nats per sample by order; empty if only one order was tried.
     """
 
     density: Any
@@ -78,8 +78,8 @@ def fit(
 
     Args:
         samples: [n] points; in [-1, 1] on the circle.
-        order: N >= 1; or several, of which the criterion chooses; or None for orders from 1 to
-            64, as far as the data can carry them.
+        order: N >= 1; or several, of which the criterion chooses; or None for a grid of orders
+            from 1 to 64 that leave five samples or more for each degree of freedom.
         support: "circle" or "real".
         boundary: "periodic", or "reflect" for densities whose ends need not meet (an even
             density of twice the period). A reflected density of order N has N degrees of
@@ -89,11 +89,11 @@ def fit(
             freedom.
         loc, scale: on the line, fixed values instead of a search.
         floor: weight of a uniform component (on the line: of the base) in [0, 1), held fixed.
-            A density without it can vanish between samples; 1 / n is a good weight then.
+            Without it the density can vanish between samples; 1 / n is then a good weight.
         weights: non-negative weights [n]; they need not sum to one.
-        criterion: how several orders are compared. "aic" and "bic" add (degrees of freedom) / n
-            and log(n) / 2 times that to the loss; "cv" is the loss in `folds`-fold
-            cross-validation, with folds drawn by `seed`.
+        criterion: how several orders are compared. "aic" and "bic" add D / n and log(n) D / (2 n)
+            to the loss, for D degrees of freedom and n distinct (with weights, effective) samples;
+            "cv" is the loss in `folds`-fold cross-validation, with folds drawn by `seed`.
         max_iterations: bound on L-BFGS iterations.
 
     Raises:
@@ -103,8 +103,8 @@ def fit(
             argument of the line for the circle.
 
     Warns:
-        UserWarning: fewer than five samples for each degree of freedom, and no floor; samples far
-            from zero for their spread, which single precision does not tell apart.
+        UserWarning: fewer than five samples for each degree of freedom, and no floor; samples on
+            the line too far from zero, for their spread, to differ in JAX's default precision.
 
     Source: https://kexue.fm/archives/10007, equation 2, for the densities of equations 14, 15.
 
@@ -143,10 +143,10 @@ def fit(
 
 
 def fit_weights(weights: Any, order: int, *, max_iterations: int = 1000) -> Fit:
-    """Fit to masses at the M nodes x_j = -1 + 2 j / M (a histogram, or a known density).
+    """Fit a `PeriodicDensity` to a histogram or known density: masses at M nodes.
 
-    With the exact masses of a known density this gives the population optimum: the smallest
-    Kullback-Leibler divergence that order N can reach.
+    The nodes are x_j = -1 + 2 j / M. With the exact masses of a known density this gives the
+    population optimum: the smallest Kullback-Leibler divergence that order N can reach.
 
     Args:
         weights: [M] non-negative masses, M >= 4 (order + 1).

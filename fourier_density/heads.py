@@ -1,7 +1,7 @@
 """From the outputs of a network to conditional densities.
 
-A head turns numbers [..., outputs] into a batch of densities [...]. Zeros give the base of the
-head, so a network whose last layer starts at zero starts there.
+A head turns numbers [..., outputs] into a batch of densities [...]. All zeros give its starting
+density (of `Fourier`: the base), so a network whose last layer starts at zero starts there.
 
 Notation
     loc, scale  of the data, from which the heads start
@@ -34,7 +34,7 @@ class Head(Protocol):
 
     @property
     def outputs(self) -> int:
-        """Numbers for a density."""
+        """How many numbers (outputs of the network) one density takes."""
         ...
 
     def density(self, raw: Array) -> Any:
@@ -44,15 +44,15 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class Fourier:
-    """Fourier basis densities: a_k from the network, and 1 added to a_0.
+    """Fourier basis densities with coefficients a_k from the network; 1 is added to a_0.
 
     Attributes:
         order: N >= 0.
         support: "real", or "circle" for angles in units of pi.
-        base: of the real line: one of `transforms`, or a `Mixture` or `SplineFlow`, which the
-            series then corrects.
-        loc, scale: where location and scale start, on the real line; of the base if that is a head.
-        floor: weight of the base itself, or on the circle of the uniform density.
+        base: on the real line: one of `transforms`, or a head `Mixture` or `SplineFlow`, which
+            the series then corrects.
+        loc, scale: initial location and scale on the line; if the base is a head, give them to it.
+        floor: weight in [0, 1) of the base itself, or on the circle of a uniform component.
 
     Source: https://kexue.fm/archives/10007, equations 14 and 15, with coefficients from a
     network; arXiv 2402.15345, section 2.
@@ -79,7 +79,7 @@ class Fourier:
 
     @property
     def outputs(self) -> int:
-        """2 (N + 1), and on the line two more, or those of the base."""
+        """2 (N + 1); on the line plus 2 (location, scale), or the outputs of a head as base."""
         inner = self.base.outputs if isinstance(self.base, Mixture | SplineFlow) else 2
         return 2 * (self.order + 1) + (inner if self.support == "real" else 0)
 
@@ -135,12 +135,12 @@ class Mixture:
 
 @dataclass(frozen=True)
 class SplineFlow:
-    """Normal distributions bent by a monotone spline, then moved and scaled.
+    """Normal distributions transformed by a monotone spline, then shifted and scaled.
 
     Attributes:
-        bins: K >= 2.
-        bound: where the spline becomes the identity, in scales.
-        loc, scale: where location and scale start.
+        bins: K >= 2, bins of the spline.
+        bound: outside [-bound, bound], in units of the scale, the spline is the identity.
+        loc, scale: initial location and scale.
 
     Source: Durkan et al., "Neural Spline Flows" (arXiv 1906.04032).
     """

@@ -5,8 +5,8 @@ Notation
     b      minimum-phase factor of (1, gamma_1, .., gamma_N): p = |B|^2 / 2
     kappa  cepstrum of b: log p = log(b_0^2 / 2) + 2 Re sum_m kappa_m z^m
 
-The logarithm of p has infinitely many Fourier coefficients, but p itself only N, so the
-integral of p log p' meets the first N alone:
+The logarithm of p' has infinitely many Fourier coefficients, but p itself only N, so the
+integral of p log p' involves only the first N of log p':
 
     E_p[log p'] = log(b'_0^2 / 2) + 2 Re sum_{m=1}^N kappa'_m conj(gamma_m)
 

@@ -1,7 +1,7 @@
 """Densities of this package as distributions of NumPyro.
 
-`numpyro.sample` takes instances of its own class alone, which no other class can imitate, so there
-is an adapter. NumPyro is imported when it is called, and not before.
+`numpyro.sample` accepts only instances of NumPyro's own class `Distribution`, hence this adapter.
+NumPyro is imported when `to_numpyro` is called, and not before.
 """
 
 import functools
@@ -14,7 +14,7 @@ from fourier_density.real_line import RealLineDensity
 def to_numpyro(density: Any, *, validate_args: bool | None = None) -> Any:
     """A `numpyro.distributions.Distribution` of a density, for `numpyro.sample`.
 
-    Its parameters are those of the density: a model may make the density from samples of other
+    Its parameter is the density, a pytree, which a model may build from samples of other
     variables. The support is the real line, or the interval [-1, 1].
 
     Args:

@@ -1,4 +1,4 @@
-"""Linen shells: parameters and dense layers around the densities of this package.
+"""Flax (Linen) modules: parameters and dense layers around the densities of this package.
 
     module = Density(heads.Fourier(order=8), batch_shape=(3,))
     variables = module.init(key)
@@ -27,9 +27,9 @@ class Density(nn.Module):
     """Densities as trainable parameters.
 
     Attributes:
-        head: makes them, of numbers that start at zero.
+        head: turns the raw parameters, [*batch_shape, outputs], into densities.
         batch_shape: of the densities.
-        noise: standard deviation of what is added to the numbers at the start.
+        noise: standard deviation of the raw parameters at the start; all zeros by default.
     """
 
     head: Head
@@ -67,16 +67,16 @@ class ConditionalDensity(nn.Module):
 class FourierHead(nn.Module):
     """Log probabilities of ordered categories, from a Fourier density over [-1, 1].
 
-    In place of a dense layer before a softmax: category j has the mass of the j-th of equal bins.
-    Neighbours are alike, the more the lower the order.
+    Replaces a dense layer and softmax: category j has the mass of the j-th of m equal bins.
+    Neighbouring categories get similar probabilities, the more so the lower the order.
 
     Attributes:
-        categories: m.
-        order: N.
-        values: "mass" takes the probability of each bin; "centre" the density in its middle,
-            divided by the sum of all, as arXiv 2410.22269 does.
-        floor: weight of the uniform distribution, which keeps logarithms finite.
-        init_scale: of the weights, next to the usual ones; the density starts nearly uniform.
+        categories: m >= 1.
+        order: N >= 0.
+        values: "mass" takes the probability of each bin; "centre" the density at its centre,
+            divided by the sum over all bins, as arXiv 2410.22269 does.
+        floor: weight in [0, 1) of the uniform distribution, which keeps logarithms finite.
+        init_scale: weights start with deviation init_scale fan-in^(-1/2): density nearly uniform.
 
     Source: Gillman et al., "Fourier Head" (arXiv 2410.22269); masses and floor are this library's.
     """
@@ -114,11 +114,11 @@ class FourierHead(nn.Module):
 def bin_masses(re: Array, im: Array, bins: int) -> Array:
     """Probabilities [..., m] of m equal bins of [-1, 1], by one product with a matrix.
 
-    (1/m) (1 + 2 sum_n sinc(n/m) Re(gamma_n exp(i pi n x_j))), never below zero: rounding could.
+    (1/m) (1 + 2 sum_n sinc(n/m) Re(gamma_n exp(i pi n x_j))), clipped at zero against rounding.
 
     Args:
-        re, im: parts of the coefficients a, [..., N + 1].
-        bins: m.
+        re, im: real and imaginary parts of the coefficients a, [..., N + 1]; gamma_n = c_n / c_0.
+        bins: m; x_j is the centre of bin j, and sinc(t) = sin(pi t) / (pi t).
 
     Source: derived from https://kexue.fm/archives/10007, equation 14.
     """

@@ -10,9 +10,9 @@ nearly empty interval. Two formulas that do not:
     integral of p = h (1 + 2 sum_n sinc(n h) Re(gamma_n exp(i pi n m)))
                   = h sum_j w_j p(m + h t_j)        (Gauss-Legendre; all terms positive)
 
-The first costs one pass and is used where its terms do not cancel, the second elsewhere, by
-logarithms: next to a root of p its mean may be no number of the format. Where p is below the square
-of a rounding error of its largest value, and no root is at 0, there are no digits to keep.
+The first costs one pass and is used where its terms do not cancel, the second elsewhere, in
+logarithms, because next to a root of p the mean may underflow. Where p is below its maximum times
+the square of the rounding error, and the root is not at 0, no digits are left.
 """
 
 from collections.abc import Callable

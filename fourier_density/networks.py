@@ -3,7 +3,7 @@
     network = masked_mlp(dimensions=2, outputs=head.outputs, hidden=64)
     raw = network.apply(network.init(key), x)           # x [..., D] to raw [..., D, outputs]
 
-Last layers start at zero: heads start at their base.
+Last layers start at zero, so heads start at the density they give for zeros (see `heads`).
 
 Source: Germain, Gregor, Murray, Larochelle, "MADE" (arXiv 1502.03509), for masks; van den Oord,
 Kalchbrenner, Kavukcuoglu, "Pixel Recurrent Neural Networks" (arXiv 1601.06759), for weights shared
@@ -24,11 +24,11 @@ Params = dict[str, Any]
 
 
 class Network(NamedTuple):
-    """Two functions, as of an optimizer.
+    """A network as two pure functions, `init` and `apply`.
 
     Attributes:
-        dimensions: D.
-        outputs: numbers for each of them.
+        dimensions: D, coordinates of x.
+        outputs: numbers for each coordinate.
         init: key -> parameters.
         apply: (parameters, x [..., D], key=None) -> [..., D, outputs]; a key turns dropout on.
     """
@@ -40,9 +40,9 @@ class Network(NamedTuple):
 
 
 def waves(frequencies: int, circular: bool = False) -> Callable[[Array], Array]:
-    """Features [..., F] of numbers [...]: cos and sin of pi k v, k = 1..frequencies.
+    """A function from x [...] to features [..., F]: cos and sin of pi k v, k = 1..frequencies.
 
-    For angles v is the number itself; otherwise its tanh, with the number as one feature more.
+    With `circular` (angles in units of pi) v = x; otherwise v = tanh(x), and x is one more feature.
     """
     k = np.pi * np.arange(1, frequencies + 1)
 
@@ -71,7 +71,7 @@ def masked_mlp(
         hidden: width, at least D - 1.
         layers: residual blocks.
         features: [...] -> [..., F] of every coordinate; the coordinate itself by default.
-        dropout: of the blocks.
+        dropout: rate inside the blocks; active when `apply` gets a key.
 
     Raises:
         ValueError: sizes out of range.
@@ -120,13 +120,13 @@ def window_mlp(
     layers: int = 2,
     dropout: float = 0.0,
 ) -> Network:
-    """One network for all pixels of an image, in rows: it reads the pixels before, around its own.
+    """An MLP shared by all pixels of an image, each of which sees earlier pixels near it.
 
     Args:
-        shape: height and width; coordinates are the pixels row by row.
+        shape: height and width; coordinates are the pixels row by row (raster order).
         outputs: numbers for each pixel.
         reach: rows above, and columns on either side, that are seen.
-        hidden, layers, dropout: of the residual network.
+        hidden, layers, dropout: as in `masked_mlp`; input and output biases differ by pixel.
 
     Raises:
         ValueError: sizes out of range.

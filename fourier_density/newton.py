@@ -32,8 +32,8 @@ def step(bracket: Bracket, error: Array, slope: Array) -> Bracket:
 def solve(function: Callable[[Array], tuple[Array, Array]], low: Array, high: Array) -> Array:
     """The root of an increasing function between low and high, elementwise.
 
-    A step of Newton's that is not less than half as long as the step before makes way for
-    bisection: slopes may be wrong far from the root, and curvature may be large.
+    A Newton step more than half as long as the step before is replaced by bisection: slopes may
+    be wrong far from the root, and curvature may be large.
 
     Args:
         function: x -> (error, slope).

@@ -1,4 +1,4 @@
-"""Frozen dataclasses whose arrays JAX sees, and whose class it tells apart.
+"""Frozen dataclasses as JAX pytrees whose class is part of the tree structure.
 
 JAX compares classes registered by `jax.tree_util.register_dataclass` (so by
 `flax.struct.dataclass`) by their fields alone: two classes with equally many are one structure,

@@ -40,17 +40,17 @@ class RealLineDensity(Density):
 
     With the base of the paper, "tanh", that is p(tanh(u)) sech(u)^2 / scale. The tails of q are
     those of the base times 2 p(1) = 2 p(-1). All methods stay accurate there: points near the ends
-    of the circle are kept as distances from the end.
+    of the circle are represented by their distance from the end.
 
     Args:
         coefficients: complex [..., N+1], a_0..a_N; scale and phase do not matter. Real for
             `boundary="reflect"`.
         loc, scale: location and positive scale, of the batch shape or broadcast against it.
         base: "tanh", "normal", "laplace", "student_t" (three degrees of freedom) or an object
-            with the functions of `transforms.Base`; under `jax.vmap` its arrays have the batch too.
-        floor: weight in [0, 1) of the base itself in the mixture (1 - floor) q + floor b.
+            with the functions of `transforms.Base`; for `jax.vmap` its arrays need batch axes too.
+        floor: weight in [0, 1) of the base: the density is (1 - floor) q(y) + floor b(u) / scale.
         boundary: "periodic", where both tails are the base's times the same factor, or
-            "reflect", where the factors are free: p is then a `ReflectedDensity`.
+            "reflect", where the two factors may differ: p is then a `ReflectedDensity`.
 
     Raises:
         ValueError: as `PeriodicDensity`; scale not positive, an unknown name of a base. Traced
@@ -224,7 +224,7 @@ class RealLineDensity(Density):
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
-        """Log P(lower <= Y <= upper) in nats; relative accuracy in the tails. NaN if reversed."""
+        """Log P(lower <= Y <= upper) in nats, relatively accurate in the tails; NaN if reversed."""
         u, w = self._standardise(lower), self._standardise(upper)
         log_mass = transforms.log_interval(self.base, u, w, self._width(lower, upper))
         # The middle of [v(u), v(w)], as a distance from the end nearer to it.
@@ -247,8 +247,8 @@ class RealLineDensity(Density):
     def quantile(self, probability: Any) -> Array:
         """The point y with cdf(y) = probability; infinite at 0 and 1, NaN outside [0, 1].
 
-        Levels within 1e-3 of 0 or 1 are solved for on the line (see `transforms.solve`): any
-        small level has its own quantile, as far as 1e17 scales (1e43 in double precision).
+        Levels within 1e-3 of 0 or 1 are solved for on the line (see `quantiles.solve`): even
+        tiny levels have quantiles of their own, up to 1e17 scales away (1e43 in double precision).
         """
         level = checks.real(probability, self.loc.dtype, "probability")
         level = jnp.broadcast_to(level, jnp.broadcast_shapes(level.shape, self.batch_shape))
@@ -276,8 +276,8 @@ class RealLineDensity(Density):
             function: elementwise, of points [K, *batch_shape].
 
         Returns:
-            [*batch_shape]; NaN where the integral has not converged at the largest numbers of
-            the floating point format: moments that do not exist, or hardly.
+            [*batch_shape]; NaN where the integral has not converged within the floating-point
+            range, as for moments that do not exist or barely exist.
         """
         return self._expectation(lambda u: function(self.loc + self._positive_scale() * u))
 
@@ -310,7 +310,7 @@ class RealLineDensity(Density):
 
     @jax.jit
     def stddev(self) -> Array:
-        """The root of the variance, also where its square is no number of the format."""
+        """The standard deviation, also where its square, the variance, over- or underflows."""
         mean = self._expectation(lambda u: u)
         return self._positive_scale() * jnp.sqrt(self._expectation(lambda u: (u - mean) ** 2))
 
@@ -326,8 +326,8 @@ class RealLineDensity(Density):
     def kl_divergence(self, other: Any) -> Array:
         """KL(self || other) in nats by quadrature, for any density with `log_prob` on the line.
 
-        Densities with the same base, loc and scale have the divergence of their `circle`s,
-        which is in closed form.
+        For the same base, loc, scale and boundary it equals the divergence of the `circle`s,
+        whose own `kl_divergence` is in closed form.
 
         Raises:
             ValueError: something without `log_prob`, or a density on the circle.
@@ -347,7 +347,7 @@ class RealLineDensity(Density):
 
     @jax.jit
     def modes(self) -> Array:
-        """The modes in ascending order, the first 2N + 1 if there are more, padded with NaN."""
+        """Modes in ascending order, [..., 2N + 1], padded with NaN; of more, the first ones."""
         return self._maxima(2 * self.order + 1)
 
     def _maxima(self, count: int | None = None) -> Array:
@@ -369,7 +369,7 @@ class RealLineDensity(Density):
         return jnp.take_along_axis(modes, highest[None], axis=0)[0]
 
     def plot(self, ax: Any = None, **line: Any) -> Any:
-        """Draw the density (a single one) between its 0.1 % quantiles; see `plotting.plot`."""
+        """Draw a single density between its 0.1 % and 99.9 % quantiles; see `plotting.plot`."""
         levels = jnp.array([1e-3, 1.0 - 1e-3]).reshape(-1, *(1,) * len(self.batch_shape))
         low, high = self.quantile(levels)
         points = jnp.linspace(low, high, plotting.points(self.order))
@@ -378,7 +378,7 @@ class RealLineDensity(Density):
     def sample(self, *, seed: Seed, sample_shape: Shape = ()) -> Array:
         """Samples of shape sample_shape + batch_shape, with reparameterised gradients.
 
-        They do not reach beyond the quantiles of a rounding error (1e-7 in single precision).
+        They lie between the quantiles of eps and 1 - eps, eps a rounding error (float32: 1e-7).
         """
         seed, shape = checks.draws(seed, sample_shape)
         shape = (*shape, *self.batch_shape)

@@ -104,7 +104,7 @@ class ReflectedDensity(Bounded):
 
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
-        """Log P(lower <= X <= upper) in nats, with relative accuracy. NaN if reversed."""
+        """Log P(lower <= X <= upper) in nats, with relative accuracy; NaN if upper < lower."""
         ends = (angles.limit(self._t(end), 0.0, 1.0) for end in (lower, upper))
         log_prob = jnp.log(2.0) + self.even.log_interval_prob(*ends)
         return jnp.where(self._t(lower) <= self._t(upper), log_prob, jnp.nan)

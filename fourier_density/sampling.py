@@ -17,7 +17,7 @@ CELLS = 4096
 
 
 def cells(order: int) -> int:
-    """M: at least 32 a wave of the density, so that a cubic between nodes is exact to 1e-7."""
+    """M: at least 32 cells per period of the fastest wave: cubics between nodes err below 1e-7."""
     return max(CELLS, 2 ** (32 * (order + 1) - 1).bit_length())
 
 

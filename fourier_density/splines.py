@@ -1,4 +1,4 @@
-"""Monotone rational-quadratic splines: a normal distribution bent by one, to compare with.
+"""Baseline: a normal distribution transformed by a monotone rational-quadratic spline.
 
 Notation
     K        bins of [-bound, bound]; outside it the spline is the identity
@@ -26,12 +26,12 @@ MOST_BINS = 500
 
 @pytrees.dataclass
 class Spline:
-    """The distribution of u with g(u) normal, g a spline. A base of `transforms`.
+    """The distribution of u for which g(u) is standard normal, g a spline; a `transforms.Base`.
 
     Attributes:
         widths, heights: logits of the bins' sizes, [..., K].
-        slopes: of the K - 1 inner knots before a softplus, [..., K - 1]; 0 stands for slope 1.
-        bound: where the identity begins.
+        slopes: unconstrained, [..., K - 1], of the inner knots; 0 stands for slope 1 (softplus).
+        bound: g is the identity outside [-bound, bound].
 
     Source: Durkan et al. (arXiv 1906.04032), after Gregory and Delbourgo.
     """

@@ -6,9 +6,9 @@ Notation
     escape  the symbol that announces a value outside the table
 
 An encoder and a decoder have to agree on every w_k to the last digit. Masses of bins are therefore
-computed in float64 on the CPU, and shared out in whole numbers. What another version of a library
-rounds differently could still move a frequency: `Table.fingerprint` tells, streams carry it, and
-`Table.to_bytes` keeps a table itself.
+computed in float64 on the CPU and turned into whole numbers. A library version that rounds
+differently could still change a frequency: `Table.fingerprint`, which streams carry, reveals it,
+and `Table.to_bytes` stores a table itself.
 
 Source: the project's own; densities as in arXiv 2402.15345, where they are priors.
 """
@@ -35,7 +35,7 @@ class TooManyBins(ValueError):
     """A table would have more symbols than it can hold.
 
     Attributes:
-        smallest: the step from which on it can hold them.
+        smallest: the smallest step with which it can hold them.
     """
 
     def __init__(self, step: float, low: float, high: float, smallest: float):
@@ -48,7 +48,7 @@ class TooManyBins(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Frequencies of the symbols low, low + 1, ..., and of an escape as the last of them if any.
+    """Frequencies of the symbols low, low + 1, ...; the last one is that of the escape, if any.
 
     Attributes:
         frequencies: int64 [S] or, with an escape, [S + 1]; sum 2^24.
@@ -115,7 +115,7 @@ class Table:
         return np.asarray((symbols >= self.low) & (symbols < self.low + self.symbols))
 
     def bits(self, symbols: Any) -> np.ndarray:
-        """Ideal lengths -log2(w_k / 2^24) in bits; of the escape alone outside the table.
+        """Ideal code lengths -log2(w_k / 2^24) in bits; outside the table that of the escape alone.
 
         Raises:
             ValueError: symbols outside a table without escape.
@@ -123,7 +123,7 @@ class Table:
         return np.asarray(PRECISION - np.log2(self.frequencies[self.indices(symbols)]))
 
     def indices(self, symbols: Any) -> np.ndarray:
-        """Places in `frequencies`, int64; that of the escape for what is outside.
+        """Indices into `frequencies`, int64; that of the escape for symbols outside the table.
 
         Raises:
             ValueError: symbols outside a table without escape.
@@ -168,14 +168,14 @@ def from_density(
     tail: float = 1e-6,
     escape: bool = True,
 ) -> Table:
-    """A table of the bins of a density.
+    """The table of a density whose values are quantised to bins of width `step`.
 
     Args:
-        density: a single one, with `log_interval_prob` and `quantile` or `cdf`: on the line or on
-            [-1, 1], whose outermost bins are cut off at the ends.
-        step, offset: of the bins, whose middles are offset + k step.
-        tail: probability in (0, 0.1) on either side that is left to the escape; on [-1, 1] none is.
-        escape: whether other values can be coded, at a cost; without it they are refused.
+        density: a single one, with `log_interval_prob`, `cdf` and, if it has one, `quantile`: on
+            the line, or on [-1, 1], whose outermost bins are cut off at the ends.
+        step, offset: of the bins, whose centres are offset + k step.
+        tail: probability in (0, 0.1) that is left to the escape on either side; on [-1, 1] none is.
+        escape: whether values outside the table can be coded, at a cost; if not, they are refused.
 
     Raises:
         TooManyBins: a step too small for the range.
@@ -218,12 +218,12 @@ def from_masses(
     offset: float = 0.0,
     escape: bool = True,
 ) -> Table:
-    """A table of given probabilities; what they lack to one goes to the escape.
+    """A table of given probabilities; one minus their sum goes to the escape.
 
     Args:
         masses: [S], not negative.
-        low: symbol of the first.
-        step, offset: of the values.
+        low: symbol of the first mass.
+        step, offset: symbol k stands for the value offset + k step.
         escape: whether other values can be coded. Without it masses are scaled to sum to one.
 
     Raises:
@@ -242,7 +242,7 @@ def from_masses(
 def frequencies(p: np.ndarray) -> np.ndarray:
     """Whole numbers [..., S], at least 1, with sum 2^24, close to the proportions p [..., S].
 
-    One for each, and the rest by proportion, rounded down; what is over goes to the largest.
+    Each gets 1 and its share of the rest, rounded down; what is left over goes to the largest.
     """
     rest = TOTAL - p.shape[-1]
     w = 1 + np.floor(p * (rest / p.sum(-1, keepdims=True))).astype(np.int64)

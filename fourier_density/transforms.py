@@ -30,7 +30,7 @@ from fourier_density.quantiles import solve
 
 @runtime_checkable
 class Base(Protocol):
-    """A distribution on the real line with relative accuracy in both tails, its median near 0."""
+    """A distribution on the real line, its median near 0, with relative accuracy in both tails."""
 
     def log_prob(self, u: Array) -> Array:
         """Log b(u)."""
@@ -45,7 +45,7 @@ class Base(Protocol):
         ...
 
     def quantile(self, probability: Array) -> Array:
-        """U with B(u) = probability."""
+        """The u with B(u) = probability."""
         ...
 
 
@@ -104,7 +104,7 @@ class Laplace:
         return -jnp.abs(u) - jnp.log(2.0)
 
     def log_cdf(self, u: Array) -> Array:
-        """U - log 2 below zero, log(1 - exp(-u) / 2) above."""
+        """Log B(u): u - log 2 below zero, log(1 - exp(-u) / 2) above."""
         low = u < 0
         above = jnp.log1p(-0.5 * jnp.exp(-jnp.where(low, 0.0, u)))
         return jnp.where(low, u - jnp.log(2.0), above)
@@ -128,7 +128,7 @@ class StudentT:
         df: degrees of freedom, positive; a fixed number, not a parameter to train.
 
     Raises:
-        ValueError: another number, or none.
+        ValueError: df is not a finite positive number.
     """
 
     df: float = pytrees.static(default=3.0)
@@ -287,11 +287,11 @@ def log_interval(base: Base, lower: Array, upper: Array, width: Array) -> Array:
     """log(B(upper) - B(lower)), with relative accuracy in both tails and for narrow intervals.
 
     From the tail nearer to the interval: log B(upper) + log(1 - B(lower) / B(upper)). Where the
-    ratio is close to one, quadrature of b over the narrow interval. Bases that have structure
-    within it bring a `log_interval(lower, upper, width)` of their own.
+    ratio is close to one, quadrature of b over the narrow interval. A base that varies within
+    such intervals must have a method `log_interval(lower, upper, width)` of its own.
 
     Args:
-        width: upper - lower, known with more digits; any number where an end is infinite.
+        width: upper - lower, computed without cancellation; any number where an end is infinite.
     """
     own = getattr(base, "log_interval", None)
     if own is not None:
