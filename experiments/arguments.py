@@ -13,16 +13,16 @@ from experiments.harness.errors import UsageError, nearest
 from experiments.names import RESULTS, RUNS, names
 
 Add = Callable[[str, str], argparse.ArgumentParser]
-NAME = "<package>/<experiment>, or a Python file"
-WHICH = "names, or patterns such as 'ssm/*' (default: all)"
-IGNORE = "settings of config.json that this library does not know, to load it all the same"
-OWN = "experiments of your own whose runs count too (their code is executed)"
-PRESET = "quick, cpu, paper or another of its own (default: quick)"
+NAME = "<package>/<experiment>, as `list` names it, or the path of a Python file"
+WHICH = "names of experiments, or patterns such as 'ssm/*' (default: all)"
+IGNORE = "settings of config.json to ignore: unknown ones are refused otherwise"
+OWN = "Python files of your own experiments, whose runs are drawn too (their code is executed)"
+PRESET = "quick, cpu, paper or another preset of the experiment (default: quick)"
 HOSTS = (
     ("coordinator", str, "address:port of the first process"),
-    ("count", int, "of processes"),
-    ("index", int, "of this process"),
-    ("timeout", int, "seconds to wait for the others at the start (default: 300)"),
+    ("count", int, "number of processes"),
+    ("index", int, "index of this process, from 0"),
+    ("timeout", int, "seconds to wait at the start for the other processes (default: 300)"),
     ("patience", int, "seconds without a step after which a host counts as lost (default: 1800)"),
 )
 
@@ -60,102 +60,102 @@ def build() -> Parser:
 
 def _add_running(add: Add) -> None:
     one = add("list", "list the experiments")
-    one.add_argument("--json", action="store_true", help="for programs")
-    one = add("run", "run or resume an experiment; --FIELD VALUE changes its configuration")
+    one.add_argument("--json", action="store_true", help="print JSON, for programs")
+    one = add("run", "run or resume an experiment; --FIELD VALUE sets a configuration field")
     one.add_argument("name", help=NAME)
     one.add_argument("--preset", default="quick", help=PRESET)
-    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/<preset>")
-    one.add_argument("--dry-run", action="store_true", help="show what would run; compile only")
+    one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/<preset>[-<hash>]")
+    one.add_argument("--dry-run", action="store_true", help="only show config, data, memory, FLOPs")
     one.add_argument("--wandb", action="store_true", help="also log to Weights & Biases")
     _add_mesh(one)
-    text = "as one of several processes; --hosts.* where no cluster tells them of each other"
+    text = "run as one of several processes; give --hosts.* unless the cluster provides them"
     one.add_argument("--distributed", action="store_true", help=text)
     for name, kind, text in HOSTS:
         one.add_argument(f"--hosts.{name}", type=kind, dest=name, metavar="X", help=text)
-    one = add("sweep", "run an experiment over a grid: --FIELD a,b --FIELD 0:5")
+    one = add("sweep", "run an experiment over a grid: --FIELD a,b --FIELD 0:5 (0 to 4)")
     one.add_argument("name", help=NAME)
     one.add_argument("--preset", default="quick", help=PRESET)
     one.add_argument("--workdir", type=Path, help="default: runs/<experiment>/sweep-<preset>")
-    one.add_argument("--dry-run", action="store_true", help="list the runs")
-    one.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")
-    text = "of submitit, such as slurm; default: processes of this machine"
+    one.add_argument("--dry-run", action="store_true", help="only list the runs")
+    one.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    text = "cluster type of submitit, such as slurm (default: processes on this machine)"
     one.add_argument("--cluster", help=text)
-    text = "of submitit's executor, such as timeout_min=240 slurm_partition=gpu"
+    text = "parameters of submitit's executor, such as timeout_min=240 slurm_partition=gpu"
     one.add_argument("--submit", nargs="+", default=[], metavar="KEY=VALUE", help=text)
     one = add("reproduce", "run all experiments that are not finished, then report")
-    text = "quick, cpu or paper, with all of that scale, such as cpu_32 (default: quick)"
+    text = "quick, cpu or paper, and its variants such as cpu_32 with it (default: quick)"
     one.add_argument("--preset", default="quick", help=text)
     one.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help=WHICH)
-    one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
-    text = "at once, each on its share of the cores (default: 1)"
+    one.add_argument("--workdir", type=Path, default=RUNS, help="folder of runs (default: runs)")
+    text = "runs at once, each on an equal share of the cores (default: 1)"
     one.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
-    one = add("estimate", "memory and arithmetic before any training")
+    one = add("estimate", "memory and FLOPs of an experiment's programs, before any training")
     one.add_argument("name", help=NAME)
     one.add_argument("--preset", default="quick", help=PRESET)
     _add_mesh(one)
     one = add("new", "write a small working experiment to start from")
-    one.add_argument("path", type=Path, help="of the file to write")
-    one.add_argument("--training", action="store_true", help="one that trains a network")
+    one.add_argument("path", type=Path, help="path of the file to write")
+    one.add_argument("--training", action="store_true", help="write one that trains a network")
 
 
 def _add_results(add: Add) -> None:
     one = add("figures", "redraw all figures from recorded numbers")
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=OWN)
     one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
-    one = add("report", "claims against results")
-    text = "experiments of your own, to report on those alone (their code is executed)"
+    one = add("report", "compare the claims of papers and posts with the results of runs")
+    text = "Python files of your own experiments, to report on them only (their code is executed)"
     one.add_argument("files", type=Path, nargs="*", metavar="FILE", help=text)
-    one.add_argument("--json", action="store_true", help="for programs")
-    one.add_argument("--brief", action="store_true", help="the counts of verdicts alone")
+    one.add_argument("--json", action="store_true", help="print JSON, for programs")
+    one.add_argument("--brief", action="store_true", help="print only the counts of verdicts")
     one.add_argument("--workdir", type=Path, default=RUNS, help="default: runs")
     one = add("compare", "one table and one figure of several runs")
-    one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories")
+    one.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     one.add_argument(
         "--output",
         type=Path,
         default=Path("comparison.png"),
-        help="the figure, written anew (default: comparison.png)",
+        help="the figure, overwritten if it exists (default: comparison.png)",
     )
-    one = add("publish", "copy a finished run's small outcome into results/")
+    one = add("publish", "copy a finished run's record, rows, table and figure into results/")
     one.add_argument("run", type=Path, help="directory of a finished run")
     one.add_argument("--results", type=Path, default=RESULTS, help="default: results")
-    one = add("cite", "BibTeX of the project, and of what experiments reproduce")
-    one.add_argument("names", nargs="*", metavar="NAME", help="of experiments")
+    one = add("cite", "BibTeX of the project, and of papers and posts that experiments reproduce")
+    one.add_argument("names", nargs="*", metavar="NAME", help="names of experiments")
 
 
 def _add_tools(add: Add) -> None:
-    one = add("costs", "cache, parameters and operations of a decoder; --FIELD VALUE changes it")
+    one = add("costs", "cache, parameters and FLOPs of a decoder; --FIELD VALUE changes its sizes")
     one.add_argument(
         "name",
         nargs="?",
         default="gqa",
-        help="mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
+        help="decoder to begin with: mha, gqa, mqa, mla or deepseek_v2_lite (default: gqa)",
     )
     one = add("generate", "continue or score text with a public checkpoint or a run")
-    given = "config.json, safetensors, tokenizer.json of Llama, Mistral, DeepSeek-V2 or V3; or a "
-    given += "run of attention/language_model"
+    given = "folder with config.json, safetensors and tokenizer.json (Llama, Mistral, DeepSeek-V2 "
+    given += "or V3), or of a run of attention/language_model"
     one.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help=given)
-    one.add_argument("--prompt", action="append", metavar="TEXT", help="again for a batch")
-    one.add_argument("--score", metavar="TEXT", help="its log-likelihood, behind the prompt if any")
+    one.add_argument("--prompt", action="append", metavar="TEXT", help="repeat it for a batch")
+    one.add_argument("--score", metavar="TEXT", help="print its log-likelihood, after any prompt")
     one.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="default: 100")
-    one.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
-    one.add_argument("--top-k", type=int, metavar="K", help="only the K most likely tokens")
-    one.add_argument("--top-p", type=float, metavar="P", help="only the fewest of mass P")
-    text = "only those with P times the largest probability"
+    one.add_argument("--temperature", type=float, default=0.0, help="default: 0, which is greedy")
+    one.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    one.add_argument("--top-p", type=float, metavar="P", help="nucleus sampling with total mass P")
+    text = "sample only tokens with at least P times the largest probability"
     one.add_argument("--min-p", type=float, metavar="P", help=text)
-    one.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
-    one.add_argument("--chunk", type=int, help="tokens of a prompt that are read at once")
-    one.add_argument("--dtype", help="of the weights; that of the file by default")
+    one.add_argument("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
+    one.add_argument("--chunk", type=int, help="prompt tokens to read at once (default: all)")
+    one.add_argument("--dtype", help="of the weights, such as bfloat16 (default: as in the file)")
     one.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help=IGNORE)
-    one = add("compress", "compress a file of floats to a given step")
+    one = add("compress", "compress a file of floats, each kept to within half a step")
     one.add_argument("file", type=Path, help=".npy, or text with numbers between white space")
-    one.add_argument("--step", type=float, help="default: 1/256 of the interquartile range")
+    one.add_argument("--step", type=float, help="step (default: 1/256 of the interquartile range)")
     one.add_argument("--output", type=Path, help="default: FILE.fbd")
     one = add("restore", "restore a file that compress has made")
-    one.add_argument("file", type=Path, help="that ends in .fbd")
+    one.add_argument("file", type=Path, help="the archive, NAME.fbd")
     one.add_argument("--output", type=Path, help="default: NAME.restored.npy or .txt")
-    add("doctor", "devices, versions, data, package origins")
-    one = add("completion", 'for a shell: eval "$(kexue-jax completion bash)"')
+    add("doctor", "show devices, versions, data sets found, and where packages come from")
+    one = add("completion", 'set up completion in a shell: eval "$(kexue-jax completion bash)"')
     one.add_argument("shell", choices=("bash", "zsh", "fish"), nargs="?", default="bash")
 
 
@@ -244,9 +244,9 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 def _add_mesh(one: argparse.ArgumentParser) -> None:
     number: dict[str, Any] = {"type": int, "metavar": "N"}
-    text = "devices among which batches are divided (default: all that mesh.model leaves)"
+    text = "data-parallel devices, which split each batch (default: all devices / mesh.model)"
     one.add_argument("--mesh.data", dest="data", help=text, **number)
-    text = "devices among which weights are divided, by heads or channels (default: 1)"
+    text = "model-parallel devices, which split weights by heads or channels (default: 1)"
     one.add_argument("--mesh.model", dest="model", default=1, help=text, **number)
-    text = "divide weights and moments among the data devices too"
+    text = "split weights and optimizer moments over the data-parallel devices too (FSDP)"
     one.add_argument("--mesh.fsdp", dest="fsdp", action="store_true", help=text)

@@ -122,7 +122,7 @@ def _result(experiment: catalog.Experiment, config: Any, current: Run) -> dict[s
 
 
 def _note_other_data(config: Any, finished: Run) -> None:
-    """Of a run that is not begun again: it does not need its data any more, but may get others."""
+    """Note if the data of a finished run, which is not run again, have changed since."""
     with contextlib.suppress(ExperimentError, OSError):
         known, now = finished.data.get("pinned", {}).get(planning.DATA), planning.data_of(config)
         if known is not None and now != known and hosts.first():
@@ -218,7 +218,7 @@ def sweep(options: Any, fields: list[str]) -> None:
 
 
 def redraw(root: Path, files: list[Path]) -> None:
-    """Draw the figures below a folder again from recorded numbers; of user's files those named.
+    """Redraw the figures of the runs below a folder; of users' experiments only those in `files`.
 
     Raises:
         ExperimentError: there are none.

@@ -72,9 +72,9 @@ def names_of(files: Sequence[Path], found: Sequence[Record]) -> list[str]:
 def rows(found: Sequence[Record], only: Collection[str] | None = None) -> list[dict[str, Any]]:
     """Claims, each against a run that covers it; of all experiments, or of some.
 
-    The run is one of the largest preset; of those rather one of a user's file as it is than of
-    what it was before; of those rather one of the preset as it is than of a changed one; of those
-    rather one on its own than a cell of a sweep, and rather one's own than a published one.
+    Of several runs one is chosen by these criteria, in order: the largest preset; a user's file as
+    it is now, not an older version; the preset as it is now, not changed settings; a run of its
+    own, not a cell of a sweep; the user's run, not a published one.
     """
     known = catalog.names()
     extra = {record.data["experiment"] for record in found} - set(known)

@@ -73,8 +73,8 @@ class Sweep:
 def parse(name: str, preset: str, arguments: Sequence[str]) -> Sweep:
     """A sweep from arguments like `--model.mixer mla,gqa --seed 0:5 --training.steps 100`.
 
-    Commas separate values, `a:b` counts from a to b - 1; what has one value is fixed. A field may
-    go by its last name where only one has it.
+    Commas separate values, `a:b` counts from a to b - 1; a field with one value is fixed. The last
+    part of a field's dotted name is enough if no other field ends in it.
 
     Raises:
         UsageError: unknown fields, impossible values, nothing to vary, too many runs.

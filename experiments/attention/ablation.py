@@ -32,14 +32,14 @@ TITLES = ("equal parameters (numbers cached)", "equal parameters and caches")
 
 @dataclass(frozen=True)
 class SizesConfig:
-    """Of all arms.
+    """Sizes of the decoders of all arms.
 
     Attributes:
         d_model, n_layers, n_heads, context: as usual; heads have d_model / n_heads dimensions.
-        n_kv_heads: of GQA at equal parameters.
-        latent_dim, rope_dim: of MLA at equal parameters; by default four times the head dimension
-            and half of it, as in DeepSeek-V2.
-        cache: numbers a token and layer of every arm at equal caches.
+        n_kv_heads: key/value heads of GQA at equal parameters.
+        latent_dim: d_c of MLA at equal parameters; None: four head dimensions, as in DeepSeek-V2.
+        rope_dim: d_r of MLA in both comparisons; None: half a head dimension, as in DeepSeek-V2.
+        cache: numbers cached per token and layer by every arm at equal caches.
     """
 
     d_model: int = 96
@@ -119,7 +119,7 @@ class Config:
 
     Attributes:
         windows: validation windows of `sizes.context` tokens, evenly spaced.
-        dtype: of activations.
+        dtype: of activations; weights, losses and the optimizer stay in float32.
         data, sizes, training, comparison: of all arms; peak learning rates are those of
             `comparison.rates`.
     """

@@ -1,4 +1,4 @@
-"""Grouped-query attention made into MLA, and its cache made smaller, on a trained language model.
+"""Grouped-query attention converted to MLA, then its cache shrunk, in a trained language model.
 
 Reproduces: multi-head latent attention as a generalisation of grouped-query attention (the post
 https://kexue.fm/archives/10091; TransMLA, arXiv 2502.07864): without rotary embedding the
@@ -43,13 +43,13 @@ class Config:
     """What to train and convert.
 
     Attributes:
-        data: text.
-        model: of grouped-query attention, without rotary embedding.
-        training: of it.
-        windows: parts of the held-out text.
-        ranks: cached numbers a token and layer, falling; the whole cache is compared anyway.
-        moment_windows: parts of the training text from which the weights of the SVD come.
-        steps_after, rate_after: training behind the conversion; 0 for none.
+        data: the text to train and evaluate on.
+        model: decoder that `training` trains first: mha, gqa or mqa, without rotary embedding.
+        windows: number of held-out windows on which losses are compared.
+        ranks: cached numbers per token and layer to cut to, descending; the uncut cache is added.
+        moment_windows: number of training windows whose activations weight the SVD.
+        steps_after: steps of training after the conversion; 0: none.
+        rate_after: peak learning rate of these steps.
     """
 
     data: datasets.TextConfig = field(default_factory=datasets.TextConfig)

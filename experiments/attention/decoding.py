@@ -1,4 +1,4 @@
-"""Milliseconds of a decoded token against the context, beside what the machine allows.
+"""Milliseconds per decoded token against context length, beside the machine's roofline.
 
 Reproduces: the argument of the post https://kexue.fm/archives/10091 (decoding reads the whole
 cache for every token, so a smaller cache is a faster one; MLA pays only if it is absorbed) for MHA,
@@ -42,14 +42,14 @@ class Config:
     """Decoders and contexts.
 
     Attributes:
-        variants: some of `VARIANTS`.
-        contexts: tokens in the cache, each in a cache of that size.
+        variants: kinds of attention and cache to time, some of `VARIANTS`.
+        contexts: context lengths in tokens, each timed with a cache of that capacity.
         d_model, n_layers, n_heads, d_ff: of all decoders; heads are d_model / n_heads wide.
-        n_kv_heads: of GQA.
-        latent_dim, rope_dim: of MLA.
-        batch: sequences.
+        n_kv_heads: key/value heads of GQA.
+        latent_dim, rope_dim: d_c and d_r of MLA.
+        batch: number of sequences decoded together.
         dtype: of weights and cache.
-        rounds, seconds: every variant is timed in that many turns of that length.
+        rounds, seconds: variants are timed in turns: how many each, and how long one lasts.
     """
 
     variants: tuple[str, ...] = VARIANTS

@@ -34,14 +34,14 @@ class ModelConfig:
     """Sizes of the decoder.
 
     Attributes:
-        mixer: mha, gqa, mqa, which set the number of key/value heads, or mla.
-        d_model, n_layers, n_heads, context: as usual.
+        mixer: attention: mha, gqa or mqa, which set the number of key/value heads, or mla.
+        d_model, n_layers, n_heads, context: as usual; heads have d_model / n_heads dimensions.
         n_kv_heads: key/value heads of gqa.
-        latent_dim, rope_dim: of mla, whose heads have plain and value dimensions of
-            d_model / n_heads; by default four times that and half of it, as in DeepSeek-V2.
-        rope: rotary embedding, which mla cannot be without here.
+        latent_dim: d_c of mla; None: four head dimensions, as in DeepSeek-V2.
+        rope_dim: d_r of mla, beside the head's plain and value dimensions; None: half as many.
+        rope: whether to use rotary embedding; mla needs it here.
         tie_embeddings: share embedding and output head.
-        remat: what the backward pass computes again (see `attention.TransformerConfig`).
+        remat: what the backward pass recomputes (see `attention.TransformerConfig`).
     """
 
     mixer: Literal["mha", "gqa", "mqa", "mla"] = "gqa"
@@ -95,8 +95,8 @@ class Config:
     Attributes:
         windows: validation windows of `model.context` bytes, evenly spaced.
         prompt: text to continue.
-        new_bytes: to generate; what goes beyond `model.context` is longer than in training.
-        temperature: of the sample.
+        new_bytes: bytes to generate; past `model.context`, sequences are longer than in training.
+        temperature: sampling temperature of the generated text.
         dtype: of activations in training and evaluation; all else is in float32.
     """
 

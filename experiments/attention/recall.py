@@ -1,4 +1,4 @@
-"""Associative recall against the cache: which attention remembers most with few numbers a token.
+"""Associative recall against cache size: which attention recalls most with few numbers per token.
 
 Reproduces: multi-query associative recall (Arora et al., Zoology, arXiv 2312.04927), with the cache
 of attention layers as the scarce resource: DeepSeek-V2 (arXiv 2405.04434), Table 1, ranks MLA, MHA,
@@ -42,12 +42,12 @@ EVALUATION = 10**6  # the step whose batch is never trained on
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """What is remembered.
+    """The sequences: key-value pairs, then every key again, to be answered by its value.
 
     Attributes:
-        pairs: of a key and a value, at the beginning of a sequence.
-        length: tokens of a sequence; behind the pairs every key stands once more.
-        keys, values: of how many keys and values they are.
+        pairs: number of key-value pairs at the beginning of a sequence.
+        length: tokens of a sequence; after the pairs every key occurs once more.
+        keys, values: how many different keys, or values, there are.
     """
 
     pairs: int = 16
@@ -75,9 +75,9 @@ class Config:
     """The task, the decoder, and how arms are compared.
 
     Attributes:
-        caches: numbers a token and layer, multiples of 16, rising.
+        caches: cache sizes, in numbers per token and layer: multiples of 16, ascending.
         d_model, n_layers, n_heads, d_ff, rope_base: of the decoder.
-        examples: sequences on which accuracy is measured.
+        examples: number of held-out sequences on which accuracy is measured.
         task, training, comparison: of all arms; peak learning rates are those of
             `comparison.rates`.
     """
@@ -356,7 +356,7 @@ def _above(above: str, below: str) -> Any:
 
 
 def _rise(record: Record) -> Measurement | None:
-    """A gain from the smallest to the largest cache: the least certain, or one that is none."""
+    """Gain from the smallest to the largest cache: the least certain one, or one that is none."""
     first, last = _caches(record)[0], _caches(record)[-1]
     found = [
         by_arm.difference(record, f"{kind}, {last}", f"{kind}, {first}", "accuracy")

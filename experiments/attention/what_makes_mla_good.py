@@ -1,4 +1,4 @@
-"""Head dimension, shared keys and values, partial rotary embedding: the rows of a post, made small.
+"""What makes MLA good, rows of a post at small scale: head dimension, shared K and V, partial RoPE.
 
 Reproduces: the tables of https://kexue.fm/archives/10907 (what makes MLA good, part 1): eighteen
 decoders whose attention differs, among them those of equal cache and equal parameters. The post
@@ -54,11 +54,11 @@ POST = {
 
 @dataclass(frozen=True)
 class SizesConfig:
-    """Of all arms.
+    """Sizes of the decoders of all arms.
 
     Attributes:
-        d_model, n_layers, n_heads, context: as usual; the post's are 2048, 12, 16 and 4096.
-        unit: dimensions for the post's 128.
+        d_model, n_layers, n_heads, context: as usual; in the post 2048, 12, 16 and 4096.
+        unit: number of head dimensions that stands for 128 of the post's.
     """
 
     d_model: int = 128
@@ -301,7 +301,7 @@ def programs(config: Config) -> dict[str, Program]:
 
 
 def counts_at_full_size(record: Record) -> float:
-    """How far the rows' parameters, over the baseline's, are from the post's, in millions."""
+    """Largest deviation from the post of a row's parameters minus the baseline's, in millions."""
     every = all_arms(replace(PRESETS["paper"], rows=tuple(record.config["rows"])))
     ours = {arm.name: arms.parameters(arm) / 1e6 for arm in every}
     less = {name: POST[name][0] - POST[BASELINE][0] for name in ours}

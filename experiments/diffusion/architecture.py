@@ -36,11 +36,11 @@ class Config:
     """What to compare.
 
     Attributes:
-        groups: of questions, some of "dropout", "depth", "stem".
-        rate: of dropout.
-        blocks: that are added at one level, to the bottom or to both sides of the top.
-        patch: of stems.
-        seeds: of every arm.
+        groups: which comparisons to make, some of "dropout", "depth", "stem".
+        rate: dropout rate of the arms that have dropout.
+        blocks: blocks added at the lowest level, or half as many to each side of the highest; even.
+        patch: factor by which the stems divide the sides of images.
+        seeds: number of seeds of every arm.
         data, network, noise, training, measuring: of all arms; the network is the base.
     """
 

@@ -46,9 +46,9 @@ class Measuring:
     """How trained arms are measured.
 
     Attributes:
-        samples: of each arm and seed.
-        steps: of the sampler, DDIM at even times of the arm's own schedule.
-        coarse: pixels a side to which samples are averaged for the distance of their layout.
+        samples: number of samples per arm and seed.
+        steps: number of DDIM steps, at evenly spaced times of the arm's own schedule.
+        coarse: side in pixels to which images are averaged, for the distance of their layouts.
     """
 
     samples: int = 200

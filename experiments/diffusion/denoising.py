@@ -23,13 +23,13 @@ from experiments.harness.training import TrainingConfig
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What of the error of v is minimised.
+    """The training loss of a network that predicts v.
 
     Attributes:
-        weighting: of `diffusion.losses.weight`.
-        space: in which "uniform" weights errors.
-        scales: pixels a side to which errors of the noise are averaged, for the multi-scale loss;
-            empty for the weighted error.
+        weighting: weighting of the noise levels, as in `diffusion.losses.weight`.
+        space: the prediction whose squared error has weight 1 under the "uniform" weighting.
+        scales: sides in pixels to which errors of the noise are averaged, for the multi-scale
+            loss; empty: the weighted error.
     """
 
     weighting: losses.Weighting = "uniform"
@@ -93,7 +93,7 @@ def tile(images: Any, levels: int, columns: int = 10) -> np.ndarray:
 def make_loss(
     network: NetworkConfig, schedule: Schedule, setting: LossConfig = PLAIN
 ) -> training.Loss:
-    """Error of v at even times."""
+    """The training loss, at evenly spread (low-discrepancy) times."""
     module = network.network()
 
     def loss(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -1,4 +1,4 @@
-"""Score identity distillation of a teacher of images into a generator of one step.
+"""Score identity distillation of an image diffusion model into a one-step generator.
 
 Reproduces: SiD (arXiv 2404.04057; the post https://kexue.fm/archives/10085): one step against the
 teacher at every number of evaluations, and the distance falling as a power of the images that the
@@ -56,8 +56,8 @@ class Config:
         teacher: folder of a run of diffusion/train, or of diffusers' UNet2DModel; None trains one.
         data, network, noise, start: of the teacher that is trained; data measure samples too.
         distill, training: of the distillation. Learning rates are the generator's.
-        calls: of the teacher's denoiser, by EDM's Heun.
-        samples: for distances.
+        calls: network evaluations per sample of the teacher, by EDM's Heun: odd, from 3 on.
+        samples: number of samples for each distance.
     """
 
     teacher: str | None = None

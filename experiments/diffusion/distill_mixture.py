@@ -1,4 +1,4 @@
-"""Score identity distillation of a mixture in the plane, whose teacher is exact.
+"""Score identity distillation of a two-dimensional mixture, with an exact teacher.
 
 Reproduces: the ablation of alpha of SiD (arXiv 2404.04057; the post
 https://kexue.fm/archives/10085) on eight normal modes on a circle: the loss of the identity,
@@ -43,11 +43,11 @@ class Config:
     """What to distil.
 
     Attributes:
-        alphas: of the identity's loss, a run each; L1 alone is one more.
-        seeds: of every run.
-        samples: for distances.
-        check_every, patience: steps between looks of the guard, and before the first.
-        network, start: that learns the mixture first, which generator and fake denoiser begin with.
+        alphas: alpha of the loss L2 - alpha L1, one arm each; L1 alone is a further arm.
+        seeds: number of seeds of every arm.
+        samples: number of samples for each distance.
+        check_every, patience: steps between checks for collapse or divergence; before the first.
+        network, start: denoiser, and its training on the mixture; generator and fake begin with it.
         distill, training: of the distillation.
     """
 
@@ -199,7 +199,7 @@ def _learner(config: Config, network: distilling.Network) -> Any:
 def _distil(
     config: Config, advance: Any, generate: Any, state: Any, seed: int, arm: DistillConfig
 ) -> dict[str, Any]:
-    """One run, to its end or until the guard speaks; distances of one-step samples."""
+    """One run, to its end or until it collapses or diverges; distances of one-step samples."""
     began, curve, message = time.monotonic(), [], None
     reference = float(np.sqrt(0.5 + DEVIATION**2))  # of an element of the mixture
     while int(state.step) < config.training.steps and message is None:

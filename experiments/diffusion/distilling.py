@@ -46,20 +46,20 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Score identity distillation: losses and what its two optimisers have of their own.
+    """Score identity distillation: its losses, and settings of its two optimisers.
 
     Attributes:
-        alpha: of L2 - alpha L1.
-        naive: L1 alone instead, which collapses.
-        levels: sigma of each step of the generator, falling; one for a single step.
-        t_max: share of EDM's noise levels that the generator's loss looks at.
-        sigma_min, sigma_max: those levels.
-        sigma_data: of EDM's weight in the loss of the fake denoiser.
-        beta1, fake_beta1: decay of the gradients' mean, generator's and fake denoiser's.
+        alpha: weight of L1 in the generator's loss L2 - alpha L1.
+        naive: minimise L1 alone instead, which collapses.
+        levels: sigma of each step of the generator, descending; one value: a single step.
+        t_max: fraction of EDM's noise levels, from the lowest up, used in the generator's loss.
+        sigma_min: sigma of the lowest of these levels.
+        sigma_max: sigma of the highest one, which is used if t_max is 1.
+        sigma_data: standard deviation of the data in EDM's weighting of the fake denoiser's loss.
+        beta1, fake_beta1: beta1 of AdamW, for the generator and for the fake denoiser.
         fake_rate: learning rate of the fake denoiser over the generator's.
-        final_rate: share of the rates that their cosine leaves at the end; 1 keeps them constant.
-        ramp: half-life of the averaged weights is at most this share of the steps so far; 0 for no
-            such limit.
+        final_rate: final learning rates over their peaks, by a cosine; 1 keeps them constant.
+        ramp: limit of the EMA's half-life, as a fraction of the steps so far; 0: no limit.
     """
 
     alpha: int | float = 1.0

@@ -24,11 +24,11 @@ class AutoencoderConfig:
     """An autoencoder and its loss.
 
     Attributes:
-        channels: of the first level.
-        multipliers: of the channels, a level each; pixels a side of a latent: 2^(levels - 1).
-        blocks: of each level.
-        latent: channels of latents.
-        beta: weight of the divergence of latents from N(0, 1) against the squared error.
+        channels: channels of the first level, at full resolution.
+        multipliers: channels of each level over `channels`; sides shrink by 2^(levels - 1).
+        blocks: blocks of each level.
+        latent: channels of the latents.
+        beta: weight of the KL divergence of latents from N(0, 1), against the squared error.
     """
 
     channels: int = 16

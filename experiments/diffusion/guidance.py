@@ -1,4 +1,4 @@
-"""Classifier-free guidance: what its scale buys and what it costs, on an exact law and on digits.
+"""Classifier-free guidance: quality against diversity by scale, on an exact mixture and on digits.
 
 Reproduces: the trade of arXiv 2207.12598 (table 1, figure 4: quality against diversity as guidance
 grows) and the limited interval of arXiv 2404.07724, with an exactly known conditional law, for
@@ -33,10 +33,10 @@ class Config:
 
     Attributes:
         scales: of guidance; 1 is the conditional model, 0 the unconditional one.
-        interval: log-SNR between which the limited variant guides.
-        steps: of DDIM.
-        samples: for each scale.
-        modes: components of the exact law.
+        interval: lowest and highest log-SNR at which the limited variant guides.
+        steps: number of DDIM steps.
+        samples: number of samples for each scale.
+        modes: components of the mixture whose denoiser is exact.
         network, training, data: of the model of images.
     """
 

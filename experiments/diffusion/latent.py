@@ -41,15 +41,15 @@ class Config:
     """What to train, and how to enlarge.
 
     Attributes:
-        small: pixels a side of the training images.
-        factor: of the large images over them.
-        etas: shares of the way from the noise with guidance, of strength 1.
-        seeds: of denoisers and samples; there is one autoencoder.
-        samples, steps: of DDIM at even times of the schedule.
-        data: its size is set by `small`.
+        small: side in pixels of the training images.
+        factor: side of the large images over `small`.
+        etas: fractions of the sampling path, from the noise on, with guidance of strength 1.
+        seeds: number of seeds of denoisers and samples; there is one autoencoder.
+        samples, steps: how many samples, and how many DDIM steps at evenly spaced times.
+        data: the images; their size is set by `small`.
         autoencoder, first: the first stage and its training.
         network, noise, training: of the denoiser of latents; that of pixels has the same network
-            and as many steps as make the operations of both stages.
+            and is trained for as many steps as cost the FLOPs of both stages.
     """
 
     small: int = 8
@@ -130,7 +130,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 
 def _check(config: Config, images: Images) -> None:
-    """Refuse a network that fits images or latents not, before anything is trained."""
+    """Refuse, before any training, a network that does not fit the images or their latents."""
     f = 2 ** (len(config.autoencoder.multipliers) - 1)
     shape = (1, config.small // f, config.small // f, config.autoencoder.latent)
     for part in (images.train[:1], np.zeros(shape)):

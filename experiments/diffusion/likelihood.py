@@ -1,4 +1,4 @@
-"""The variational bound: exact for a normal law, in bits a pixel for digits, and its variance.
+"""The variational bound: exact for normal data, in bits per dimension for digits; its variance.
 
 Reproduces: the bound of VDM (arXiv 2107.00630, equations 11 to 17) where its value is known
 (data N(0, c) with a perfect denoiser: the entropy), how much less it varies with times spread
@@ -34,9 +34,9 @@ class Config:
     """What to bound.
 
     Attributes:
-        variances: c of the normal laws.
-        draws: of each law, and for each test image.
-        batch, repeats: of the comparison of times: examples of a mean, and how many means.
+        variances: variances c of the normal distributions N(0, c).
+        draws: Monte Carlo draws per test image, and 20 000 times as many samples of each N(0, c).
+        batch, repeats: in the comparison of ways to draw times: examples of a mean; how many means.
         logsnr_min, logsnr_max: ends of the linear schedule.
         network, training, data: of the model of images.
     """

@@ -40,8 +40,8 @@ class Config:
     """What to compare.
 
     Attributes:
-        scales: r, pixels a side to which errors are averaged, the size of the images among them.
-        seeds: of both arms.
+        scales: sides r in pixels to which errors are averaged, that of the images among them.
+        seeds: number of seeds of both arms.
         data, network, noise, training, measuring: of both arms.
     """
 

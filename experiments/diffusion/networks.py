@@ -13,24 +13,24 @@ U = ("unet", "uvit")
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A denoiser. From `multipliers` on, for both U alone.
+    """A denoiser; the fields from `multipliers` on are for the U-Net and the U-ViT only.
 
     Attributes:
-        kind: a residual MLP on all pixels, convolutions, a U-Net or a U-ViT.
-        width: of the MLP, or channels of the convolutions or of the first level.
-        depth: blocks; those of the bottom for both U.
-        classes: number of classes it is told, or None.
-        drop: share of training examples without their class.
-        fourier: exponents of the waves of z that an MLP or convolutions read as well.
-        multipliers: of the channels, a level each.
-        blocks: a level each, above the bottom.
-        attention: how many of the lowest levels attend.
-        head_width: channels of a head.
-        context: width of the vector for log-SNR and class; None: 4 `width`.
-        dropout, dropout_size: rate, and the largest size in pixels of levels that have it.
-        stem, patch: "conv" or "dwt" shrinks images by `patch` a side before the first level.
-        dtype: of the computation; weights, averages and losses are float32.
-        remat: compute activations again in the backward pass.
+        kind: a residual MLP on all pixels, a convolutional network, a U-Net or a U-ViT.
+        width: hidden width of the MLP; else channels of the convolutions or of the first level.
+        depth: number of blocks; of a U-Net or U-ViT, those at the lowest resolution.
+        classes: number of classes to condition on; None: unconditional.
+        drop: fraction of training examples whose class is dropped, for classifier-free guidance.
+        fourier: exponents n of extra inputs sin, cos(2^n pi z); for the MLP and convolutions only.
+        multipliers: channels of each resolution level, from the highest down, over `width`.
+        blocks: blocks of each level but the lowest, on the way down and again on the way up.
+        attention: how many of the lowest levels have self-attention.
+        head_width: channels per attention head.
+        context: width of the embedding of log-SNR and class; None: 4 `width`.
+        dropout, dropout_size: rate, and the largest side in pixels of levels that have dropout.
+        stem, patch: strided convolution or wavelet at the input, which divides sides by `patch`.
+        dtype: of the computation; weights, their averages and losses are float32.
+        remat: recompute activations in the backward pass.
     """
 
     kind: Literal["mlp", "conv", "unet", "uvit"] = "mlp"

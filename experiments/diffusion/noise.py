@@ -9,14 +9,14 @@ from diffusion.schedule import Schedule
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """A schedule of log-SNR for images of a size.
+    """A schedule of log-SNR for images of a size; `base` and `base_at_noise` are sides in pixels.
 
     Attributes:
-        kind: cosine for all sizes alike; shifted so that images averaged down to `base` pixels
-            are as noisy as such images under the cosine; or shifted so at the data end and by
-            `base_at_noise` at the noise end.
-        base, base_at_noise: pixels a side.
-        logsnr_min, logsnr_max: bounds of the cosine, before the shift.
+        kind: "cosine", the same for all sizes; "shifted" by 2 log(base / size) in log-SNR, so that
+            images averaged down to `base` are as noisy as under the cosine; "interpolated": so at
+            the data end, and with `base_at_noise` in place of `base` at the noise end.
+        base, base_at_noise: sides in pixels.
+        logsnr_min, logsnr_max: bounds of the cosine schedule, before the shift.
     """
 
     kind: Literal["cosine", "shifted", "interpolated"] = "cosine"

@@ -1,4 +1,4 @@
-"""Samplers against the number of network calls, on laws that are known and on digits.
+"""Samplers against the number of network evaluations, on a known mixture and on digits.
 
 Reproduces: the ablation of samplers of EDM (arXiv 2206.00364, figures 2 and 4) in its order of
 accuracy: Euler of first order, Heun of second; with DDIM, ancestral sampling and DPM-Solver++(2M)
@@ -35,10 +35,10 @@ class Config:
     """What to sample, and how often the denoiser is called.
 
     Attributes:
-        methods: some of `METHODS`.
-        calls: of the denoiser for a sample; Heun takes two a step.
-        samples: of each law.
-        exact_steps: of Heun for the flow that errors are measured from.
+        methods: samplers to compare, some of `METHODS`.
+        calls: network evaluations per sample (NFE); Heun makes two per step, but one in the last.
+        samples: number of samples of the mixture, and of images, per method and number of calls.
+        exact_steps: steps of Heun's method in the reference flow that errors are measured from.
         network, training, data: of the model of images.
     """
 
@@ -174,7 +174,7 @@ def _images(config: Config, predict: Any) -> dict[str, Any]:
 
 
 def _order(record: Record, method: str) -> Measurement | None:
-    """The slope of error against steps, of the finest half, with its standard error."""
+    """Order of convergence: a fit to the three largest numbers of steps, with its error."""
     rows = [r for r in record.result["mixture"] if r["method"] == method and r["error"]]
     if len(rows) < 4:
         return None

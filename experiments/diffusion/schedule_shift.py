@@ -33,10 +33,10 @@ class Config:
     """What to compare.
 
     Attributes:
-        base: pixels a side of the small images.
-        factor: how many times larger the large ones are, and by which shifts make up.
-        kinds: schedules, the cosine among them.
-        seeds: of every arm.
+        base: side in pixels of the small images.
+        factor: side of the large images over `base`; shifts are by 2 log(factor) at both sizes.
+        kinds: schedules to compare, some of `KINDS`, the cosine among them.
+        seeds: number of seeds of every arm.
         data, network, training, measuring: of all arms; the data's size is set by the arm.
     """
 

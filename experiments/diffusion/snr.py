@@ -25,13 +25,13 @@ class Config:
     """What to pool.
 
     Attributes:
-        dimensions: of space, some of 1, 2, 3.
-        factors: m, elements averaged along each of them; powers of two are quickest.
-        elements: of each array of noise, about.
-        logsnr: of the noisy images that are shown.
-        enlarged: how many times larger the large images are.
-        images: shown.
-        data: the images that are shown.
+        dimensions: numbers k of spatial dimensions, some of 1, 2, 3.
+        factors: m, elements averaged along each dimension; powers of two are fastest.
+        elements: approximate number of elements of each array of noise.
+        logsnr: log-SNR of the noisy images in the figure.
+        enlarged: side of the large images over that of the small ones.
+        images: number of images in the figure.
+        data: the images in the figure.
         seed: of the noise.
     """
 

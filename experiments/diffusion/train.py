@@ -46,9 +46,9 @@ class Config:
 
     Attributes:
         data, network, noise, loss, training: of the model.
-        method, steps: of sampling; log-SNR at even times of the schedule.
-        scale: of classifier-free guidance, for networks with classes; 1 for none.
-        samples: for the measurements.
+        method, steps: sampler and its number of steps, at evenly spaced times of the schedule.
+        scale: classifier-free guidance scale, for networks with classes; 1: no guidance.
+        samples: number of samples that are measured.
     """
 
     data: ImageConfig = image_sets.DIGITS

@@ -34,12 +34,12 @@ class Config:
     """What to train, and how to enlarge.
 
     Attributes:
-        small: pixels a side of the training images.
-        factor: of the large images over them.
-        strengths: of guidance; corrections and cut-off are left out or in at strength 1.
-        cut: eta, the share of the way from the noise with guidance, of the arm that is cut off.
-        seeds: of network and samples.
-        samples, steps: of DDIM at even times of the schedule.
+        small: side in pixels of the training images.
+        factor: side of the large images over `small`.
+        strengths: guidance strengths, 1 among them, at which corrections and cut-off are ablated.
+        cut: eta of the cut-off: fraction of the sampling path, from the noise on, with guidance.
+        seeds: number of seeds of network and samples.
+        samples, steps: how many samples, and how many DDIM steps at evenly spaced times.
         data, network, noise, training: of the network; the data's size is set by `small`.
     """
 

@@ -38,11 +38,11 @@ class Config:
     Attributes:
         size: elements along each axis of the large array.
         dimensions: of space, 1 or 2.
-        factor: of the large array over the small one.
-        decay: of the spectrum, 1 / (1 + k^2)^decay.
-        strengths: of guidance, 1 among them.
-        cuts: eta, the share of the way from the noise on which guidance acts.
-        steps: of DDIM.
+        factor: side of the large array over that of the small one.
+        decay: exponent of the field's spectrum, 1 / (1 + k^2)^decay.
+        strengths: guidance strengths, 1 among them.
+        cuts: eta, fractions of the sampling path, from the noise on, with guidance.
+        steps: number of DDIM steps.
         logsnr_min, logsnr_max: ends of the cosine schedule.
     """
 

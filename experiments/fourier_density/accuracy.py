@@ -27,10 +27,10 @@ class Config:
     """What to evaluate.
 
     Attributes:
-        orders: N on the circle, with random coefficients.
-        points: evaluated at each order.
-        scales: the line is evaluated out to so many scales.
-        seed: of the coefficients and points.
+        orders: orders N of densities on the circle, with random coefficients.
+        points: number of random points at which each of them is evaluated.
+        scales: how many scales out the density on the line is evaluated.
+        seed: random seed of the coefficients and points.
     """
 
     orders: tuple[int, ...] = (2, 4, 16)

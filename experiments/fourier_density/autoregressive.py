@@ -1,4 +1,4 @@
-"""Densities of several dimensions, one conditional density after the other, head by head.
+"""Autoregressive densities of several dimensions, with several families of conditional densities.
 
 Makes a figure of this project's own, for https://kexue.fm/archives/10007 and arXiv 2402.15345,
 which propose Fourier densities as factors of such models: log-likelihoods of five laws of the plane
@@ -43,10 +43,10 @@ class Config:
     """What is learnt.
 
     Attributes:
-        sources: of `points.PLANE`, or "digits".
-        heads: families of densities.
+        sources: names in `points.PLANE` (distributions in the plane), or "digits".
+        heads: families of conditional densities to compare.
         model: sizes of heads and networks.
-        tests: points of the plane.
+        tests: number of test points of each distribution in the plane.
     """
 
     sources: tuple[str, ...] = ("moons", "checkerboard")

@@ -39,13 +39,13 @@ class Config:
     """What is trained and measured.
 
     Attributes:
-        priors: families of densities.
-        weights: lambda of the loss, bits a point + lambda squared error.
-        order: of the Fourier densities.
-        widths: of the deep factorized models.
-        hidden: width of both transforms.
-        scale: of the priors at the start, that of a logistic distribution, in quantisation steps.
-        tests: points for rates, errors and streams.
+        priors: families of densities to compare.
+        weights: values of lambda in the loss, bits per point + lambda * squared error.
+        order: order N of the Fourier densities.
+        widths: hidden widths of the deep factorized models.
+        hidden: hidden width of both transforms.
+        scale: initial scale of the priors, that of a logistic distribution, in quantisation steps.
+        tests: number of test points for rates, errors and streams.
     """
 
     priors: tuple[Prior, ...] = PRIORS

@@ -20,13 +20,13 @@ class ModelConfig:
 
     Attributes:
         order, base: of the Fourier head.
-        corrected: components of a mixture, and the order of the series that corrects it.
-        components, bins: of mixture and spline.
-        bound: where the spline ends, in scales.
-        scale: at which heads start.
-        hidden, layers: of the network, masked for the plane, a window for digits.
-        frequencies: of the coordinates, features of the masked network.
-        dropout: of its residual blocks.
+        corrected: components of a mixture, and the order of the Fourier series that corrects it.
+        components, bins: of the mixture head, and of the spline head.
+        bound: where the spline becomes the identity, in units of its scale.
+        scale: initial scale of all heads.
+        hidden, layers: of the network, masked for the plane, over a window of pixels for digits.
+        frequencies: of the coordinates' Fourier features that the masked network reads: how many.
+        dropout: rate in the residual blocks of the network.
     """
 
     order: int = 4

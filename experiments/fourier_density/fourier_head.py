@@ -1,4 +1,4 @@
-"""A Fourier density in place of the last dense layer, for categories that have an order.
+"""A Fourier density in place of the last dense layer, for ordered categories.
 
 Reproduces: the synthetic study of "Fourier Head" (arXiv 2410.22269): a small network reads two
 numbers, both put into 50 bins, and gives the probabilities of the bin of a third, whose conditional
@@ -9,9 +9,9 @@ and for Fourier heads of rising order.
 Hypothesis, the paper's own results: with enough frequencies the Fourier head is nearer to the true
 distribution than the dense layer and smoother; the lower the order, the smoother it is.
 
-Here inputs are the middles of bins, where the paper's code feeds their numbers, true probabilities
-are masses of bins, where it takes densities at the middles, made to sum to one, and the optimizer
-is the harness's, with its clipping and its falling rate.
+Differences from the paper's code: inputs are the centres of bins, not their indices; true
+probabilities are masses of bins, not normalised densities at their centres; the optimizer is the
+harness's, with gradient clipping and a decaying learning rate.
 """
 
 import functools
@@ -45,13 +45,13 @@ class Config:
     """What is learnt.
 
     Attributes:
-        laws: conditional distributions.
-        orders: N of the Fourier heads.
-        values: of a bin: "mass", or the density in its "centre" as the paper has it.
-        bins: of [-1, 1].
-        variance: of every normal distribution.
-        samples: of which four fifths are learnt from.
-        hidden: widths of the network.
+        laws: conditional distributions to learn.
+        orders: orders N of the Fourier heads.
+        values: a bin's value: its "mass", or the density at its "centre", as in the paper.
+        bins: number of bins of [-1, 1], even.
+        variance: variance of every normal distribution.
+        samples: number of samples; four fifths of them are trained on.
+        hidden: hidden widths of the network.
     """
 
     laws: tuple[Law, ...] = ("gaussian",)

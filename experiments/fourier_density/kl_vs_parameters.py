@@ -1,4 +1,4 @@
-"""Divergence against number of parameters: Fourier densities and what else one would use.
+"""KL divergence against number of parameters: Fourier densities and alternatives.
 
 Reproduces: the figure of "Fourier Basis Density Model" (arXiv 2402.15345) that shows the
 Kullback-Leibler divergence from known densities against the number of parameters, for the
@@ -46,10 +46,10 @@ class Config:
         components: K of the Gaussian mixtures.
         corrections: K of the mixtures with a correction of order `correction_order`.
         widths: hidden widths r of the deep factorized models (r, r, r).
-        samples: size of the samples.
-        steps, batch, learning_rate: of Adam with a cosine schedule, for the deep models and
-            the mixtures trained by it.
-        seeds: of the samples; results are means over them.
+        samples: number of samples of each target.
+        steps: number of steps of Adam, for the deep models and the mixtures that it trains.
+        batch, learning_rate: of Adam, whose rate falls to 0 by a cosine.
+        seeds: random seeds of the samples; results are means over them.
     """
 
     targets: tuple[str, ...] = ("tut10", "sharp5")
@@ -234,7 +234,7 @@ def describe(config: Config) -> dict[str, str]:
 
 
 def programs(config: Config) -> dict[str, Program]:
-    """A step of the deep factorized model, the only one trained by gradient descent here."""
+    """The loss gradient of the widest deep factorized model, called in all trainings of such."""
     model = jax.eval_shape(
         lambda: deep_factorized.init_deep_factorized(jax.random.key(0), (max(config.widths),) * 3)
     )
@@ -252,7 +252,7 @@ def _mean(record: Record, target: str, method: str, parameters: int) -> Measurem
 
 
 def _beats_deep(record: Record) -> Measurement | None:
-    """1 if, on every target, a Fourier density no larger is closer than each deep model."""
+    """Fraction of the deep models that a Fourier density no larger beats, over all targets."""
     verdicts = []
     for target in record.config["targets"]:
         ours = _means(record, target, "fourier")

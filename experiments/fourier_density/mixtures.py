@@ -30,10 +30,10 @@ class Config:
 
     Attributes:
         targets: names of `experiments.fourier_density.targets.TARGETS`.
-        orders: the orders N.
-        samples: size of the sample fitted.
-        nodes: grid on which the known density is fitted.
-        seed: of the samples.
+        orders: orders N of the Fourier densities.
+        samples: number of samples in the fit to samples.
+        nodes: number of grid points in the fit to the known density.
+        seed: random seed of the samples.
     """
 
     targets: tuple[str, ...] = ("tut10", "square")

@@ -1,4 +1,4 @@
-"""Fourier densities as priors of one variable, against the least rate there is.
+"""Fourier densities as priors of one variable, against the rate-distortion function.
 
 Makes a figure of this project's own: rate against squared error of four densities. A reproduction
 y of x costs log2 q(y|x) / r(y) bits, r being the prior. The best prior and channel of all are found
@@ -40,12 +40,12 @@ class Config:
 
     Attributes:
         targets: names of `experiments.fourier_density.targets.TARGETS`.
-        orders: N of the priors.
-        slopes: -dR/dD, in nats a unit of squared error; the density lives on [-1, 1].
-        quantisers: cells of [-1, 1].
-        nodes: of the grid, at least 8 (N + 1).
-        iterations: at most, of Blahut and Arimoto's iteration.
-        descent: at most, steps of L-BFGS.
+        orders: orders N of the Fourier priors.
+        slopes: -dR/dD, in nats per unit of squared error; the density lives on [-1, 1].
+        quantisers: numbers of equal cells of [-1, 1] of the scalar quantisers.
+        nodes: number of grid points, at least 8 (N + 1).
+        iterations: largest number of Blahut-Arimoto iterations.
+        descent: largest number of L-BFGS steps.
     """
 
     targets: tuple[str, ...] = ("tut10",)

@@ -1,4 +1,4 @@
-"""Densities on the real line: which base, and what the others reach.
+"""Fourier densities on the real line: which base distribution to choose, and what others reach.
 
 Reproduces: the extension of the Fourier density to the real line by v = tanh((y - t) / s)
 (arXiv 2402.15345, section 2; https://kexue.fm/archives/10007), which is one base among
@@ -39,8 +39,8 @@ class Config:
             "reflect" does so with reflected ends and 2 N in place of N, "mixture" is a
             Gaussian mixture of (2 N + 3) / 3 components.
         order: N; with location and scale, 2 N + 2 degrees of freedom.
-        samples: size of the samples.
-        seeds: of the samples; results are means over them.
+        samples: number of samples of each target.
+        seeds: random seeds of the samples; results are means over them.
     """
 
     targets: tuple[str, ...] = ("faithful2", "claw", "student3mix")

@@ -28,10 +28,10 @@ class Config:
     """What to sample.
 
     Attributes:
-        order: N, with random coefficients.
-        cells: sizes M of the table.
-        samples: drawn at every size.
-        seed: of coefficients and samples.
+        order: order N of the density, with random coefficients.
+        cells: numbers M of cells of the table.
+        samples: number of samples drawn at every M.
+        seed: random seed of coefficients and samples.
     """
 
     order: int = 13

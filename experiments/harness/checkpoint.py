@@ -63,11 +63,11 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Save in the background; the caller may donate `state` to its next step at once.
 
-        A save that fails is tried again: at once where that shows at once, else with the state of
-        the next call.
+        A failed save is repeated: at once if it fails within this call, else, if it fails in the
+        background, with the state of the next call.
 
         Raises:
-            CheckpointError: three have failed without one between that did not.
+            CheckpointError: three saves in a row have failed.
             NonFiniteError: the state holds NaN or infinity.
         """
         self._settle()

@@ -38,15 +38,15 @@ A = TypeVar("A", bound=Named)
 
 @dataclass(frozen=True)
 class Comparison:
-    """How arms are compared.
+    """How arms, the variants that are compared, are trained.
 
     Attributes:
-        seeds: of every arm, counted from `training.seed`.
-        rates: peak learning rates, of which every arm takes the best; a single one is taken as
-            it is.
-        tuning_seeds: for that choice, others than those above.
-        vectorised: train the seeds of an arm at once, or one after the other with the memory of
-            one; by default at once where there is an accelerator, in one program where not.
+        seeds: number of seeds of every arm: `training.seed` and those that follow it.
+        rates: peak learning rates; each arm takes the one with the lowest mean metric over
+            `tuning_seeds` seeds. A single rate is used without tuning.
+        tuning_seeds: number of seeds for that choice; they are other than the seeds compared.
+        vectorised: True: all seeds of an arm at once; False: one after another, in the memory of
+            one; None: at once on accelerators, on CPUs in turn within one program.
     """
 
     seeds: int = 5

@@ -1,4 +1,4 @@
-"""Texts of any size as tokens: bytes, or pairs of bytes merged by a tokenizer made from the text.
+"""Texts of any size as tokens: bytes, or byte-level BPE with a tokenizer trained on the text.
 
 A TFDS set of documents is encoded once, into files of numbers that are mapped into memory, so that
 training reads crops of it like those of a text in memory.
@@ -38,15 +38,15 @@ class CorpusConfig:
     Attributes:
         name: "pydoc", "tiny_shakespeare", or any TFDS set of documents, such as "c4/en",
             "lm1b" or "wiki40b/en".
-        path: any file to use instead, or a folder of a training and a held-out one (see
-            `datasets.TextConfig`).
-        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
-        feature: of a set's examples, in which their text stands ("book_text" of pg19).
-        vocabulary: different tokens of a byte-level BPE tokenizer trained on the beginning of the
-            text; None leaves bytes.
-        sample: documents (or lines) that the tokenizer is trained on.
-        tokens: at most so many for training, and a hundredth of it held out.
-        validation: fraction at the end held out, where the set has no split of its own.
+        path: a text file to read instead, or a folder with one file named *train* and one named
+            *valid* (see `datasets.TextConfig`).
+        data_dir: folder with the TFDS sets; None: the environment variable TFDS_DATA_DIR.
+        feature: the feature of a TFDS set that holds the text ("book_text" for pg19).
+        vocabulary: size of the vocabulary of a byte-level BPE tokenizer, trained on the beginning
+            of the text; None: tokens are bytes.
+        sample: number of documents (lines, of a text file) that the tokenizer is trained on.
+        tokens: largest number of training tokens, and a hundredth of it held out; None: all.
+        validation: fraction held out, from the end, where the set has no split of its own.
     """
 
     name: str = "pydoc"

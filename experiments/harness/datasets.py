@@ -26,10 +26,10 @@ class TextConfig:
 
     Attributes:
         name: "pydoc", the English documentation inside every CPython, or "tiny_shakespeare".
-        path: any file to use instead, or a folder with one file named *train* and one named
-            *valid*, as WikiText-103 comes.
-        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
-        validation: fraction at the end held out, where the set has no split of its own.
+        path: a text file to read instead, or a folder with one file named *train* and one named
+            *valid*, as WikiText-103 is distributed.
+        data_dir: folder with the TFDS sets; None: the environment variable TFDS_DATA_DIR.
+        validation: fraction held out, from the end, where the set has no split of its own.
     """
 
     name: Literal["pydoc", "tiny_shakespeare"] = "pydoc"

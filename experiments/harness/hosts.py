@@ -104,10 +104,10 @@ def first() -> bool:
 
 
 def told(function: Callable[[], Any]) -> Any:
-    """What a function gives on the first host, as JSON knows it, on all.
+    """The result of a function that only the first host calls, sent as JSON to all hosts.
 
     Raises:
-        ExperimentError: on all, if it does on the first.
+        ExperimentError: on all hosts, if the call raises one on the first.
     """
     if not several():
         return function()
@@ -166,8 +166,8 @@ def preempted() -> bool:
 def watch() -> Iterator[Callable[[int], None]]:
     """Ends the process, with a message, when steps stop coming or a collective fails.
 
-    A host that waits for a dead or hung one can neither go on nor leave in order: the runtime's
-    own shutdown waits for all. Gives the function to be told of every step.
+    A host that waits for a dead or hung one can neither go on nor exit cleanly: the runtime's
+    own shutdown waits for all. Yields the function to call with the number of every step.
     """
     if not several():
         yield lambda step: None

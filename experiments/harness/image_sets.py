@@ -31,13 +31,13 @@ class ImageConfig:
     Attributes:
         name: "digits", scikit-learn's; or a set of TFDS with images and labels: "mnist",
             "cifar10", "imagenet_resized/64x64", "imagenet2012", ...; "cifar10_jpeg" is CIFAR-10
-            after a lossy compression.
+            after lossy JPEG compression.
         path: a folder of image files to read instead; its sub-folders are classes.
-        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
-        size: pixels a side of the centre square that is cut out and resized; None leaves images
-            as they are.
-        mode: turn the files of a folder into grey "L" or "RGB" images, transparency into white.
-        validation: share of a folder that is held out.
+        data_dir: folder with the TFDS sets; None: the environment variable TFDS_DATA_DIR.
+        size: side in pixels to which images are resized, after a crop to their centre square;
+            None leaves them as they are.
+        mode: convert the files of a folder to grey ("L") or "RGB", with transparency made white.
+        validation: fraction of a folder's images that is held out.
         lazy: read a TFDS set from disk at each batch, for sets that do not fit in memory.
     """
 

@@ -48,7 +48,7 @@ class Claim:
 
 
 def falling(x: Sequence[float], y: Sequence[float]) -> Measurement:
-    """The power of 1 / x that y follows, from at least three points, with its standard error."""
+    """The exponent p of a fit y ~ x^-p to at least three points, with its standard error."""
     u, v = np.log(x), np.log(y)
     (slope, offset), total = np.polyfit(u, v, 1), np.sum((u - u.mean()) ** 2)
     error = float(np.sqrt(np.sum((v - slope * u - offset) ** 2) / (len(u) - 2) / total))

@@ -13,20 +13,20 @@ VECTOR = re.compile(r"norm|Norm|_bias|shift|\['([A-Z]\w*|query|key|value|out)'\]
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to optimise.
+    """How to optimise; `eval_every`, `checkpoint_every` and `log_every` are numbers of steps.
 
     Attributes:
-        steps: updates in all.
+        steps: number of updates.
         batch_size: examples per update.
-        learning_rate: peak, reached after `warmup` steps, then a cosine down to a tenth.
-        warmup: steps of linear warm-up.
+        learning_rate: peak; then a cosine to 0.1 of it (or `update.final`, `distill.final_rate`).
+        warmup: steps of linear warm-up to the peak.
         weight_decay: of AdamW, on matrices only.
         beta2: second-moment decay of AdamW.
-        clip: global gradient norm; None leaves gradients alone.
+        clip: global norm to which larger gradients are scaled down; None: no clipping.
         ema: decay of the averaged weights used for evaluation; 0 turns averaging off.
-        accumulate: micro-batches per update.
-        eval_every, checkpoint_every, log_every: in steps.
-        keep: number of checkpoints kept.
+        accumulate: micro-batches per update, a divisor of `batch_size`.
+        eval_every, checkpoint_every, log_every: steps from one to the next.
+        keep: number of the newest checkpoints that are kept.
         seed: of the initial weights, the order of the data and the noise.
     """
 

@@ -1,4 +1,4 @@
-"""The bases of S4 and S4D: what each coordinate of the state answers to an impulse.
+"""The bases of S4 and S4D: the impulse response of each coordinate of the state.
 
 Reproduces: figures of S4D (arXiv 2206.11893): the functions e^{tA} B of S4-LegS, S4-FouT
 and S4D's initialisations, and its theorem 3: for smooth inputs the outputs of S4D-LegS, which
@@ -27,10 +27,10 @@ class Config:
     """Which systems to compare.
 
     Attributes:
-        sizes: N, even, ascending.
+        sizes: state sizes N, even, ascending.
         shown: N of the systems whose functions are drawn.
         horizon: time up to which outputs and functions are followed.
-        points: samples up to there.
+        points: number of time steps up to `horizon`.
     """
 
     sizes: tuple[int, ...] = (8, 16, 32, 64, 128)

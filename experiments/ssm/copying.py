@@ -37,13 +37,13 @@ class Config:
     """The task, and the models that learn it.
 
     Attributes:
-        model: of the first mixer.
+        model: the first model; further ones differ in mixer and size only.
         against: further mixers.
-        sizes: N.
-        memorise: tokens to remember.
-        noise: blank steps between them and the marks.
-        tokens: how many there are, with a blank and the mark.
-        tests: sequences on which accuracy is measured.
+        sizes: state sizes N, each with every mixer.
+        memorise: number of tokens to remember.
+        noise: blank steps between these tokens and the marks at which they are repeated.
+        tokens: size of the vocabulary, with the blank and the mark.
+        tests: number of held-out sequences on which accuracy is measured.
         training, comparison, update: of all models.
     """
 

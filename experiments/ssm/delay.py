@@ -39,10 +39,10 @@ class Config:
     Attributes:
         model: mixer and width of the linear model, which has one layer and no norm.
         against: further mixers.
-        sizes: N.
+        sizes: state sizes N, each with every mixer.
         length, lag: steps of a signal, and of the delay.
-        band: highest frequency of the signals, in units of the largest that samples can hold.
-        tests: signals on which the error is measured.
+        band: highest frequency of the signals, as a fraction of the Nyquist frequency.
+        tests: number of held-out signals on which the error is measured.
         training, comparison, update: of all models.
     """
 

@@ -8,7 +8,7 @@ def signals(key: jax.Array, count: int, length: int, band: float) -> jax.Array:
     """Noise [count, length] of root mean square 1/2, less its first value, as in the source.
 
     Args:
-        band: highest frequency, in units of the largest that samples can hold.
+        band: highest frequency, as a fraction of the Nyquist frequency.
     """
     bins = length // 2 + 1
     used = (jnp.arange(bins) > 0) & (jnp.arange(bins) <= band * length / 2)

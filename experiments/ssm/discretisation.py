@@ -29,10 +29,10 @@ class Config:
     """How finely to sample.
 
     Attributes:
-        lengths: L, ascending; slopes are fitted over the last three.
-        n: coefficients.
-        tail: samples over which forgetting is followed.
-        tail_window: samples in the window of the fixed systems.
+        lengths: numbers of samples L, ascending; orders of convergence are fits to the last three.
+        n: number of coefficients of the state.
+        tail: samples after an impulse over which forgetting is followed.
+        tail_window: window, in samples, of the time-invariant systems (LagT, LegT) there.
     """
 
     lengths: tuple[int, ...] = (256, 512, 1024)

@@ -38,11 +38,11 @@ class DocumentsConfig:
 
     Attributes:
         name: "pydoc", or a TFDS set with a text and a label, such as "imdb_reviews/plain_text".
-        path: folder of LRA's files of Retrieval, new_aan_pairs.train.tsv and .test.tsv.
-        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
-        longest: bytes of a document that are read.
-        classes: of a TFDS set, or how many topics of "pydoc".
-        tests: held-out examples of "pydoc".
+        path: folder with LRA's Retrieval files, new_aan_pairs.train.tsv and .test.tsv.
+        data_dir: folder with the TFDS sets; None: the environment variable TFDS_DATA_DIR.
+        longest: largest number of bytes that are read of a document.
+        classes: number of classes of a TFDS set, or of topics of "pydoc".
+        tests: number of held-out examples of "pydoc".
     """
 
     name: str = "pydoc"
@@ -71,10 +71,10 @@ class Config:
     """The documents and the models.
 
     Attributes:
-        task: "text", one document and its class, or "retrieval", two documents.
-        data: which documents.
-        model, against: the models.
-        training, comparison, update: of all models.
+        task: "text": the class of one document; "retrieval": whether two documents belong together.
+        model: the first model.
+        against: mixers of further models, which are like the first one otherwise.
+        data, training, comparison, update: of all models.
     """
 
     task: Literal["text", "retrieval"] = "text"

@@ -29,11 +29,11 @@ class Config:
     """What to measure.
 
     Attributes:
-        kernels: some of `KERNELS`; "s5" is a layer instead, its scan over a signal.
-        lengths: L.
-        sizes: N, even and below the shortest length.
-        channels: H.
-        rounds: of which the fastest counts.
+        kernels: what to time, some of `KERNELS`; "s5" is no kernel but a layer's scan of a signal.
+        lengths: kernel lengths L.
+        sizes: state sizes N, even and below the shortest length.
+        channels: number of channels H.
+        rounds: timed calls of each kernel, of which the fastest counts.
     """
 
     kernels: tuple[str, ...] = KERNELS

@@ -42,10 +42,10 @@ class Config:
 
     Attributes:
         model: mixer, width, layers, size, heads and dropout of the first decoder.
-        against: further mixers; attention is always among them.
-        context: tokens of a window.
-        windows: validation windows, evenly spaced.
-        contexts: tokens before the one that is generated, where speed is measured.
+        against: mixers of further decoders; attention is always compared.
+        context: tokens of a window in training and validation.
+        windows: number of validation windows, evenly spaced.
+        contexts: numbers of tokens already read, at which the speed of generation is measured.
         dtype: of activations.
         data, training, comparison, update: of all decoders.
     """
@@ -213,7 +213,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 
 def tokens_per_second(config: Config, arm: Arm, context: int, seconds: float = 0.5) -> float:
-    """Of one sequence, generated greedily behind `context` tokens; the fastest of some runs.
+    """Speed of greedy generation of one sequence after `context` tokens; the fastest of some runs.
 
     They are read as a prompt, but by attention, which would form all pairs: it gets a cache of that
     length, whose contents change nothing about the time.

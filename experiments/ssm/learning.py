@@ -33,10 +33,10 @@ class UpdateConfig:
     """What the optimizer does beyond `TrainingConfig`.
 
     Attributes:
-        dynamics_rate: peak learning rate of the parameters that set a mixer's poles, steps and
-            inputs, if it is not that of all others.
-        dynamics_decay: their weight decay.
-        final: share of their peak to which all rates fall by a cosine; 1 keeps them there.
+        dynamics_rate: peak learning rate of the parameters of a mixer's dynamics (poles, step
+            sizes, inputs); None: that of all others.
+        dynamics_decay: weight decay of these parameters.
+        final: final learning rates over their peaks, by a cosine; 1 keeps them constant.
     """
 
     dynamics_rate: float | None = None

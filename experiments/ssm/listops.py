@@ -36,15 +36,15 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class ListOpsConfig:
-    """Which expressions.
+    """Which expressions; `shortest` and `longest` bound the number of their tokens.
 
     Attributes:
-        path: folder of LRA's files, basic_train.tsv and basic_test.tsv; None generates.
-        train, tests: how many to generate.
-        shortest, longest: tokens of an expression; those of files may be shorter.
-        depth: levels of nesting.
-        arguments: most arguments of an operation.
-        seed: of what is generated.
+        path: folder with LRA's files, basic_train.tsv and basic_test.tsv; None generates.
+        train, tests: how many expressions to generate to train on, and to test.
+        shortest, longest: least and most tokens of an expression; those of files may be shorter.
+        depth: largest number of nested levels.
+        arguments: largest number of arguments of an operation.
+        seed: random seed of the generated expressions.
     """
 
     path: str | None = None
@@ -74,9 +74,9 @@ class Config:
     """The expressions and the models.
 
     Attributes:
-        data: which expressions.
-        model, against: the models.
-        training, comparison, update: of all models.
+        model: the first model.
+        against: mixers of further models, which are like the first one otherwise.
+        data, training, comparison, update: of all models.
     """
 
     data: ListOpsConfig = field(

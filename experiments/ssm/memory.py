@@ -1,4 +1,4 @@
-"""What HiPPO memories keep of a signal: reconstructions over history, against the size N.
+"""What HiPPO states retain of a signal: reconstructions of its past, against the state size N.
 
 Reproduces: the function approximation of the HiPPO paper (arXiv 2008.07669, section 4.3) on
 band-limited noise; the windows and resolutions that https://kexue.fm/archives/10114 discusses.
@@ -30,12 +30,12 @@ class Config:
 
     Attributes:
         measures: names in `ssm.hippo`; not the Laguerre measures, whose memory has no end.
-        sizes: N of the states; Fourier measures get N + 1 where N is even.
-        bands: highest frequency of the signal, in periods over its length.
-        length: samples.
-        window: of the windowed measures, as a share of the signal.
-        method: of the windowed measures and of those of the whole history.
-        seed: of the signal.
+        sizes: state sizes N; Fourier measures get N + 1 where N is even.
+        bands: highest frequencies of the signals, in periods over the whole signal.
+        length: samples of a signal.
+        window: window of the windowed measures, as a fraction of the signal.
+        method: discretisation method, for windowed measures and for the whole history alike.
+        seed: random seed of the signals.
     """
 
     measures: tuple[str, ...] = ("legs", "fous", "legt", "fout", "fout_naive")

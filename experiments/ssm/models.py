@@ -20,21 +20,21 @@ TWO_WAYS = ("rtf", "s4", "s4d", "dss", "s5")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A deep model around a mixer.
+    """A deep model of `layers` layers of width `channels` (see `ssm.stack.Config`) around a mixer.
 
     Attributes:
-        mixer: one of `KINDS`.
-        channels, layers: d, and how many.
-        size: N of a channel's state. "attention" has none.
-        s5_size: of "s5" the state of all channels together, if not `size`.
-        mamba_size: N of "mamba", if not `size`.
-        bidirectional: read from both ends (linear mixers); such a model does not stream.
+        mixer: the sequence mixer of every layer, one of `KINDS`.
+        channels, layers: model width d, and number of layers.
+        size: state size N of each channel; "attention" has none.
+        s5_size: state size of "s5", whose channels share one state; None: `size`.
+        mamba_size: state size N of "mamba"; None: `size`.
+        bidirectional: read from both ends (rtf, s4, s4d, dss, s5); such a model cannot stream.
         norm, prenorm, activation, dropout, remat: see `ssm.stack.Config`.
         rtf_init, rtf_constraint: of "rtf" and "gated_rtf" (see `ssm.rtf.Config`).
-        denominators: of those two, a divisor of `channels`; None for one a channel.
-        measure: of "s4".
-        dt_min, dt_max: of step sizes, where a mixer has them.
-        heads: of "attention" and "mamba2".
+        denominators: of "rtf" and "gated_rtf", a divisor of `channels`; None: one per channel.
+        measure: HiPPO measure of "s4".
+        dt_min, dt_max: range of the initial step sizes, of mixers that have step sizes.
+        heads: number of heads of "attention" and "mamba2".
     """
 
     mixer: Kind = "rtf"

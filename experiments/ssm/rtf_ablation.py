@@ -33,13 +33,13 @@ class Config:
 
     Attributes:
         inits, constraints: of `rtf.Config`; every pair is trained at every order.
-        sizes: orders N.
+        sizes: orders N of the layer, its state sizes.
         length, lag: steps of a signal, and of the delay.
-        band: highest frequency of the signals, in units of the largest that samples can hold.
-        channels: d of the layer between two linear maps; all share one denominator.
-        steps, batch, learning_rate: of Adam.
+        band: highest frequency of the signals, as a fraction of the Nyquist frequency.
+        channels: width d of the layer between two linear maps; all share one denominator.
+        steps, batch, learning_rate: of Adam: updates, signals per update, initial rate.
         cosine: whether the learning rate falls to zero by a cosine; constant otherwise.
-        tests: signals on which the error is measured.
+        tests: number of held-out signals on which the error is measured.
         seed: of weights and signals.
     """
 

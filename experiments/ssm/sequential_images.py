@@ -41,10 +41,10 @@ class Config:
         data: which images; a folder may also be one of Pathfinder's ("imgs" and "metadata").
         order: of pixels, row by row or permuted.
         grey: luminance instead of colours.
-        classes: how many.
-        model, against: the models.
-        tests: held-out images to evaluate on; None for all.
-        training, comparison, update: of all models.
+        classes: number of classes.
+        model: the first model; all models share `training`, `comparison` and `update`.
+        against: mixers of further models, which are like the first one otherwise.
+        tests: number of held-out images to evaluate on; None: all.
     """
 
     data: ImageConfig = field(default_factory=ImageConfig)

@@ -43,13 +43,13 @@ class SpeechConfig:
 
     Attributes:
         name: "tones", or a TFDS set with "audio" and "label", such as "speech_commands".
-        path: a folder of WAV files, a sub-folder a class, with testing_list.txt and
-            validation_list.txt of those that are not trained on, as Speech Commands comes.
-        data_dir: folder of the TFDS sets; TFDS_DATA_DIR by default.
-        length: samples; longer sounds are cut, shorter ones padded.
-        classes: of a set; tones have five.
-        noise: root mean square beside tones of 0.7.
-        tests: held-out tones.
+        path: a folder of WAV files, one sub-folder per class, with testing_list.txt and
+            validation_list.txt of files not to train on, as Speech Commands is distributed.
+        data_dir: folder with the TFDS sets; None: the environment variable TFDS_DATA_DIR.
+        length: number of samples; longer sounds are cut, shorter ones padded with zeros.
+        classes: number of classes of a set; tones have five.
+        noise: root mean square of the noise; that of the tones is 0.7.
+        tests: number of held-out tones.
     """
 
     name: str = "tones"
@@ -80,9 +80,9 @@ class Config:
     """The sounds and the models.
 
     Attributes:
-        data: which sounds.
-        model, against: the models.
-        training, comparison, update: of all models.
+        model: the first model.
+        against: mixers of further models, which are like the first one otherwise.
+        data, training, comparison, update: of all models.
     """
 
     data: SpeechConfig = field(default_factory=SpeechConfig)

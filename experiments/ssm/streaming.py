@@ -1,4 +1,4 @@
-"""One set of parameters as a convolution and as a recurrence: how far they drift apart.
+"""One set of parameters as a convolution and as a recurrence: how far their outputs drift apart.
 
 Reproduces: no figure. A deep model of each mixer reads a signal at once, and again as a prompt
 followed by single steps; users of the original code report differences of a hundredth and more
@@ -31,10 +31,10 @@ class Config:
 
     Attributes:
         mixers: some of `KINDS`.
-        length: steps in all.
+        length: number of steps of the signal.
         prompt: how many of them are read at once before the recurrence takes over.
-        channels, layers, size: of the models; N of the state.
-        batch: signals.
+        channels, layers, size: of the models: width, number of layers, state size N.
+        batch: number of signals.
         seed: of parameters and signals.
     """
 

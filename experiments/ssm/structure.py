@@ -28,8 +28,8 @@ class Config:
     Attributes:
         sizes: N of the matrices that are diagonalised.
         length: L of kernel and signal.
-        kernel_size: N of their system.
-        dt: its step; about 1/L, or nothing of the first terms is left after L.
+        kernel_size: state size N of the system with that kernel.
+        dt: step size of that system: about 1/L, or nothing of the first terms is left after L.
         seed: of the signal.
     """
 

@@ -26,12 +26,12 @@ class Config:
     """What to convert.
 
     Attributes:
-        sizes: N of random systems with poles apart.
-        draws: systems of each size; the worst counts.
-        length: L of their responses.
-        steps: dt of S4D systems of 16 modes that are reduced.
-        orders: of the reductions.
-        reduced_length: steps on which reductions are compared.
+        sizes: state sizes N of random systems whose poles lie apart.
+        draws: number of systems of each size; the worst one counts.
+        length: length L of their impulse responses.
+        steps: step sizes dt of the S4D systems, of 16 modes, that are reduced.
+        orders: orders of the reduced systems.
+        reduced_length: steps of the impulse responses on which reductions are compared.
         seed: of the systems.
     """
 
