@@ -50,8 +50,8 @@ class TransformerConfig:
     """Sizes of a decoder.
 
     Attributes:
-        vocab_size: V.
-        n_layers: L.
+        vocab_size: V, number of tokens in the vocabulary.
+        n_layers: L, number of layers.
         mixer: configuration of the attention layers; its `d_model` is the model's.
         d_ff: hidden width of SwiGLU; None means 8 d / 3 rounded up to a multiple of 32.
         ffn_bias: biases of SwiGLU's three matrices.

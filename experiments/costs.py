@@ -22,9 +22,9 @@ class Costs:
     """A decoder and its use.
 
     Attributes:
-        decoder: sizes.
+        decoder: the model; `costs NAME` chooses its kind of attention.
         context: tokens in the cache of a sequence.
-        batch: sequences.
+        batch: number of sequences.
         dtype: of cache and activations.
     """
 

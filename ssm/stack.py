@@ -40,7 +40,7 @@ class Config:
     Attributes:
         channels: d, the same as those of the mixer.
         outputs: O, of the head.
-        inputs: I, features of a real signal; for tokens it must be set to None.
+        inputs: I, features of a real signal; None: 1, or none at all with a vocabulary.
         vocabulary: V, number of tokens; None for a real signal.
         layers: N.
         norm: "layer" (LayerNorm), "rms" (RMSNorm) or "batch", over batch and time (see `norms`).
@@ -54,7 +54,7 @@ class Config:
     channels: int
     outputs: int
     _: dataclasses.KW_ONLY
-    inputs: int | None = 1
+    inputs: int | None = None
     vocabulary: int | None = None
     layers: int = 4
     norm: str = "layer"
@@ -66,11 +66,11 @@ class Config:
 
     def __post_init__(self):
         checks.sizes(self, "channels", "outputs", "inputs", "vocabulary", "layers")
-        if (self.inputs is None) == (self.vocabulary is None):
-            raise ValueError(
-                "inputs, vocabulary: expected one of them and None for the other, got "
-                f"{self.inputs} and {self.vocabulary}"
-            )
+        if self.inputs is None and self.vocabulary is None:
+            object.__setattr__(self, "inputs", 1)
+        elif self.inputs is not None and self.vocabulary is not None:
+            got = f"{self.inputs} and {self.vocabulary}"
+            raise ValueError(f"inputs, vocabulary: expected one of them, got {got}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 expected = ", ".join(known)

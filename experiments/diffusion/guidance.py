@@ -187,7 +187,7 @@ def draw(record: Record):
     axes[0, 0].set(aspect="equal", title=f"{record.config['modes']} components, exact denoiser")
     axes[0, 0].legend(fontsize=7, markerscale=2, loc="center", handletextpad=0.1)
     _draw_trade(axes[0, 1], record.result["law"], "deviation", "right")
-    axes[0, 1].set(xlabel="distance from the wanted component", ylabel="share nearest to it")
+    axes[0, 1].set(xlabel="RMS deviation from the wanted component", ylabel="share nearest to it")
     axes[0, 1].set(title="the exact law, by scale s")
     _draw_trade(axes[1, 0], record.result["images"], "recall", "confidence")
     axes[1, 0].set(xlabel="recall", ylabel="confidence")

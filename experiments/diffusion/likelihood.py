@@ -207,7 +207,7 @@ def draw(record: Record):
     colors = [figures.COLORS[0 if r["schedule"] == "linear" else 1] for r in rows]
     middle.barh(names, [r["deviation"] for r in rows], color=colors)
     middle.tick_params(axis="y", labelsize=8)
-    middle.set(xlabel="standard deviation of a batch's bound (nats)", title="how times are drawn")
+    middle.set(xlabel="deviation of a batch's diffusion loss (nats)", title="how times are drawn")
     found = {**record.result["images"]["bits"]}
     found["independent pixels"] = record.result["images"]["independent pixels"]
     names, values = list(found), [value for value, _ in found.values()]

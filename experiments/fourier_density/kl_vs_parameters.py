@@ -44,7 +44,7 @@ class Config:
         targets: names of `experiments.fourier_density.targets.TARGETS`.
         orders: N of the Fourier densities.
         components: K of the Gaussian mixtures.
-        corrections: K of the mixtures with a correction of order `correction_order`.
+        corrections, correction_order: K of the mixtures with a correction, and its order.
         widths: hidden widths r of the deep factorized models (r, r, r).
         samples: number of samples of each target.
         steps: number of steps of Adam, for the deep models and the mixtures that it trains.

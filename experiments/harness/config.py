@@ -15,6 +15,9 @@ import tyro
 
 from experiments.harness.errors import UsageError, nearest
 
+# An entry of a docstring for several fields: "width, depth: ..." with the lines that follow.
+SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): (.*(?:\n\1 .*)*)", re.MULTILINE)
+
 
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON types.
@@ -78,6 +81,22 @@ def seed(config: Any) -> int | None:
     return fields.get("training.seed", named[0] if named else None)
 
 
+def _documented(config: Any) -> None:
+    """Give each field an entry of its own: tyro does not read those for several."""
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    plain = {name for name, value in values.items() if not dataclasses.is_dataclass(value)}
+
+    def entries(found: re.Match[str]) -> str:
+        names = [name for name in found[2].split(", ") if name in plain]
+        return "\n".join(f"{found[1]}{name}: {found[3]}" for name in names)
+
+    kind: Any = type(config)
+    kind.__doc__ = SHARED.sub(entries, kind.__doc__ or "")
+    for value in values.values():
+        if dataclasses.is_dataclass(value):
+            _documented(value)
+
+
 def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> Any:
     """Apply command-line overrides such as `--model.d_model 64` to a configuration.
 
@@ -89,6 +108,8 @@ def parse(default: Any, arguments: Sequence[str], command: str = "run NAME") -> 
     """
     given = _plain(arguments, flatten(dataclasses.asdict(default)))
     printed = io.StringIO()
+    if "--help" in arguments:
+        _documented(default)
     try:
         with contextlib.redirect_stderr(printed):
             made = tyro.cli(type(default), default=default, args=given, prog=command)

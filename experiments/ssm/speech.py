@@ -3,7 +3,7 @@
 Reproduces: Speech Commands on raw waves (S4D, arXiv 2206.11893, and S5, 2208.04933: 35 words of
 16 000 samples), from the folder that the set is published as, with the settings of RTF's
 repository; its paper reports no result. TFDS sets of sounds can be read as well. The default data
-are synthetic: tones whose pitch rises, falls, or does both, at random heights and places, in noise.
+are synthetic: tones of a random pitch that is steady, rises, falls, or does both, in noise.
 """
 
 import functools

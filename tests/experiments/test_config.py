@@ -1,5 +1,6 @@
 """Configurations: JSON round trip, hashes, differences, command-line overrides."""
 
+import dataclasses
 import re
 
 import pytest
@@ -19,6 +20,27 @@ def test_presets_survive_json_and_keep_their_hash(name, preset):
     again = configs.from_dict(type(config), configs.to_dict(config))
     assert again == config
     assert configs.digest(again) == configs.digest(config)
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_option_is_explained(name):
+    parts = [catalog.get(name).preset("quick")]
+    for config in parts:
+        entries = re.findall(r"^ +([\w, ]+): ", type(config).__doc__ or "", re.MULTILINE)
+        known = {field for entry in entries for field in entry.split(", ")}
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+        parts += [value for value in values.values() if dataclasses.is_dataclass(value)]
+        plain = {name for name, value in values.items() if not dataclasses.is_dataclass(value)}
+        assert plain <= known, type(config)
+
+
+def test_fields_that_share_an_entry_are_both_helped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        configs.parse(catalog.get("diffusion/train").preset("quick"), ["--help"])
+    said = re.sub(r"[^\w-]+", " ", capsys.readouterr().out)
+    for flag in ("method ancestral ddim euler heun dpmpp_2m", "steps INT"):
+        assert f"--{flag} sampler and its number of steps" in said
 
 
 def test_hash_and_difference_see_every_field():

@@ -132,7 +132,7 @@ def test_an_unstable_layer_is_named_before_it_is_stepped():
 @pytest.mark.slow
 def test_tokens_and_two_directions_and_irregular_steps():
     tokens = jnp.arange(2 * T).reshape(B, T) % 5
-    config = stack.Config(channels=D, outputs=5, inputs=None, vocabulary=5, layers=2)
+    config = stack.Config(channels=D, outputs=5, vocabulary=5, layers=2)
     both_ways = s5.mixer(s5.Config(D, modes=2, bidirectional=True))
     model = stack.model(config, both_ways)
     params = model.init(jax.random.key(0))
@@ -246,7 +246,7 @@ def test_the_linen_stack_draws_dropout_only_in_training():
     ("change", "message"),
     [
         ({"layers": 0}, "layers: expected a whole number of at least 1, got 0"),
-        ({"vocabulary": 5}, "inputs, vocabulary: expected one of them and None for the other"),
+        ({"vocabulary": 5}, "inputs, vocabulary: expected one of them, got 2 and 5"),
         ({"norm": "group"}, "norm: expected one of layer, rms, batch, got 'group'"),
         ({"activation": "relu"}, "activation: expected one of glu, gelu"),
         ({"pooling": "max"}, "pooling: expected one of none, mean, last"),
@@ -257,6 +257,10 @@ def test_bad_configurations_are_refused_by_name(change, message):
     arguments = {"channels": D, "outputs": 3, "inputs": 2} | change
     with pytest.raises(ValueError, match=message):
         stack.Config(**arguments)
+
+
+def test_a_model_reads_one_number_a_step_unless_told_otherwise():
+    assert [stack.Config(D, 3).inputs, stack.Config(D, 3, vocabulary=5).inputs] == [1, None]
 
 
 def test_what_is_no_mixer_and_no_configuration_is_refused():
@@ -282,7 +286,7 @@ def test_bad_signals_are_refused_by_name():
             model.apply(params, u)
     with pytest.raises(ValueError, match="lengths: only pooled heads"):
         model.apply(params, signal(), lengths=jnp.array([3, 4]))
-    words = stack.model(stack.Config(D, 3, inputs=None, vocabulary=5), MIXER)
+    words = stack.model(stack.Config(D, 3, vocabulary=5), MIXER)
     for wrong in (5, -1):
         tokens, weights = jnp.full((1, 3), wrong), words.init(jax.random.key(0))
         with pytest.raises(ValueError, match=f"u: expected 0 to 4, got {wrong} to {wrong}"):
