@@ -98,7 +98,7 @@ def _of_checkpoint(directory: Path, name: str, like: Any) -> list[np.ndarray]:
     )
     if not (directory / "checkpoints").is_dir():
         raise lacking
-    digest = recorded.load(directory).data["config_hash"]
+    digest = str(recorded.load(directory).data.get("config_hash"))
     checkpoints = Checkpoints(directory, 1, digest, read_only=True)
     try:
         facts = checkpoints.newest()
