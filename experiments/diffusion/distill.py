@@ -194,12 +194,11 @@ def main(config: Config, run: Run) -> dict[str, Any]:
 
 def trained_networks(config: Config) -> dict[str, Network]:
     """The generator: (params, noise [B, H, W, C][, key][, label [B]]) -> images in [-1, 1]."""
-    shape = image_sets.shape(config.data)
     if config.teacher is None:
-        settings = config.network
+        settings, shape = config.network, image_sets.shape(config.data)
         network, init = distilling.network_of(settings), denoising.make_init(settings, shape)
     else:
-        teacher = teachers.read(config.teacher, image_sets.load(config.data))
+        teacher = teachers.read(config.teacher)
         network, init, settings = teacher.network, lambda key: teacher.params, teacher.settings
     generate = distilling.generator(network, tuple(config.distill.levels))
 

@@ -38,13 +38,17 @@ def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Mod
     return Model(distilling.network_of(arm.network), params, arm.network.classes)
 
 
-def read(folder: str | Path, images: Images) -> Model:
+def read(folder: str | Path, images: Images | None = None) -> Model:
     """A run of diffusion/train, or a directory of diffusers with DDPM's linear schedule.
+
+    Args:
+        images: that it is to be one of; None takes any.
 
     Raises:
         UsageError: neither; one of images of another shape.
     """
-    folder, shape = Path(folder).expanduser(), images.train.shape[1:]
+    folder = Path(folder).expanduser()
+    shape = None if images is None else images.train.shape[1:]
     if (folder / "run.json").exists():
         model = train.load(folder)
         trained, made = model.shape, model.config.network
@@ -54,7 +58,8 @@ def read(folder: str | Path, images: Images) -> Model:
             unet = diffusers_unet.load_diffusers_unet(folder)
         except ValueError as error:
             raise UsageError(f"teacher: {error}") from None
-        table, side = schedules.linear_beta(), unet.config.get("sample_size") or shape[0]
+        side = unet.config.get("sample_size") or (0 if shape is None else shape[0])
+        table = schedules.linear_beta()
         trained = (side, side, unet.config["in_channels"])
 
         def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:
@@ -66,6 +71,8 @@ def read(folder: str | Path, images: Images) -> Model:
         raise UsageError(
             f"teacher: expected a run of {train.NAME} or a directory of diffusers, got {folder}"
         )
+    if images is None:
+        return found
     if tuple(trained) != shape:
         raise UsageError(
             f"teacher: expected one of images {shape}, as the data are, got one of {tuple(trained)}"
