@@ -158,7 +158,7 @@ class Mixture(NamedTuple):
 
 
 def mixture(weights: Any, means: Any, deviations: Any) -> Mixture:
-    """A mixture of round components.
+    """A mixture of round components; weights are relative and are divided by their sum.
 
     Raises:
         ValueError: shapes that do not fit, weights or deviations that are not positive.

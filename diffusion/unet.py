@@ -206,6 +206,8 @@ class UNet(nn.Module):
                 "multipliers, blocks, heads: expected one for each level, got "
                 f"{self.multipliers}, {self.blocks}, {self.heads}"
             )
+        if self.channels < 1:
+            raise ValueError(f"channels: expected at least 1, got {self.channels}")
         if self.stem not in STEMS:
             raise ValueError(f"stem: expected one of {STEMS}, got {self.stem!r}")
         if (

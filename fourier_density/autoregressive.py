@@ -65,6 +65,7 @@ def model(network: Network, head: Head | Sequence[Head]) -> Model:
 
     Source: Bengio and Bengio (NeurIPS 1999); https://kexue.fm/archives/10007, below equation 17.
     """
+    checks.kind("network", network, Network)
     size = network.dimensions
     each = list(head) if isinstance(head, Sequence) else [head]
     if len(each) not in (1, size) or (isinstance(head, Sequence) and len(each) != size):

@@ -44,7 +44,8 @@ def real(value: Any, dtype: Any, name: str = "x") -> Array:
 def kind(name: str, value: Any, wanted: type) -> None:
     """Refuse what is of another class."""
     if not isinstance(value, wanted):
-        raise ValueError(f"{name}: expected a {wanted.__name__}, got {type(value).__name__}")
+        got = "a number or an array" if isinstance(value, jax.Array) else type(value).__name__
+        raise ValueError(f"{name}: expected a {wanted.__name__}, got {got}")
 
 
 def whole(name: str, value: Any, least: int = 1) -> None:

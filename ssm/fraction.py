@@ -39,7 +39,7 @@ def check_form(size: int, length: int | None, delay: int, radius: float) -> None
     if delay not in (0, 1):
         raise ValueError(f"delay: expected 0 or 1, got {delay}")
     if length is not None and length <= size:
-        raise ValueError(f"length: expected more than the {size} of the state, got {length}")
+        raise ValueError(f"length: expected more than the size of the state, {size}, got {length}")
     if not 0 < radius <= 1 or (length is None and radius != 1):
         raise ValueError(
             f"radius: expected a number in (0, 1], and 1 without a length, got {radius}"

@@ -35,7 +35,9 @@ class SizesConfig:
     """Sizes of the decoders of all arms.
 
     Attributes:
-        d_model, n_layers, n_heads, context: as usual; heads have d_model / n_heads dimensions.
+        d_model: d, width of the residual stream.
+        n_layers, n_heads: layers; query heads in each, of d_model / n_heads dimensions.
+        context: tokens of a training window.
         n_kv_heads: key/value heads of GQA at equal parameters.
         latent_dim: d_c of MLA at equal parameters; None: four head dimensions, as in DeepSeek-V2.
         rope_dim: d_r of MLA in both comparisons; None: half a head dimension, as in DeepSeek-V2.

@@ -35,7 +35,9 @@ class ModelConfig:
 
     Attributes:
         mixer: attention: mha, gqa or mqa, which set the number of key/value heads, or mla.
-        d_model, n_layers, n_heads, context: as usual; heads have d_model / n_heads dimensions.
+        d_model: d, width of the residual stream.
+        n_layers, n_heads: layers; query heads in each, of d_model / n_heads dimensions.
+        context: tokens of a training window.
         n_kv_heads: key/value heads of gqa.
         latent_dim: d_c of mla; None: four head dimensions, as in DeepSeek-V2.
         rope_dim: d_r of mla, beside the head's plain and value dimensions; None: half as many.

@@ -57,7 +57,8 @@ class SizesConfig:
     """Sizes of the decoders of all arms.
 
     Attributes:
-        d_model, n_layers, n_heads, context: as usual; in the post 2048, 12, 16 and 4096.
+        d_model, n_layers: width of the residual stream, layers; in the post 2048 and 12.
+        n_heads, context: query heads, tokens of a training window; in the post 16 and 4096.
         unit: number of head dimensions that stands for 128 of the post's.
     """
 

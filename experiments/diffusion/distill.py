@@ -54,7 +54,10 @@ class Config:
 
     Attributes:
         teacher: folder of a run of diffusion/train, or of diffusers' UNet2DModel; None trains one.
-        data, network, noise, start: of the teacher that is trained; data measure samples too.
+        data: images that samples are compared with, and that a teacher is trained on.
+        network: denoiser of the teacher that is trained; not with `teacher`.
+        noise: noise schedule of that training, log-SNR for images of a size; not with `teacher`.
+        start: how that teacher is trained; not with `teacher`.
         distill, training: of the distillation. Learning rates are the generator's.
         calls: network evaluations per sample of the teacher, by EDM's Heun: odd, from 3 on.
         samples: number of samples for each distance.
@@ -72,6 +75,8 @@ class Config:
 
     def __post_init__(self):
         distilling.check(self.training)
+        if self.teacher is not None:
+            teachers.check_alone(self, PRESETS.values())
         if self.samples < 20 or any(call < 3 or call % 2 == 0 for call in self.calls):
             raise ValueError(
                 "samples, calls: expected at least 20 and odd numbers from 3 on, got "
@@ -341,8 +346,11 @@ def programs(config: Config) -> dict[str, Program]:
     """The training step of the teacher, and that of both networks."""
     shape = image_sets.shape(config.data)
     schedule, network = config.noise.schedule(shape[0]), distilling.network_of(config.network)
-    params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
-    model = Model(network, params, config.network.classes)
+    if config.teacher is None:
+        params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
+        model = Model(network, params, config.network.classes)
+    else:
+        model = teachers.read(config.teacher)
     joint = distilling.program(
         config.distill, model, model, shape, config.training, _partition(config)
     )

@@ -1,6 +1,7 @@
 """Teachers of distillation: trained in the run, a run of diffusion/train, a public checkpoint."""
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from experiments.harness.errors import UsageError
 from experiments.harness.image_sets import Images
 from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
+
+
+def check_alone(config: Any, presets: Iterable[Any]) -> None:
+    """Refuse settings for a teacher that is trained beside one that is given.
+
+    Raises:
+        ValueError: naming one that is that of no preset.
+    """
+    for name in ("network", "noise", "start"):
+        if all(getattr(config, name) != getattr(one, name) for one in presets):
+            raise ValueError(
+                f"{name}: expected none with --teacher, which was trained with its own"
+            )
 
 
 def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Model:

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.harness import hosts, manifest
-from experiments.harness.errors import CheckpointError, NonFiniteError, in_line
+from experiments.harness.errors import CheckpointError, ExperimentError, NonFiniteError, in_line
 
 TRIES = 3
 PAUSE = 1.0  # seconds before a second try, doubled for a third
@@ -42,6 +42,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder = (directory / "checkpoints").absolute()
         self._hash, self._keep, self._read_only = config_hash, keep, read_only
+        self._damage: list[str] = []
         self._asked: int | None = None  # the step of the last save, until it is known to be good
         self._failures = 0
         self._sealing: _Thread | None = None
@@ -131,6 +132,13 @@ class Checkpoints:
                 "give another --workdir",
             )
         return facts
+
+    def none(self) -> ExperimentError:
+        """That there is no sound one, and why, for those who need one."""
+        found = "; ".join([*self._damage, "remove the run to train again"] if self._damage else [])
+        return ExperimentError(
+            f"{self._folder}: expected a sound checkpoint, found none{found and f': {found}'}"
+        )
 
     def part(self, step: int, name: str, like: Any) -> Any:
         """One field of the state of a sound step, as it was written, in host memory.
@@ -252,8 +260,9 @@ class Checkpoints:
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Move a damaged step to quarantine, with the reason."""
+        self._damage.append(f"step {step} is damaged, {reason}")
         if self._read_only:
-            _say(f"checkpoint {self._at(step)}: {reason}; an older one is taken")
+            _say(f"checkpoint {self._at(step)}: {reason}; not taken")
             return
         quarantine = self._folder.parent / "quarantine"
         taken, name = 1, str(step)

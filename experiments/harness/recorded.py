@@ -64,8 +64,9 @@ def load(directory: Path) -> Record:
         data = json.loads(path.read_text())
         msgspec.convert(data, Contents)
     except (FileNotFoundError, NotADirectoryError):
+        found = "found none" if directory.is_dir() else "there is no such folder"
         raise ExperimentError(
-            f"{directory}: expected a run directory with run.json, found none"
+            f"{directory}: expected a run directory with run.json, {found}"
         ) from None
     except (ValueError, RecursionError, OSError) as error:
         raise ExperimentError(f"{path}: expected readable JSON of a run, got: {error}") from None

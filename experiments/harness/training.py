@@ -247,7 +247,7 @@ def restore(problem: Problem, config: TrainingConfig, record: Record) -> TrainSt
         placed = place(problem, config, sharding.DEFAULT)
         found = checkpoints.restore(placed.like)
         if found is None:
-            raise ExperimentError(f"{folder}: expected a sound checkpoint, found none")
+            raise checkpoints.none()
         return _whole(found[0], placed.mesh)
     finally:
         checkpoints.close()

@@ -93,17 +93,16 @@ def _written(path: Path, like: Any) -> list[np.ndarray]:
 def _of_checkpoint(directory: Path, name: str, like: Any) -> list[np.ndarray]:
     """The leaves at the newest sound checkpoint of a training that has not ended."""
     found = ", ".join(saved(directory)) or "none; a training writes them at its end"
-    lacking = ExperimentError(
-        f"{directory}: expected weights of {name!r}, found {found}, and no checkpoint of them"
-    )
     if not (directory / "checkpoints").is_dir():
-        raise lacking
+        raise ExperimentError(
+            f"{directory}: expected weights of {name!r}, found {found}, and no checkpoint of them"
+        )
     digest = str(recorded.load(directory).data.get("config_hash"))
     checkpoints = Checkpoints(directory, 1, digest, read_only=True)
     try:
         facts = checkpoints.newest()
         if facts is None:
-            raise lacking
+            raise checkpoints.none()
         step, known = facts["step"], facts["arrays"]
         part = "ema" if any(key.startswith(".ema") for key in known) else "params"
         within = {key[1 + len(part) :]: it for key, it in known.items() if key[1:].startswith(part)}

@@ -229,6 +229,7 @@ def test_deeper_bottoms_do_not_compile_more_operations():
     ("network", "shape", "message"),
     [
         (UNet(8, (1, 2), (1,), (0, 0)), (1, 8, 8, 1), "multipliers, blocks, heads: expected one"),
+        (UNet(0), (1, 8, 8, 1), "channels: expected at least 1, got 0"),
         (UNet(**SMALL), (1, 7, 8, 1), r"z: expected \[B, H, W, C\] with sides of 2 n"),
         (UNet(**SMALL, stem="conv", patch=4), (1, 12, 12, 1), "z: expected .* with sides of 8 n"),
         (UNet(**SMALL), (1, 8, 8), r"z: expected \[B, H, W, C\]"),

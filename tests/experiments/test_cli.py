@@ -266,7 +266,7 @@ def test_doctor_shows_devices_versions_and_data(cli):
         (["run", "fourier_density/mixtures", "--orders", "1,2"], 2, "values with spaces between"),
         (["reproduce", "--only", "nothing*"], 2, "'nothing*' matches no experiment (all: "),
         (["report", "--jsn"], 2, "unknown argument '--jsn' of report; nearest: --json"),
-        (["compare", "nowhere"], 1, "expected a run directory with run.json"),
+        (["compare", "nowhere"], 1, "a run directory with run.json, there is no such folder"),
         (["publish", "nowhere"], 1, "expected a run directory with run.json"),
         (["figures", "--workdir", "nowhere"], 1, "expected finished runs, found none"),
         (["run", "attention/language_model", "--data.path", "no.txt"], 1, "readable text file"),

@@ -18,9 +18,10 @@ from experiments.harness import image_sets
 from experiments.harness.errors import NonFiniteError, UsageError
 from experiments.harness.training import TrainingConfig
 
-FIRST = ["--network.width", "8", "--network.depth", "1", "--samples", "40", "--calls", "3"]
+FIRST = ["--samples", "40", "--calls", "3"]
 FIRST += ["--training.batch_size", "8", "--training.eval_every", "2"]
-QUICK = [*FIRST, "--start.steps", "3", "--start.batch_size", "8"]
+QUICK = [*FIRST, "--network.width", "8", "--network.depth", "1"]
+QUICK += ["--start.steps", "3", "--start.batch_size", "8"]
 LONGER = ["--training.steps", "4", "--training.checkpoint_every", "2", "--training.ema", "0.5"]
 
 
@@ -60,6 +61,13 @@ def test_a_run_with_classes_is_a_teacher(tmp_path, monkeypatch):
     assert student.apply(student.params, z, label=label).shape == z.shape
     with pytest.raises(ValueError, match="key: expected one of JAX, got int32; classes"):
         student.apply(student.params, z, label)
+    step = distill.programs(student.config)["distillation step"]
+    known = jax.tree.map(jnp.shape, step.arguments[0].params["teacher"])
+    assert known == jax.tree.map(jnp.shape, train.load(tmp_path / "teacher").params)
+    for option in ("--network.width", "--start.steps", "--noise.base"):
+        field = option.partition(".")[0].removeprefix("--")
+        with pytest.raises(UsageError, match=f"{field}: expected none with --teacher"):
+            commands.run("diffusion/distill", "quick", [*given, option, "7"], tmp_path / "no")
     images = image_sets.load(image_sets.DIGITS)
     found = teachers.read(tmp_path / "teacher", images)
     assert found.classes == 10

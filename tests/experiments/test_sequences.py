@@ -266,7 +266,7 @@ def test_a_state_of_one_size_is_as_quick_behind_any_context():
         (lambda: delay.Config(model=ModelConfig(layers=3)), "model.layers: has no meaning here"),
         (
             lambda: sequential_images.Config(model=ModelConfig(size=64)),
-            "length: expected more than the 64 of the state, got 64",
+            "length: expected more than the size of the state, 64, got 64",
         ),
     ],
 )

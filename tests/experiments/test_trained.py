@@ -140,7 +140,12 @@ def test_a_training_is_opened_before_it_ends(tmp_path, capsys, monkeypatch, aver
     with next((folder / "checkpoints" / "8").rglob("d/*")).open("r+b") as file:
         file.write(b"other")
     _equal(trained.load(folder).params, states[4])
-    assert "an older one is taken" in capsys.readouterr().err
+    assert "not taken" in capsys.readouterr().err
+    needed = folder / "checkpoints" / "4" / "_METADATA"
+    kept = needed.rename(tmp_path / "kept")
+    with pytest.raises(ExperimentError, match=r"found none: step 8 is damaged, .*; step 4 is"):
+        trained.load(folder)
+    kept.rename(needed)
     assert (folder / "run.json").read_text() == record and _sizes(folder) == sizes
     other = json.loads(record)
     other["config"]["new_bytes"] += 1

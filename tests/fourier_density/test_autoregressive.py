@@ -308,6 +308,12 @@ def test_dropout_needs_a_key():
             lambda: autoregressive.model(networks.masked_mlp(2, 9), heads.Fourier(3)),
         ),
         (
+            "network: expected a Network, got Fourier",
+            lambda: inspect.unwrap(autoregressive.model)(
+                heads.Fourier(3), networks.masked_mlp(2, 5)
+            ),
+        ),
+        (
             "head: expected one, or 3",
             lambda: autoregressive.model(networks.masked_mlp(3, 10), [heads.Fourier(3)] * 2),
         ),

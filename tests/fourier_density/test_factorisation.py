@@ -145,6 +145,8 @@ def test_convolution_multiplies_the_moments(x64):
     np.testing.assert_allclose(call(both, "moments"), expected, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="other: expected a PeriodicDensity, got RealLineDensity"):
         PeriodicDensity(a).convolve(RealLineDensity(b, 0.0, 1.0))
+    with pytest.raises(ValueError, match="other: expected a PeriodicDensity, got a number"):
+        PeriodicDensity(a).convolve(3)
 
 
 def test_rotation_moves_the_density(x64):

@@ -345,7 +345,7 @@ def test_bad_arguments_are_named():
         ({"direct": d[:2]}, r"direct: expected shape \(4,\), got \(2,\)"),
         ({"numerator": b + 0j}, "numerator: expected real numbers"),
         ({"denominator": a * np.nan}, "denominator: expected finite values"),
-        ({"length": 4}, "length: expected more than the 4 of the state, got 4"),
+        ({"length": 4}, "length: expected more than the size of the state, 4, got 4"),
         ({"delay": 2}, "delay: expected 0 or 1, got 2"),
         ({"length": 9, "radius": 1.1}, r"radius: expected a number in \(0, 1\]"),
         ({"radius": 0.9}, "radius: .* 1 without a length, got 0.9"),
@@ -369,7 +369,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"state: expected shape \(2, 4, 4\), got \(1, 4, 4\)"):
         rtf.prefill(one, np.ones((2, 5, 4)), rtf.init_state(one, 1))
     for change, message in (
-        ({"size": 8}, "length: expected more than the 8 of the state, got 8"),
+        ({"size": 8}, "length: expected more than the size of the state, 8, got 8"),
         ({"channels": 0}, "channels: expected a whole number of at least 1"),
         ({"denominators": 2}, "denominators: expected a divisor of the 3 channels, got 2"),
         ({"init": "ones"}, "init: expected one of zeros, xavier, montel, uniform"),
