@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from docs.pages import claims, docstrings, equations, figures, results, sources, texts
+from docs.pages import claims, docstrings, equations, figures, results, sources, tables, texts
 from experiments import catalog
 
 CHOICES = sources.ROOT / "docs" / "which.md"
@@ -36,6 +36,17 @@ def test_every_claim_has_a_verdict_a_scale_and_a_command():
     for row in results.claims():
         assert row["verdict"] and row["source"] and row["command"].startswith("python -m")
         assert row["scale"] is not None, f"{row['id']}: no published run"
+
+
+def test_tables_inside_of_pages_are_those_that_were_measured():
+    mark = "<!-- table of results/benchmarks/ssm.json: Kernels of RTF -->"
+    found = tables.filled(f"Before.\n{mark}\nstale\n<!-- end of table -->\nBehind.")
+    assert found.startswith(f"Before.\n{mark}\n\n| L | N | ms |") and "stale" not in found
+    assert found.endswith("|\n\n<!-- end of table -->\nBehind.")
+    whole = tables.table("results/ssm/delay/cpu/table.md")
+    assert whole == (sources.ROOT / "results/ssm/delay/cpu/table.md").read_text().strip() + "\n"
+    with pytest.raises(ValueError, match="expected a table below 'Kernels of RFT', found none"):
+        tables.table("results/benchmarks/ssm.json", "Kernels of RFT")
 
 
 def test_every_equation_leads_to_a_function_and_a_test():
