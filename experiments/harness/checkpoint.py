@@ -135,10 +135,10 @@ class Checkpoints:
 
     def none(self) -> ExperimentError:
         """That there is no sound one, and why, for those who need one."""
-        found = "; ".join([*self._damage, "remove the run to train again"] if self._damage else [])
-        return ExperimentError(
-            f"{self._folder}: expected a sound checkpoint, found none{found and f': {found}'}"
-        )
+        cause = f"{self._folder}: expected a sound checkpoint, found none"
+        if self._damage:
+            cause = f"{cause}: {'; '.join(self._damage)}; remove the run to train again"
+        return ExperimentError(cause)
 
     def part(self, step: int, name: str, like: Any) -> Any:
         """One field of the state of a sound step, as it was written, in host memory.
