@@ -1,6 +1,7 @@
 """What the subcommands of the command line do."""
 
 import contextlib
+import importlib.metadata
 import json
 import keyword
 import math
@@ -277,6 +278,11 @@ def new(path: Path, training: bool = False) -> None:
     path = path.with_suffix(".py")
     if path.exists():
         raise ExperimentError(f"{path}: expected a new file, but it exists")
+    if path.parent.resolve() == Path.cwd() and _installed(path.stem):
+        raise UsageError(
+            f"{path}: expected another name or a folder, such as my/{path.name}: Python would find "
+            f"the file here in place of the module {path.stem}"
+        )
     name = "training_template.py" if training else "template.py"
     text = (Path(__file__).parent / "harness" / name).read_text()
     try:
@@ -285,6 +291,13 @@ def new(path: Path, training: bool = False) -> None:
     except OSError as error:
         raise ExperimentError(f"{path}: cannot write: {error.strerror}") from None
     print(f"{path}\nrun it with: kexue-jax run {path} --preset quick")
+
+
+def _installed(name: str) -> bool:
+    """Whether Python, this project or another installed one has a module of that name."""
+    if name in PACKAGES or name in sys.stdlib_module_names:
+        return True
+    return name in importlib.metadata.packages_distributions()
 
 
 def doctor() -> None:

@@ -286,7 +286,9 @@ class PeriodicDensity(Bounded):
         # Symmetry puts modes at 0 and 1: in the middle of a cell they are found exactly.
         edges = -1.0 + (jnp.arange(cells + 1, dtype=self.re.dtype) - 0.5) * (2.0 / cells)
         edges = edges.reshape(-1, *(1,) * len(self.batch_shape))
-        return jnp.sort(angles.wrap(extrema.maxima(self._slope, edges, self.order)), axis=-1)
+        slope, error = extrema.slope_of_square(*self._unit_coefficients(), 1.0 - self.floor)
+        modes = extrema.maxima(slope, edges, self.order, error(edges), period=2.0)
+        return jnp.sort(angles.wrap(modes), axis=-1)
 
     @jax.jit
     def mode(self) -> Array:
@@ -296,13 +298,6 @@ class PeriodicDensity(Bounded):
             return jnp.full(self.batch_shape, jnp.nan, self.re.dtype)
         highest = jnp.nanargmax(jax.lax.stop_gradient(self.prob(modes)), axis=0)
         return jnp.take_along_axis(modes, highest[None], axis=0)[0]
-
-    def _slope(self, x: Array) -> Array:
-        """p'(x) = Re sum_n (i pi n gamma_n) z^n."""
-        re, im = self.moment_parts()
-        n = jnp.pi * jnp.arange(self.order + 1)
-        pad = [(0, 0)] * (re.ndim - 1) + [(1, 0)]
-        return series.evaluate(-n * jnp.pad(im, pad), n * jnp.pad(re, pad), x)[0]
 
     def plot(self, ax: Any = None, **line: Any) -> Any:
         """Draw the density (a single one) with Matplotlib; see `plotting.plot`."""

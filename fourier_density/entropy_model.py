@@ -28,6 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from fourier_density import checks
+
 LEAST_ALPHA = 0.01  # below it s_alpha differs from the identity by less than 2e-6
 
 
@@ -50,9 +52,13 @@ def log_bin_prob(
         low, high: smallest and largest level of data with few levels on the line: the bins of
             these two extend to infinity. None for no such level.
 
+    Raises:
+        ValueError: a step that is not positive, a negative alpha.
+
     Source: Balle, Laparra, Simoncelli (arXiv 1611.01704); with alpha Agustsson, Theis
     (arXiv 2006.09952).
     """
+    _check(step, alpha)
     v, half = jnp.asarray(v, jnp.result_type(float)), 0.5 * step
     lower, upper = v - half, v + half
     if alpha is not None:
@@ -65,7 +71,7 @@ def log_bin_prob(
 
 
 def bits(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array:
-    """-log2 of the probability of the bin around v. Arguments as `log_bin_prob`.
+    """-log2 of the probability of the bin around v. Arguments and errors as `log_bin_prob`.
 
     Source: Balle, Laparra, Simoncelli (arXiv 1611.01704).
     """
@@ -75,16 +81,25 @@ def bits(density: Any, v: Any, *, step: float = 1.0, alpha: Any = None) -> Array
 def add_noise(key: Key[Array, ""], y: Array, *, step: float = 1.0, alpha: Any = None) -> Array:
     """s_alpha(y) + u: what stands for the rounded value in training.
 
+    Raises:
+        ValueError: a step that is not positive, a negative alpha.
+
     Source: Balle, Laparra, Simoncelli (arXiv 1611.01704); with alpha Agustsson, Theis
     (arXiv 2006.09952).
     """
+    _check(step, alpha)
     if alpha is not None:
         y = step * soft_round(y / step, alpha)
     return y + step * jax.random.uniform(key, y.shape, y.dtype, -0.5, 0.5)
 
 
 def quantise(y: Array, *, step: float = 1.0, offset: Any = 0.0) -> Array:
-    """The middle offset + k step, k an integer, of the bin that y is in."""
+    """The middle offset + k step, k an integer, of the bin that y is in.
+
+    Raises:
+        ValueError: a step that is not positive.
+    """
+    _check(step)
     return offset + step * jnp.round((y - offset) / step)
 
 
@@ -94,6 +109,9 @@ def soft_round(y: Array, alpha: Any) -> Array:
     Args:
         y: any shape.
         alpha: sharpness >= 0, broadcast against y.
+
+    Raises:
+        ValueError: a negative alpha.
 
     Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """
@@ -105,6 +123,9 @@ def soft_round(y: Array, alpha: Any) -> Array:
 
 def soft_round_inverse(v: Array, alpha: Any) -> Array:
     """The y with s_alpha(y) = v.
+
+    Raises:
+        ValueError: a negative alpha.
 
     Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """
@@ -122,6 +143,9 @@ def soft_round_mean(v: Array, alpha: Any) -> Array:
 
     The decoder's reconstruction, in place of v, in Agustsson and Theis (step 1).
 
+    Raises:
+        ValueError: a negative alpha.
+
     Source: Agustsson, Theis (arXiv 2006.09952), section 4.1.
     """
     return soft_round_inverse(v - 0.5, alpha) + 0.5
@@ -129,6 +153,16 @@ def soft_round_mean(v: Array, alpha: Any) -> Array:
 
 def _sharp(alpha: Any) -> tuple[Array, Array]:
     """Where rounding is to be told from the identity, and a safe value of alpha elsewhere."""
+    _check(alpha=alpha)
     alpha = jnp.asarray(alpha, jnp.result_type(float))
     sharp = alpha > LEAST_ALPHA
     return sharp, jnp.where(sharp, alpha, 1.0)
+
+
+def _check(step: Any = 1.0, alpha: Any = None) -> None:
+    """Refuse what is known not to be a width or a sharpness; traced values are not looked at."""
+    width, sharpness = checks.concrete(step), None if alpha is None else checks.concrete(alpha)
+    if width is not None and not np.all((width > 0) & np.isfinite(width)):
+        raise ValueError(f"step: expected a positive width of bins, got {step}")
+    if sharpness is not None and not np.all(sharpness >= 0):
+        raise ValueError(f"alpha: expected a sharpness of at least 0, got {alpha}")

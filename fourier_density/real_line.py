@@ -354,12 +354,18 @@ class RealLineDensity(Density):
         cells = 48 * (self.order + 1)
         levels = jnp.sin(0.5 * jnp.pi * jnp.arange(1, cells, dtype=self.loc.dtype) / cells) ** 2
         levels = levels.reshape(-1, *(1,) * len(self.batch_shape))
-        edges = self.loc + self._positive_scale() * self.base.quantile(levels)
+        u, mass = self.base.quantile(levels), jnp.minimum(levels, 1.0 - levels)
+        edges = self.loc + self._positive_scale() * u
+        rate = jnp.exp(self.base.log_prob(u)) / self._positive_scale() * (1 if self.reflect else 2)
+
+        def error(circle: PeriodicDensity, x: Array) -> Array:
+            return extrema.log_slope_error(*circle._unit_coefficients(), circle.floor, x)
 
         def slope(y: Array) -> Array:
             return jax.jvp(self.log_prob, (y,), (jnp.ones_like(y),))[1]
 
-        return extrema.maxima(slope, edges, count or cells - 2)
+        doubt = rate * self._from_ends(error, levels < 0.5, 2.0 * mass)
+        return extrema.maxima(slope, edges, count or cells - 2, doubt)
 
     @jax.jit
     def mode(self) -> Array:

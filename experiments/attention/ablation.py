@@ -120,7 +120,8 @@ class Config:
     """Text, sizes, optimisation, and how arms are compared.
 
     Attributes:
-        windows: validation windows of `sizes.context` tokens, evenly spaced.
+        windows: validation windows of `sizes.context` tokens, evenly spaced; at most as many as
+            fit side by side.
         dtype: of activations; weights, losses and the optimizer stay in float32.
         data, sizes, training, comparison: of all arms; peak learning rates are those of
             `comparison.rates`.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attention import GroupedConfig, TransformerConfig, cache_bytes, convert, transformer
-from experiments.attention import language_model, next_token
+from experiments.attention import held_out, language_model, next_token
 from experiments.attention.language_model import ModelConfig
 from experiments.harness import compiling, datasets, figures, training
 from experiments.harness.estimate import Program
@@ -110,8 +110,8 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         decoder, config.model.context, config.training, config.windows, text
     )
     params = training.averaged(training.train(problem, config.training, run))
-    held_out = next_token.validation_windows(text, size, config.windows)
-    bits = functools.partial(_bits, windows=held_out, size=config.training.batch_size)
+    parts = held_out.windows(text, size, config.windows)
+    bits = functools.partial(_bits, windows=parts, size=config.training.batch_size)
     read = jnp.asarray(_training_windows(config, text))
     moments = convert.moments(params, read[:, :-1], decoder)
     made, latents = convert.to_latent(params, decoder)
@@ -128,7 +128,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         "whole": {"bits": float(before.mean()), "elements": decoder.mixer.cache_elements},
         "whole_trained_on": float(bits(whole, decoder).mean()),
         "rows": rows,
-        "exact": _exact(params, decoder, held_out),
+        "exact": _exact(params, decoder, parts),
         "cache_ratio": cache_bytes(latents, 1, size) / cache_bytes(decoder, 1, size),
         "spectra": _spectra(made, latents, moments),
         "data": {"source": text.source, "sha256": text.sha256},
@@ -177,7 +177,7 @@ def _apart(params: Params, rank: int) -> Params:
 
 def _bits(params: Params, decoder: TransformerConfig, windows: np.ndarray, size: int) -> np.ndarray:
     function = next_token.window_bits(decoder)
-    return next_token.each_window(params, windows, size, function)
+    return held_out.each_window(params, windows, size, function)
 
 
 def _row(bits: np.ndarray, before: np.ndarray, decoder: TransformerConfig) -> dict[str, float]:

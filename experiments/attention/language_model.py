@@ -95,7 +95,8 @@ class Config:
     """Text, model, optimisation, and what to generate at the end.
 
     Attributes:
-        windows: validation windows of `model.context` bytes, evenly spaced.
+        windows: validation windows of `model.context` bytes, evenly spaced; at most as many as
+            fit side by side.
         prompt: text to continue.
         new_bytes: bytes to generate; past `model.context`, sequences are longer than in training.
         temperature: sampling temperature of the generated text.

@@ -1,4 +1,4 @@
-"""Predicting the next token of a text with a decoder: loss, evaluation, the problem to train."""
+"""Predicting the next token of a text with a decoder: loss and the problem to train."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ import optax
 
 import attention
 from attention import transformer
+from experiments.attention import held_out
 from experiments.harness import datasets, sharding
 from experiments.harness.training import Problem, TrainingConfig
 from experiments.harness.weights import Network
@@ -45,7 +46,7 @@ def make_problem(
             f"got {len(text.validation)}"
         )
     at_once = settings.batch_size // settings.accumulate
-    held_out = validation_windows(text, size, windows)
+    parts = held_out.windows(text, size, windows)
     bits = window_bits(decoder, mixer, dtype)
     per_byte = functools.partial(_scaled, bits=bits, factor=1 / text.bytes_per_token)
 
@@ -57,7 +58,7 @@ def make_problem(
         init=functools.partial(transformer.init, config=decoder, mixer=mixer),
         loss=functools.partial(loss, config=decoder, mixer=mixer, dtype=dtype, dropout=dropout),
         batch=batch,
-        evaluate=functools.partial(evaluate, windows=held_out, size=at_once, bits=per_byte),
+        evaluate=functools.partial(held_out.evaluate, windows=parts, size=at_once, bits=per_byte),
         partition=functools.partial(partition, decoder, mixer),
     )
 
@@ -76,12 +77,6 @@ def partition(
     if mixer is None:
         return attention.partition.rules(decoder, size)
     return attention.partition.AROUND
-
-
-def validation_windows(text: datasets.Text, size: int, count: int) -> np.ndarray:
-    """Evenly spaced parts of the held-out text, [count, size]."""
-    starts = np.linspace(0, len(text.validation) - size, count).astype(int)
-    return text.validation[starts[:, None] + np.arange(size)].astype(np.int32)
 
 
 def token_bits(
@@ -127,24 +122,3 @@ def window_bits(
 
 def _scaled(params: Any, tokens: np.ndarray, bits: Callable[..., Any], factor: float) -> Any:
     return bits(params, tokens) * factor
-
-
-def evaluate(
-    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
-) -> dict[str, float]:
-    """Mean and standard error over all windows, `size` at a time."""
-    values = each_window(params, windows, size, bits)
-    return {
-        "validation_bits_per_byte": float(values.mean()),
-        "validation_standard_error": float(values.std()) / math.sqrt(len(values)),
-    }
-
-
-def each_window(
-    params: Any, windows: np.ndarray, size: int, bits: Callable[[Any, np.ndarray], jax.Array]
-) -> np.ndarray:
-    """Of every window, `size` at a time (the last batch is filled up)."""
-    count = -(-len(windows) // size) * size
-    padded = np.resize(windows, (count, windows.shape[1]))
-    parts = [np.asarray(bits(params, padded[i : i + size])) for i in range(0, count, size)]
-    return np.concatenate(parts)[: len(windows)].astype(np.float64)

@@ -84,7 +84,8 @@ class Config:
 
     Attributes:
         rows: which rows of the post, the baseline GQA2-128 among them; by default all.
-        windows: validation windows of `sizes.context` tokens, evenly spaced.
+        windows: validation windows of `sizes.context` tokens, evenly spaced; at most as many as
+            fit side by side.
         dtype: of activations.
         data, sizes, training, comparison: of all arms; peak learning rates are those of
             `comparison.rates`.

@@ -172,7 +172,7 @@ def main(config: Config, run: Run) -> dict[str, Any]:
         arm = Arm("teacher", config.data, config.network, config.noise)
         teacher = teachers.trained(arm, config.start, images, run)
     else:
-        teacher = teachers.read(config.teacher, images)
+        teacher = teachers.read(config.teacher, images, config.data)
     features, _ = judging.features(config.data, images)
     how = distilling.how(config.distill, teacher, teacher, shape)
     problem = training.Problem(
@@ -350,7 +350,7 @@ def programs(config: Config) -> dict[str, Program]:
         params = jax.eval_shape(denoising.make_init(config.network, shape), jax.random.key(0))
         model = Model(network, params, config.network.classes)
     else:
-        model = teachers.read(config.teacher)
+        model = teachers.read(config.teacher, data=config.data)
     joint = distilling.program(
         config.distill, model, model, shape, config.training, _partition(config)
     )

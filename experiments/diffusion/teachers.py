@@ -15,7 +15,7 @@ from experiments.harness import config as configs
 from experiments.harness import placing, sharding
 from experiments.harness.checkpoint import Checkpoints
 from experiments.harness.errors import UsageError
-from experiments.harness.image_sets import Images
+from experiments.harness.image_sets import ImageConfig, Images
 from experiments.harness.run import Run
 from experiments.harness.training import TrainingConfig
 
@@ -52,19 +52,24 @@ def trained(arm: Arm, settings: TrainingConfig, images: Images, run: Run) -> Mod
     return Model(distilling.network_of(arm.network), params, arm.network.classes)
 
 
-def read(folder: str | Path, images: Images | None = None) -> Model:
+def read(
+    folder: str | Path, images: Images | None = None, data: ImageConfig | None = None
+) -> Model:
     """A run of diffusion/train, or a directory of diffusers with DDPM's linear schedule.
 
     Args:
         images: that it is to be one of; None takes any.
+        data: their settings: the set of TFDS of the run, or any folder; None takes all.
 
     Raises:
-        UsageError: neither; one of images of another shape.
+        UsageError: neither; one of images of another shape or set.
     """
     folder = Path(folder).expanduser()
     shape = None if images is None else images.train.shape[1:]
     if (folder / "run.json").exists():
         model = train.load(folder)
+        if data is not None:
+            _check_data(data, model.config.data)
         trained, made = model.shape, model.config.network
         found = Model(distilling.network_of(made), model.params, made.classes, made)
     elif any(path.exists() for path in (folder / "config.json", folder / "unet" / "config.json")):
@@ -97,3 +102,14 @@ def read(folder: str | Path, images: Images | None = None) -> Model:
             f"{found.classes}"
         )
     return found
+
+
+def _check_data(data: ImageConfig, own: ImageConfig) -> None:
+    """Refuse a set of TFDS, or the digits, that the teacher was not trained on."""
+    if data.path is None and (own.path is not None or data.name != own.name):
+        option, value = ("name", own.name) if own.path is None else ("path", own.path)
+        size = "" if own.size is None else f" --data.size {own.size}"
+        raise UsageError(
+            f"data: expected what the teacher was trained on, --data.{option} {value}{size}, or a "
+            f"folder, --data.path; got {data.name}"
+        )

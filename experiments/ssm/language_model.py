@@ -44,7 +44,7 @@ class Config:
         model: mixer, width, layers, size, heads and dropout of the first decoder.
         against: mixers of further decoders; attention is always compared.
         context: tokens of a window in training and validation.
-        windows: number of validation windows, evenly spaced.
+        windows: number of validation windows, evenly spaced; at most as many as fit side by side.
         contexts: numbers of tokens already read, at which the speed of generation is measured.
         dtype: of activations.
         data, training, comparison, update: of all decoders.

@@ -146,6 +146,8 @@ def test_a_new_experiment_runs_from_its_file(cli, tmp_path):
 def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
     for name, message in (
         ("attention/mine", "find attention/ here in place of the package"),
+        ("attention", "another name or a folder, such as my/attention.py: Python would find"),
+        ("./jax.py", "the file here in place of the module jax"),
         ("my/bad name", "expected the name of a module"),
         ("my/class", "expected the name of a module"),
     ):

@@ -78,6 +78,10 @@ def test_a_run_with_classes_is_a_teacher(tmp_path, monkeypatch):
     np.testing.assert_allclose(found.network(found.params, y, sigma, label), expected, rtol=1e-6)
     with pytest.raises(UsageError, match=r"teacher: expected one of images \(16, 16, 1\)"):
         commands.run("diffusion/distill", "quick", [*given, "--data.size", "16"], tmp_path / "no")
+    other = image_sets.ImageConfig(path="some/folder")  # of the user's, who says so
+    assert teachers.read(tmp_path / "teacher", images, other).classes == 10
+    with pytest.raises(UsageError, match=r"trained on, --data.name digits, or a folder"):
+        teachers.read(tmp_path / "teacher", images, image_sets.ImageConfig("mnist", size=8))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_model import TINY_LM
 
-from experiments.attention import language_model, next_token
+from experiments.attention import held_out, language_model
 from experiments.harness import datasets
 from experiments.harness.recorded import load
 
@@ -102,13 +102,24 @@ def test_bigram_reference_against_counting_by_hand():
 def test_validation_is_the_mean_over_windows_whatever_the_batch():
     windows = np.arange(7 * 5).reshape(7, 5)
     values = {
-        size: next_token.evaluate(None, windows, size, lambda _, w: w.mean(1)) for size in (1, 3, 8)
+        size: held_out.evaluate(None, windows, size, lambda _, w: w.mean(1)) for size in (1, 3, 8)
     }
     for result in values.values():
         assert result["validation_bits_per_byte"] == pytest.approx(windows.mean())
         assert result["validation_standard_error"] == pytest.approx(
             windows.mean(1).std() / math.sqrt(7)
         )
+
+
+@pytest.mark.parametrize(("length", "asked", "count"), [(81, 9, 8), (81, 5, 5), (12, 9, 2)])
+def test_validation_windows_predict_no_token_twice(length, asked, count, capsys):
+    """Two at least: a mean of one would have no error."""
+    text = datasets.Text(np.arange(9), np.arange(length), "t", "")
+    found = held_out.windows(text, 11, asked)
+    assert found.shape == (count, 11)
+    predicted = found[:, 1:].ravel()
+    assert len(set(predicted)) == len(predicted) or length < 21
+    assert ("9 were asked for" in capsys.readouterr().out) == (count < asked)
 
 
 def test_sigterm_saves_and_exits_75_then_the_same_command_finishes(cli, tmp_path, monkeypatch):

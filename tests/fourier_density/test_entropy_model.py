@@ -119,6 +119,22 @@ def test_values_are_quantised_around_the_offset():
     np.testing.assert_allclose(found, [-0.4, 0.1, 0.1, 0.1, 1.1], atol=1e-6)
 
 
+def test_widths_and_sharpnesses_that_are_none_are_refused():
+    y, density = jnp.zeros(2), PeriodicDensity([1.0, 0.5])
+    for step in (0.0, -1.0, np.nan, np.inf):
+        for call in (
+            lambda step: entropy_model.bits(density, y, step=step),
+            lambda step: entropy_model.add_noise(jax.random.key(0), y, step=step),
+            lambda step: entropy_model.quantise(y, step=step),
+        ):
+            with pytest.raises(ValueError, match=f"step: expected a positive width .* {step}"):
+                call(step)
+    for function in (entropy_model.soft_round, entropy_model.soft_round_inverse):
+        with pytest.raises(ValueError, match="alpha: expected a sharpness of at least 0, got -1"):
+            function(y, -1.0)
+    assert jax.jit(entropy_model.soft_round)(y, 2.0).shape == (2,)  # traced
+
+
 def test_gradients_reach_values_and_parameters(x64):
     def loss(loc, v):
         density = RealLineDensity(np.array([1.0, 0.3]), loc, 1.0)

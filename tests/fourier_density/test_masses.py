@@ -1,5 +1,7 @@
 """Interval probabilities, the characteristic function and the mode."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from calls import call
 from reference import fourier
 
-from fourier_density import PeriodicDensity
+from fourier_density import PeriodicDensity, angles
 
 RTOL = {"float32": 1e-5, "float64": 1e-12}
 CASES = {
@@ -103,6 +105,37 @@ def test_modes_are_all_the_maxima_in_order_and_differentiable(x64):
     # Turning the circle by s moves the mode by s.
     move = jax.jit(jax.grad(lambda s: PeriodicDensity(a).rotate(s).mode()))
     np.testing.assert_allclose(move(0.01), 1.0, atol=1e-6)
+
+
+def test_modes_in_single_precision_are_those_of_the_exact_density():
+    """Of large and small waves: none is lost, and rounding makes none."""
+    order, batch = 12, 60
+    a = fourier.random_coefficients(8, order, (batch,)).astype(np.complex64)
+    a[:20] *= np.exp(-0.3 * np.arange(order + 1), dtype=np.float32)
+    a[20:40, 1:] *= np.logspace(-8, 0, 20, dtype=np.float32)[:, None]
+    modes = np.asarray(call(PeriodicDensity(a), "modes"))
+    highest = np.asarray(call(PeriodicDensity(a), "mode"))
+    grid = -1.0 + 2.0 * np.arange(2**14) / 2**14
+    waves = np.exp(1j * np.pi * np.outer(np.arange(order + 1), grid))
+    for one, found, mode in zip(a.astype(complex), modes, highest, strict=True):
+        value, change = one @ waves, (1j * np.pi * np.arange(order + 1) * one) @ waves
+        slope = (value.conj() * change).real
+        peaks = grid[(slope > 0) & (np.roll(slope, -1) <= 0)]
+        np.testing.assert_allclose(found[: len(peaks)], peaks, atol=5e-4)
+        assert np.isnan(found[len(peaks) :]).all()
+        p = np.abs(value) ** 2
+        assert abs(mode - grid[np.argmax(p)]) < 5e-4
+
+
+@pytest.mark.parametrize("place", [0.0, 0.3, 1.0])
+def test_a_stretch_of_density_0_has_no_modes(place):
+    """The density cos^24 has one; rounding, where it is 0, would make a dozen others."""
+    binomials = np.array([math.comb(12, k) for k in range(13)]) / 2**12
+    density = PeriodicDensity(binomials).rotate(place)
+    modes = np.asarray(call(density, "modes"))
+    assert np.isfinite(modes).sum() == 1
+    assert angles.wrap(modes[0] - place) == pytest.approx(0.0, abs=1e-5)
+    assert call(density, "mode") == modes[0]
 
 
 def test_plot_draws_the_density_and_refuses_a_batch():

@@ -1,6 +1,7 @@
 """`RealLineDensity` against 400-digit arithmetic, out to forty scales."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -286,6 +287,16 @@ def test_modes_are_the_maxima_of_a_fine_grid(x64):
     np.testing.assert_allclose(modes[~np.isnan(modes)], peaks, atol=1e-3)
     mode = call(density("normal", 0.1), "mode")
     np.testing.assert_allclose(mode, y[np.argmax(p)], atol=1e-3)
+
+
+@pytest.mark.parametrize("base", ["normal", "student_t"])
+def test_a_stretch_of_density_0_has_no_modes(base):
+    """Where cos^24 is 0, rounding would make a dozen."""
+    binomials = np.array([math.comb(12, k) for k in range(13)]) / 2**12
+    narrow = RealLineDensity(binomials, LOC, SCALE, base)
+    modes = np.asarray(call(narrow, "modes"))
+    np.testing.assert_allclose(modes[np.isfinite(modes)], [LOC], atol=1e-4)
+    np.testing.assert_allclose(call(narrow, "mode"), LOC, atol=1e-4)
 
 
 def test_the_mode_of_many_maxima_is_the_highest():
