@@ -1,4 +1,4 @@
-"""Latent spaces: what an autoencoder says of an image, its loss, and latents of unit deviation.
+"""Latent spaces: what an autoencoder makes of an image, its loss, and latents of unit deviation.
 
 Notation
     x, x_hat     images [B, H, W, C] and their reconstructions

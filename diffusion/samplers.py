@@ -1,7 +1,7 @@
 """Samplers: n + 1 noise levels, n updates in one scan, the last of which returns the estimate of x.
 
 Notation
-    z, lambda   diffused variable and log-SNR; x_hat, eps_hat what a denoiser says of them
+    z, lambda   diffused variable and log-SNR; x_hat, eps_hat what a denoiser predicts from them
     ', n        the next level; number of updates
 
     ancestral   z' from the posterior of z' given z and x_hat; its variance between both bounds

@@ -7,7 +7,7 @@ Notation
     ', w           of the small array D z / sqrt(P), whose log-SNR is lambda + log n; strength
 
 D averages noise down to sigma / m, so that the small array is what the denoiser knows, at a higher
-log-SNR. What it says there replaces the average of what it says of the large array:
+log-SNR. What it predicts there replaces the average of what it predicts of the large array:
 
     x    x_hat   + w U[x' - D x_hat]
     eps  eps_hat + w U[eps' / m - D eps_hat]
@@ -90,7 +90,7 @@ def upsample(
         return denoiser
 
     def small(z: Array, logsnr: Array, condition: Any) -> tuple[Array, Array, Array, Array]:
-        """What the denoiser says of the small array, that array, alpha * sigma and P."""
+        """What the denoiser predicts of the small array, that array, alpha * sigma and P."""
         place = process.spread(logsnr, z)
         alpha, sigma = process.alpha_sigma(place)
         power = alpha**2 + sigma**2 / n

@@ -342,5 +342,8 @@ def _normalised(weights: Any, shape: tuple[int, ...]) -> np.ndarray:
     if w.shape != shape:
         raise ValueError(f"weights: expected shape {shape} like samples, got {w.shape}")
     if not np.all(np.isfinite(w)) or np.any(w < 0) or w.sum() <= 0:
-        raise ValueError("weights: expected finite, non-negative values with a positive sum")
+        raise ValueError(
+            "weights: expected finite, non-negative values with a positive sum, got some from "
+            f"{w.min():g} to {w.max():g}"
+        )
     return w / w.sum()

@@ -34,7 +34,10 @@ StateSpace = tuple[np.ndarray, np.ndarray, np.ndarray, Any]
 
 
 def to_transfer_function(A: Any, B: Any, C: Any, D: Any, *, minimal: bool = True) -> Coefficients:
-    """Coefficients of a state space.
+    """Coefficients of the state space x_{k+1} = A x_k + B u_k, y_k = C x_k + D u_k.
+
+    Its K_0 is D and its K_l is C A^{l-1} B. Of a system that reads x_{k+1} in y_k, with the kernel
+    C A^l B (S4's, HiPPO's), give C A in the place of C and D + C B in that of D.
 
     Args:
         A: [N, N]; B: [N] or [N, 1]; C: [N] or [1, N]; D: a number. All in discrete time.
@@ -70,7 +73,7 @@ def to_state_space(
     *,
     minimal: bool = True,
 ) -> StateSpace:
-    """A state space of size N with those coefficients.
+    """A state space x_{k+1} = A x_k + B u_k, y_k = C x_k + D u_k with those coefficients.
 
     Args:
         numerator, denominator: [N].

@@ -122,10 +122,10 @@ def check_values(shapes: dict[str, tuple[int, ...]], **values: Any) -> None:
         if np.shape(value) != shapes[name]:
             raise ValueError(f"{name}: expected shape {shapes[name]}, got {np.shape(value)}")
         if name in ("D", "dt") and np.iscomplexobj(value):
-            raise ValueError(f"{name}: expected real numbers")
+            raise ValueError(f"{name}: expected real numbers, got complex ones")
         known = signals.stored(value)
         if known is not None and not np.isfinite(known).all():
-            raise ValueError(f"{name}: expected finite values")
+            raise ValueError(f"{name}: expected finite values, got NaN or infinity")
         if known is not None and name == "dt" and not (known > 0).all():
             raise ValueError(f"dt: expected positive steps, got {known.min()}")
 

@@ -42,6 +42,9 @@ MODULES: dict[type, Any] = {
 def state_space(system: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Matrices of a system in discrete time, with N real states: two for each complex one.
 
+    They are those of x_{k+1} = A x_k + B u_k, y_k = C x_k + D u_k: the state is read before the
+    input is added, so that K_0 = D and K_l = C A^{l-1} B.
+
     Args:
         system: of `s4`, `s4d`, `dss`, `s5` or `rtf`.
 

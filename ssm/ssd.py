@@ -21,6 +21,7 @@ Source: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), section 6 and li
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -131,7 +132,7 @@ class Config:
     Attributes:
         channels: d.
         expand: E / d.
-        head_dim: P, a divisor of E.
+        head_dim: P, a divisor of E; None: 64, or the largest smaller power of 2 that divides E.
         states: N.
         groups: G, a divisor of H = E / P.
         width: W, taps of the convolution.
@@ -143,7 +144,7 @@ class Config:
     channels: int
     _: dataclasses.KW_ONLY
     expand: int = 2
-    head_dim: int = 64
+    head_dim: int | None = None
     states: int = 64
     groups: int = 1
     width: int = 4
@@ -155,7 +156,7 @@ class Config:
 
     def __post_init__(self):
         checks.sizes(self, "channels", "expand", "head_dim", "states", "groups", "width", "chunk")
-        if self.inner % self.head_dim:
+        if self.inner % self.per_head:
             raise ValueError(f"head_dim: expected a divisor of {self.inner}, got {self.head_dim}")
         if self.heads % self.groups:
             raise ValueError(f"groups: expected a divisor of {self.heads}, got {self.groups}")
@@ -174,7 +175,12 @@ class Config:
     @property
     def heads(self) -> int:
         """H."""
-        return self.inner // self.head_dim
+        return self.inner // self.per_head
+
+    @property
+    def per_head(self) -> int:
+        """P."""
+        return math.gcd(self.inner, 64) if self.head_dim is None else self.head_dim
 
     @property
     def convolved(self) -> int:
@@ -212,7 +218,7 @@ def _selected(inside: Array, config: Config) -> tuple[Array, Array, Array]:
     inside = jax.nn.silu(inside)
     states = config.groups * config.states
     x, B, C = jnp.split(inside, [config.inner, config.inner + states], axis=-1)
-    x = x.reshape(*x.shape[:-1], config.heads, config.head_dim)
+    x = x.reshape(*x.shape[:-1], config.heads, config.per_head)
     B, C = (part.reshape(*part.shape[:-1], config.groups, config.states) for part in (B, C))
     return x, B, C
 
@@ -239,7 +245,7 @@ def _step(
     params: dict[str, Any], state: tuple[Array, Array], u: Array, *, config: Config
 ) -> tuple[tuple[Array, Array], Array]:
     """One step [B, d], a `lax.scan` body."""
-    shape = (config.heads, config.head_dim, config.states)
+    shape = (config.heads, config.per_head, config.states)
     signals.check_step(state[1], u, (config.channels,), shape)
     gate, inside, dt = _parts(params, signals.real(u), config)
     last, inside = short_convolution.step(params["convolution"], state[0], inside)
@@ -267,7 +273,7 @@ def mixer(config: Config) -> Mixer:
         channels=config.channels,
         convolved=config.convolved,
         width=config.width,
-        shape=(config.heads, config.head_dim, config.states),
+        shape=(config.heads, config.per_head, config.states),
         init=functools.partial(init, config=config),
         run=functools.partial(_run, config=config),
         step=functools.partial(_step, config=config),

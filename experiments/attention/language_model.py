@@ -117,7 +117,10 @@ class Config:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if not (self.prompt and self.temperature >= 0):
-            raise ValueError("prompt, temperature: expected some text and a number >= 0")
+            raise ValueError(
+                "prompt, temperature: expected some text and a number >= 0, got "
+                f"{self.prompt!r}, {self.temperature}"
+            )
 
 
 PRESETS = {

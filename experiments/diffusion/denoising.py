@@ -287,7 +287,7 @@ def denoiser(network: NetworkConfig) -> Callable[..., jax.Array]:
 
 
 def by_chunks(network: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """(params, z, level[, condition]) -> what the network says, of `CHUNK` images at a time."""
+    """(params, z, level[, condition]) -> what the network predicts, of `CHUNK` images at a time."""
 
     def predict(params: Any, z: jax.Array, level: Any, condition: Any = None) -> jax.Array:
         level = jnp.broadcast_to(jnp.asarray(level), z.shape[:1])

@@ -111,7 +111,7 @@ class DistillConfig:
 
 @functools.lru_cache(maxsize=8)
 def network_of(config: NetworkConfig) -> Network:
-    """(params, y, sigma) -> x of a network that says v."""
+    """(params, y, sigma) -> x of a network that predicts v."""
     module = config.network()
 
     def network(params: Any, y: jax.Array, sigma: jax.Array, *label: Any) -> jax.Array:

@@ -109,7 +109,7 @@ def test_a_preconditioned_network_is_a_denoiser(x64):
     np.testing.assert_allclose(
         edm.scalings(sigma, d).weight, (total / (s * d) ** 2)[:, 0], rtol=1e-13
     )
-    # What the network says, as F, and what the denoiser says, as x.
+    # What the network predicts, as F, and what the denoiser predicts, as x.
     lam = -2 * jnp.log(sigma)
     z = y * process.alpha_sigma(lam)[0][:, None]
     f = jnp.sin(y / np.sqrt(total))

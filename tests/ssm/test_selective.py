@@ -149,6 +149,16 @@ def test_initial_steps_and_decays_are_those_of_the_sources():
     assert decays.min() > 1 and decays.max() < 16 and decays.std() > 2
 
 
+@pytest.mark.parametrize(("channels", "width"), [(8, 16), (48, 32), (100, 8), (128, 64)])
+def test_heads_are_as_wide_as_the_channels_allow(channels, width):
+    config = ssd.Config(channels)
+    assert config.per_head == width and config.heads * width == 2 * channels
+    layer = ssd.mixer(config)
+    params = jax.eval_shape(layer.init, jax.random.key(0))
+    u = jax.ShapeDtypeStruct((1, 3, channels), np.float32)
+    assert jax.eval_shape(layer.apply, params, u).shape == u.shape
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", selective.METHODS)
 def test_gradients_are_finite_where_decays_underflow(method):

@@ -108,6 +108,15 @@ def test_pure_delays():
     np.testing.assert_allclose(back[0], b, atol=1e-15)
 
 
+def test_a_state_that_is_read_after_the_input_is_given_by_its_step_before():
+    """C A for C and D + C B for D, as `to_transfer_function` says."""
+    rng = np.random.default_rng(5)
+    A, (B, C) = 0.4 * rng.normal(size=(4, 4)), rng.normal(size=(2, 4))
+    kernel = [C @ np.linalg.matrix_power(A, power) @ B for power in range(12)]
+    found = transfer.impulse_response(*transfer.to_transfer_function(A, B, C @ A, C @ B), 12)
+    np.testing.assert_allclose(found, kernel, atol=1e-12)
+
+
 def test_what_is_not_minimal_or_not_simple_is_refused():
     A, one = np.diag([0.5, 0.3]), np.ones(2)
     for B, C, message in (
