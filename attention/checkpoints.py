@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from attention import hf_config, hf_names
+from attention import hf_config, hf_names, partition
 from attention.hf_names import Leaf
 from attention.tensor_files import TensorFiles, inside, read_json
 from attention.transformer import TransformerConfig
@@ -53,13 +53,13 @@ def load_pretrained(
         dtype: of the parameters; that of the embedding in the file by default. The routers'
             `correction` is float32 at least: differences of its nearly equal entries matter.
         sharding: of the parameters: one for all, or a function (path of keys, shape) -> sharding;
-            by default they go to the default device.
+            by default they go to the default device. Axes of meshes are `AxisType.Auto`.
         ignore: names of unknown settings of config.json that do not change the computation.
 
     Raises:
         ValueError: a file is missing, damaged or outside the directory; another architecture,
             kind of rotary embedding or activation; a setting that is not known; tensors that are
-            missing, superfluous, of another shape, or not of floats.
+            missing, superfluous, of another shape, or not of floats; a mesh of explicit axes.
     """
     folder = Path(directory).expanduser()
     if not folder.is_dir():
@@ -93,6 +93,7 @@ def load_pretrained(
     params = {}
     for leaf in leaves:
         place = sharding(leaf.path, leaf.shape) if callable(sharding) else sharding
+        partition.check_axes(place)
         exact = jnp.promote_types(dtype, jnp.float32) if leaf.path[-1] == CORRECTION else dtype
         params[leaf.path] = _array(files, leaf, jnp.dtype(exact), place)
     return Model(config, hf_names.nested(params), settings)

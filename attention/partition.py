@@ -6,6 +6,8 @@ Megatron-LM, arXiv 1909.08053, section 3). Latents of MLA are not split, as ever
 them. Experts are distributed as wholes, embeddings are split by tokens.
 """
 
+import jax
+
 from attention.transformer import TransformerConfig
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
@@ -47,3 +49,18 @@ def rules(config: TransformerConfig, size: int) -> Rules:
         (r"\['mixer'\]\['output'\]", ROWS),
         *AROUND,
     )
+
+
+def check_axes(sharding: jax.sharding.Sharding | None) -> None:
+    """Refuse explicit axes, `jax.make_mesh`'s default: the decoder leaves layouts to XLA.
+
+    Raises:
+        ValueError: a mesh with axes of another type than Auto.
+    """
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        kinds = sharding.mesh.axis_types
+        if set(kinds) != {jax.sharding.AxisType.Auto}:
+            raise ValueError(
+                "sharding: expected a mesh with axis_types=(jax.sharding.AxisType.Auto,) * "
+                f"{len(kinds)}, got {', '.join(kind.name for kind in kinds)}"
+            )

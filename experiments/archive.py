@@ -201,10 +201,10 @@ def _read(source: Path) -> tuple[np.ndarray, str]:
         raise DataError(f"{source}: expected .npy, or text with numbers") from None
     except OSError as error:
         raise DataError(f"{source}: {error.strerror or error}") from error
-    except ValueError as error:
-        where = " between white space (no commas, no heading)" if kind == "text" else ""
-        said = textwrap.shorten(str(error), 80)
-        raise DataError(f"{source}: expected floats{where}, {said}") from error
+    except (ValueError, EOFError) as error:
+        where = "between white space (no commas, no heading)" if kind == "text" else "of np.save"
+        said = textwrap.shorten(str(error), 80) if "pickle" not in str(error) else "got others"
+        raise DataError(f"{source}: expected floats {where}, {said}") from error
     if not np.issubdtype(values.dtype, np.floating):
         whole = np.issubdtype(values.dtype, np.integer)
         hint = " (whole numbers as floats come back exactly with --step 1)" if whole else ""

@@ -271,6 +271,8 @@ def new(path: Path, training: bool = False) -> None:
             f"{path}: expected another folder: Python would find {first}/ here in place of the "
             "package of that name"
         )
+    if first in PACKAGES[:-1]:
+        raise UsageError(f"{path}: expected a folder outside {first}/, such as experiments/{path}")
     if path.suffix not in ("", ".py") or not path.stem:
         raise UsageError(f"{path}: expected a name that ends in .py")
     if not path.stem.isidentifier() or keyword.iskeyword(path.stem):

@@ -41,6 +41,14 @@ def real(value: Any, dtype: Any, name: str = "x") -> Array:
     return jnp.asarray(value, dtype)
 
 
+def array(value: Any) -> Any:
+    """Of NumPy, whose values are known, unless the value is of JAX or a list with a traced one."""
+    if isinstance(value, jax.Array):
+        return value
+    known = concrete(value)
+    return jnp.asarray(value) if known is None else known
+
+
 def kind(name: str, value: Any, wanted: type) -> None:
     """Refuse what is of another class."""
     if not isinstance(value, wanted):

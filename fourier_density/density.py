@@ -60,8 +60,7 @@ class PeriodicDensity(Bounded):
     floor: Array
 
     def __init__(self, coefficients: Any, floor: Any = 0.0):
-        if not isinstance(coefficients, jax.Array):
-            coefficients = np.asarray(coefficients)
+        coefficients = checks.array(coefficients)
         if coefficients.ndim < 1 or coefficients.shape[-1] < 1:
             raise ValueError(
                 "coefficients: expected shape [..., N+1] with N >= 0, "

@@ -49,6 +49,7 @@ class ReflectedDensity(Bounded):
     even: PeriodicDensity
 
     def __init__(self, coefficients: Any, floor: Any = 0.0):
+        coefficients = checks.array(coefficients)
         if np.iscomplexobj(coefficients):
             raise ValueError("coefficients: expected real values for a reflected density")
         self._set(even=PeriodicDensity(coefficients, floor))
@@ -105,9 +106,17 @@ class ReflectedDensity(Bounded):
     @jax.jit
     def log_interval_prob(self, lower: Any, upper: Any) -> Array:
         """Log P(lower <= X <= upper) in nats, with relative accuracy; NaN if upper < lower."""
-        ends = (angles.limit(self._t(end), 0.0, 1.0) for end in (lower, upper))
-        log_prob = jnp.log(2.0) + self.even.log_interval_prob(*ends)
-        return jnp.where(self._t(lower) <= self._t(upper), log_prob, jnp.nan)
+        lower, upper = (checks.real(end, self.even.re.dtype) for end in (lower, upper))
+        ordered = lower <= upper
+        lower, upper = (angles.limit(end, -1.0, 1.0) for end in (lower, upper))
+        half = 0.25 * (upper - lower)  # of t; a difference of ends in t would lose digits
+        first = lower < -upper  # the middle is counted from the nearer end, put to 0
+        # The end that is not asked for stays clear of roots, whose slope would be NaN.
+        near = half + jnp.where(first, 0.5 * (1.0 + lower), 0.25)
+        far = half + jnp.where(first, 0.25, 0.5 * (1.0 - upper))
+        inside = jnp.where(ordered, half, 0.0)
+        means = self.even.log_average(near, inside), self.even.half_turn().log_average(far, inside)
+        return jnp.log(2.0 * jnp.where(ordered, half, jnp.nan)) + jnp.where(first, *means)
 
     @jax.jit
     def interval_prob(self, lower: Any, upper: Any) -> Array:

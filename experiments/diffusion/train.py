@@ -274,6 +274,14 @@ def programs(config: Config) -> dict[str, Program]:
     return denoising.programs(config.network, config.data, schedule, config.training, config.loss)
 
 
+def look(config: Config) -> str:
+    """What a dry run finds; whatever is read whole is checked against the network."""
+    found = config.data.look(config.training.batch_size)
+    if config.data.path is not None or config.data.name == "digits":
+        denoising.check(config.network, image_sets.load(config.data), config.loss)
+    return found
+
+
 def describe(config: Config) -> dict[str, str]:
     """What a dry run says about data and network."""
     shape = image_sets.shape(config.data)

@@ -130,7 +130,12 @@ def test_interleaved_heads_are_written_in_the_order_of_llama(tmp_path):
 
 def test_dtype_and_devices_are_the_callers(tmp_path):
     """Parts of stacked and transposed parameters go where they are asked for."""
-    mesh = jax.make_mesh((len(jax.devices()),), ("model",))
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((len(jax.devices()),), ("model",), axis_types=auto)
+    explicit = jax.make_mesh((1,), ("model",))
+    whole = jax.sharding.NamedSharding(explicit, jax.sharding.PartitionSpec())
+    with pytest.raises(ValueError, match=r"sharding: expected .* got Explicit"):
+        load_pretrained(GOLDEN / "llama", sharding=whole)
     plain = load_pretrained(GOLDEN / "deepseek_v2_groups", dtype=jnp.bfloat16)
 
     def place(path, shape):
@@ -218,7 +223,7 @@ import sys
 sys.path.insert(0, {root!r})
 import jax, numpy as np
 from attention import load_pretrained
-mesh = jax.make_mesh((8,), ("model",))
+mesh = jax.make_mesh((8,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
 
 def place(path, shape):
     spec = [None] * len(shape)

@@ -109,6 +109,8 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
     np.save(tmp_path / "none.npy", np.zeros(0))
     np.save(tmp_path / "good.npy", heavy(200))
     (tmp_path / "words.txt").write_text("1.0 two")
+    (tmp_path / "empty.npy").touch()
+    (tmp_path / "broken.npy").write_text("no array")
     head = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000,), }"
     (tmp_path / "huge.npy").write_bytes(
         b"\x93NUMPY\x01\x00v\x00" + head.ljust(117).encode() + b"\n"
@@ -119,6 +121,8 @@ def test_what_is_wrong_is_one_line_and_a_status(tmp_path, capsys):
         ("none.npy", "finite values, got none"),
         ("words.txt", "expected floats"),
         ("huge.npy", "expected floats"),
+        ("empty.npy", "empty.npy: expected floats of np.save"),
+        ("broken.npy", "expected floats of np.save, got others"),
         ("missing.npy", "No such file"),
         (".", "Is a directory"),
     ):

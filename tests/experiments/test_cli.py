@@ -154,6 +154,10 @@ def test_names_that_hide_a_package_or_are_no_module_are_refused(cli, tmp_path):
         code, _, err = cli("new", name)
         assert code == 2 and message in err, name
     assert not (tmp_path / "attention").exists()
+    (tmp_path / "diffusion").mkdir()
+    (tmp_path / "diffusion" / "__init__.py").touch()  # as in a clone of this project
+    code, _, err = cli("new", "diffusion/train")
+    assert code == 2 and "outside diffusion/, such as experiments/diffusion/train" in err
     assert "kexue-jax new my/none" in cli("run", "my/none.py")[2]
 
 

@@ -108,6 +108,13 @@ def test_a_plan_refuses_what_the_run_would_refuse(cli, counts, tmp_path):
     assert [entry.name for entry in other.iterdir()] == ["note.txt"]
 
 
+def test_a_plan_sees_data_that_do_not_fit_the_network(cli, tmp_path):
+    command = ("run", "diffusion/train", "--network.classes", "5", "--workdir", tmp_path / "run")
+    code, out, planned = cli(*command, "--dry-run")
+    assert code in (1, 2) and "got 5 for images of 10 classes" in planned and "compiled" not in out
+    assert cli(*command)[2] == planned
+
+
 def test_a_plan_sees_data_that_changed_since_the_run_began(cli, counts, tmp_path):
     (tmp_path / "images").mkdir()
     for number in range(8):

@@ -131,6 +131,15 @@ def test_repr_names_order_and_batch():
     assert repr(PeriodicDensity(A)) == "PeriodicDensity(order=4, batch_shape=(2, 3))"
 
 
+@pytest.mark.parametrize("kind", [PeriodicDensity, ReflectedDensity])
+def test_lists_of_coefficients_may_be_traced(kind):
+    slope = jax.jit(jax.grad(lambda c: kind([1.0, c]).log_prob(0.2)))
+    stacked = jax.grad(lambda c: kind(jnp.stack([1.0, c])).log_prob(0.2))
+    assert slope(0.3) == pytest.approx(float(stacked(0.3)), rel=1e-6)
+    with pytest.raises(ValueError, match="coefficients: expected shape"):
+        kind([])
+
+
 def test_traced_zero_coefficients_give_nan():
     assert jnp.isnan(jax.jit(lambda a: PeriodicDensity(a).prob(0.0))(jnp.zeros(3)))
 

@@ -69,6 +69,33 @@ def test_tails_keep_their_digits():
     np.testing.assert_allclose(call(mirrored, "log_survival_function", -x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1e-7, 1e-6, 1e-5, 1e-3])
+def test_narrow_bins_keep_their_digits(width):
+    """In single precision, of the bin as it is stored; 1e-9 from 0 as well."""
+    density = ReflectedDensity(A, FLOOR)
+    lower = np.array([-1.0, -0.7, -1e-4, 1e-9, 1e-4, 0.3, 0.9, 1.0 - 2 * width], np.float32)
+    upper = (lower + np.float32(width)).astype(np.float32)
+    size, middle = upper - lower.astype(float), 0.5 * (lower.astype(float) + upper)
+    found = call(density, "log_interval_prob", lower, upper)
+    np.testing.assert_allclose(np.exp(found), size * prob(middle), rtol=2e-5)
+    slope = jax.grad(lambda a: ReflectedDensity(a).log_interval_prob(lower[3], upper[3]))
+    assert np.isfinite(slope(jnp.array([1.0, 0.3]))).all()
+    assert np.isnan(call(density, "log_interval_prob", 3.0, 2.0))
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7])
+def test_both_ends_keep_their_digits_next_to_a_root(distance):
+    """P of the part beyond t of a density 1 - cos(pi t): pi^2 t^3 / 6 for small t."""
+    x = np.float32(1.0 - distance)
+    t = 0.5 * (1.0 - float(x))
+    expected = np.log(np.pi**2 * t**3 / 6)
+    found = call(ReflectedDensity([1.0, 1.0]), "log_survival_function", x)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        call(ReflectedDensity([1.0, -1.0]), "log_cdf", -x), expected, rtol=1e-6
+    )
+
+
 def test_characteristic_function_equals_quadrature(x64):
     t = np.array([-3.0, 0.0, 0.5 * np.pi, 7.0])
     expected = [
