@@ -13,7 +13,8 @@ from experiments.harness import datasets
 def windows(text: datasets.Text, size: int, count: int) -> np.ndarray:
     """Evenly spaced parts of the held-out text, [count, size]; of more than fit, those that do.
 
-    No token is predicted in two of them, or the standard error of their mean would be too small.
+    No token is predicted in two of them, or the standard error of their mean would be too small;
+    but there are two at least, which overlap in a text that has no room for them.
     """
     most = max(2, (len(text.validation) - 1) // (size - 1))
     if count > most:
